@@ -1,0 +1,1 @@
+//! rsnet: a Docker-compatible network driver and IPAM plugin.
