@@ -1,0 +1,16 @@
+//! WORDS: validated ids, names, networks, endpoints, kernel objects and firewall entries.
+//!
+//! Below every other room: no I/O, no async, no clock, no randomness. What is parsed at the border stays parsed: inside there are typed
+//! ids, `IpNet` and `IpAddr`, never strings and never pairs of `_v4` and `_v6`.
+
+mod address;
+mod id;
+mod network;
+mod object;
+mod policy;
+
+pub use address::{Family, PortRange, Protocol, family_of};
+pub use id::{EndpointId, IfName, InvalidName, Mac, NetworkId};
+pub use network::{Attached, Binding, Endpoint, Network, Pool, Way};
+pub use object::{Attachment, HostPort, Key, Link, LinkKind, Object, Place, Plan, Port, SandboxName, conf_path};
+pub use policy::{Entry, Inbound};

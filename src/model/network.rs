@@ -1,0 +1,97 @@
+//! What Docker declared here: networks and their endpoints. This, and nothing derived from it, is what the store keeps.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{EndpointId, Mac, NetworkId, PortRange, Protocol};
+
+/// A network as `CreateNetwork` declared it, with what the host decided at that moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    pub id: NetworkId,
+    /// The `-o` options, as typed. The mode parses them.
+    pub options: BTreeMap<String, String>,
+    /// `--ipv4`; engines before 28.0 always have it on.
+    pub ipv4: bool,
+    pub ipv6: bool,
+    pub internal: bool,
+    pub pools: Vec<Pool>,
+    /// The MTU of the host's default route when the network was made, in bytes: the default for the network's own.
+    pub host_mtu: u32,
+    /// The daemon's way in when the network was made: the default for the network's own.
+    pub host_way: Way,
+}
+
+/// One subnet of a network; the engine's `IPAMData`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    pub subnet: IpNet,
+    pub gateway: Option<IpAddr>,
+    pub auxiliary: BTreeMap<String, IpAddr>,
+}
+
+/// How a link gets into a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// The engine moves it: works on every engine, names are `eth0` …
+    #[default]
+    Engine,
+    /// rsnet makes it straight in the sandbox (engine 28.0 and newer), without the grace periods of a move.
+    Direct,
+}
+
+/// An endpoint as `CreateEndpoint` declared it and later calls changed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub id: EndpointId,
+    pub network: NetworkId,
+    /// At most one of each family, with the pool's prefix length.
+    pub addresses: Vec<IpNet>,
+    pub mac: Mac,
+    /// The name a user asked for inside the container (`interface_name` of compose, engine 28.1 and newer).
+    pub interface_name: Option<String>,
+    /// `NAME=VALUE` pairs of `com.docker.network.endpoint.sysctls`, with `IFNAME` for the link's name (engine 27.0.1 and newer).
+    pub sysctls: Vec<(String, String)>,
+    pub attached: Attached,
+    /// What is published, with the host's ports chosen; empty unless the endpoint is the container's gateway.
+    pub bindings: Vec<Binding>,
+}
+
+/// Where the endpoint's link is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attached {
+    /// Before `Join` and after `Leave`.
+    #[default]
+    No,
+    /// `Join` is being answered: the link waits for the engine in the host's namespace.
+    Host,
+    /// In the container's namespace, at this path.
+    Sandbox { path: PathBuf, way: Way },
+}
+
+/// One published range: `count` ports of the host from `host_ports.first` lead to as many of the container from `container_port`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Binding {
+    pub protocol: Protocol,
+    /// The host address the user gave with `-p`, if any.
+    pub host: Option<IpAddr>,
+    pub host_ports: PortRange,
+    pub container_port: u16,
+}
+
+impl Endpoint {
+    /// The name of the host's end of its link: always this, so that a fresh process knows its own.
+    pub fn host_link(&self) -> super::IfName {
+        super::IfName::of("rsv-", self.id.as_str())
+    }
+
+    /// The name of the container's end while it is in the host's namespace.
+    pub fn container_link(&self) -> super::IfName {
+        super::IfName::of("rsc-", self.id.as_str())
+    }
+}

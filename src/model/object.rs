@@ -1,0 +1,206 @@
+//! Kernel objects: everything of rsnet that must stand on a host for its networks to work.
+//!
+//! The order of [`Key`]'s variants is the order of creation; deletion runs backwards. It is told here and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::{Entry, Family, IfName, Mac, PortRange, Protocol};
+
+/// What identifies an object. Sorted in the order of creation.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Key {
+    /// A host port: first, since its conflict is the only one a user can cause.
+    HostPort {
+        protocol: Protocol,
+        host: IpAddr,
+        ports: PortRange,
+    },
+    /// A sysctl of the whole host, by its path below `/proc/sys/net`. Set, never taken back.
+    HostSysctl(String),
+    Link(IfName),
+    /// A sysctl of one of our links: path below `/proc/sys/net` with the link's name in it. Goes with the link.
+    LinkSysctl(String),
+    Address(IfName, IpNet),
+    /// A route of rsnet's own protocol number.
+    Route {
+        destination: IpNet,
+        link: IfName,
+    },
+    /// The pair of links of an endpoint, by the name of the host's end.
+    Attachment(IfName),
+    /// The settings of a bridge port.
+    Port(IfName),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Object {
+    HostPort(HostPort),
+    HostSysctl {
+        path: String,
+        value: String,
+    },
+    Link(Link),
+    LinkSysctl {
+        path: String,
+        value: String,
+    },
+    Address {
+        link: IfName,
+        address: IpNet,
+    },
+    /// `local`: a route of type local in table local (RTN_LOCAL), else a unicast one in main.
+    Route {
+        destination: IpNet,
+        link: IfName,
+        local: bool,
+    },
+    Attachment(Attachment),
+    Port(Port),
+}
+
+/// Sockets bound (and not listening) to every port of the range, so that nobody else takes what rsnet publishes. SCTP and addresses
+/// whose family the kernel lacks have no sockets and succeed without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostPort {
+    pub protocol: Protocol,
+    pub host: IpAddr,
+    pub ports: PortRange,
+}
+
+/// A link of ours in the host's namespace, up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Link {
+    pub name: IfName,
+    /// `IFLA_IFALIAS`: `rsnet:` and the full id of what it stands for; the mark of ownership.
+    pub alias: String,
+    pub kind: LinkKind,
+    pub mac: Mac,
+    /// Bytes.
+    pub mtu: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum LinkKind {
+    Bridge,
+}
+
+/// A pair of links: one end on the host, one in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attachment {
+    /// The host's end; `alias` as in [`Link`].
+    pub host: IfName,
+    pub alias: String,
+    /// The container's end, as it is called in the host's namespace.
+    pub peer: IfName,
+    pub mac: Mac,
+    /// Bytes.
+    pub mtu: u32,
+    pub place: Place,
+}
+
+/// Where the container's end is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Place {
+    /// In the host's namespace, down, for the engine to move.
+    Host,
+    /// In the container's namespace, with all that the engine would have set on it.
+    Sandbox {
+        path: PathBuf,
+        /// `net` becomes `net0`, or the next number that is free; a name without room for a number is `exact`.
+        name: SandboxName,
+        addresses: Vec<IpNet>,
+        /// Path below `/proc/sys` with `IFNAME` for the link's name, and the value.
+        sysctls: Vec<(String, String)>,
+        /// Default gateways to set where the namespace has none: only when a lost link is made again; at `Join` the engine sets them.
+        gateways: Vec<IpAddr>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum SandboxName {
+    Prefix(String),
+    Exact(IfName),
+}
+
+/// The host's end of an attachment as a port of a bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Port {
+    pub link: IfName,
+    pub bridge: IfName,
+    /// `IFLA_BRPORT_ISOLATED`: no frame to other isolated ports.
+    pub isolated: bool,
+    /// `IFLA_BRPORT_MODE`: frames may leave by the port they came in.
+    pub hairpin: bool,
+}
+
+impl Object {
+    pub fn key(&self) -> Key {
+        match self {
+            Object::HostPort(p) => Key::HostPort { protocol: p.protocol, host: p.host, ports: p.ports },
+            Object::HostSysctl { path, .. } => Key::HostSysctl(path.clone()),
+            Object::Link(link) => Key::Link(link.name.clone()),
+            Object::LinkSysctl { path, .. } => Key::LinkSysctl(path.clone()),
+            Object::Address { link, address } => Key::Address(link.clone(), *address),
+            Object::Route { destination, link, .. } => Key::Route { destination: *destination, link: link.clone() },
+            Object::Attachment(attachment) => Key::Attachment(attachment.host.clone()),
+            Object::Port(port) => Key::Port(port.link.clone()),
+        }
+    }
+
+    /// Whether `seen`, an object of the same key, is what this one asks for. Of an attachment only the host's end can be seen.
+    pub fn is_met_by(&self, seen: &Object) -> bool {
+        match (self, seen) {
+            (Object::Attachment(wanted), Object::Attachment(seen)) => wanted.host == seen.host && wanted.mtu == seen.mtu,
+            _ => self == seen,
+        }
+    }
+}
+
+/// Everything that must exist on this host for one network or one endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    pub objects: BTreeMap<Key, Object>,
+    pub entries: BTreeSet<Entry>,
+}
+
+impl Plan {
+    pub fn new(objects: impl IntoIterator<Item = Object>, entries: impl IntoIterator<Item = Entry>) -> Self {
+        Plan { objects: objects.into_iter().map(|o| (o.key(), o)).collect(), entries: entries.into_iter().collect() }
+    }
+}
+
+/// `/proc/sys/net/ipv4/conf/LINK/NAME` of either family, as a path below `/proc/sys/net`.
+pub fn conf_path(family: Family, link: &IfName, name: &str) -> String {
+    let family = match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    };
+    format!("{family}/conf/{link}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_created_in_the_order_in_which_they_need_each_other() {
+        let name: IfName = "x".parse().unwrap();
+        let net: IpNet = "10.0.0.1/24".parse().unwrap();
+        let order = [
+            Key::HostPort { protocol: Protocol::Tcp, host: net.addr(), ports: PortRange::one(80) },
+            Key::HostSysctl("ipv4/ip_forward".into()),
+            Key::Link(name.clone()),
+            Key::LinkSysctl(conf_path(Family::V4, &name, "route_localnet")),
+            Key::Address(name.clone(), net),
+            Key::Route { destination: net, link: name.clone() },
+            Key::Attachment(name.clone()),
+            Key::Port(name),
+        ];
+        assert!(order.is_sorted(), "{order:?}");
+    }
+}

@@ -1,0 +1,41 @@
+//! Firewall entries: what varies between hosts, as elements of constant maps. The rules that read them stand in `firewall`.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::{Family, IfName, PortRange, Protocol};
+
+/// One fact that the constant rules of the firewall look up.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Entry {
+    /// `link` is a segment of rsnet: loopback addresses from it are dropped, its hairpin traffic is masqueraded.
+    Segment { link: IfName },
+    /// Its containers may talk to each other where a packet between them passes the host (`bridge-nf-call-iptables`, hairpin routes).
+    Inner { link: IfName },
+    /// Nothing but answers passes between it and the world, not even published ports.
+    Internal { link: IfName },
+    /// What new connections from outside may enter.
+    Enter { link: IfName, family: Family, rule: Inbound },
+    /// What comes in by `from` may enter `to` as if it were the host.
+    Trusted { from: IfName, to: IfName },
+    /// What leaves it for elsewhere gets the address of the link it leaves by.
+    Masquerade { link: IfName, family: Family },
+    /// What leaves it for elsewhere gets this address.
+    SourceNat { link: IfName, source: IpAddr },
+    /// `ports` of the host lead to as many ports of `to` from `to_port`. `host` unspecified: every address of the host of its family.
+    Publish { protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16 },
+    /// New connections to these ports of a container are let in without translation.
+    Open { protocol: Protocol, to: IpAddr, ports: PortRange },
+}
+
+/// What may enter a segment from outside, answers and published ports apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Inbound {
+    /// Nothing.
+    Closed,
+    /// ICMP (echo and errors) and what is [`Entry::Open`].
+    Opened,
+    /// Everything but what comes from another container network of this host, rsnet's or Docker's.
+    Anything,
+}
