@@ -29,8 +29,9 @@ pub trait Kernel: Send + Sync {
 /// News of one object, or of an unknown number of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The object as it is now; `None`: gone.
-    Object(Key, Option<Object>),
+    /// The object as it is now.
+    Now(Box<Object>),
+    Gone(Key),
     /// Events were lost: everything may have changed.
     Lost,
 }
