@@ -16,6 +16,8 @@ pub trait Firewall: Send + Sync {
     async fn apply(&self, remove: &[Entry], add: &[Entry]) -> Result<(), FirewallError>;
     /// Makes the table, its rules and the way past Docker's chains be exactly those of `all`; says how many differences it mended.
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError>;
+    /// Takes our table and our way past Docker's chains away.
+    async fn clear(&self) -> Result<(), FirewallError>;
     /// Wakes when somebody else changed our table or the chains we depend on. To be called once.
     fn changes(&self) -> mpsc::Receiver<()>;
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointId, Mac, NetworkId, PortRange, Protocol};
+use super::{EndpointId, IfName, Mac, NetworkId, PortRange, Protocol};
 
 /// A network as `CreateNetwork` declared it, with what the host decided at that moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub struct Endpoint {
     pub addresses: Vec<IpNet>,
     pub mac: Mac,
     /// The name a user asked for inside the container (`interface_name` of compose, engine 28.1 and newer).
-    pub interface_name: Option<String>,
+    pub interface_name: Option<IfName>,
     /// `NAME=VALUE` pairs of `com.docker.network.endpoint.sysctls`, with `IFNAME` for the link's name (engine 27.0.1 and newer).
     pub sysctls: Vec<(String, String)>,
     pub attached: Attached,
@@ -65,13 +65,21 @@ pub struct Endpoint {
 /// Where the endpoint's link is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Attached {
-    /// Before `Join` and after `Leave`.
+    /// Before `Join`; where rsnet made the link in the sandbox, also after `Leave`.
     #[default]
     No,
-    /// `Join` is being answered: the link waits for the engine in the host's namespace.
-    Host,
-    /// In the container's namespace, at this path.
-    Sandbox { path: PathBuf, way: Way },
+    /// `Join` is being answered: what the engine will do, rsnet must not. Never stored.
+    Joining(Sandbox),
+    /// In the container's namespace, or on its way there or back.
+    Joined(Sandbox),
+}
+
+/// A container's network namespace, and who puts links into it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// `/var/run/docker/netns/…`; up to engine 27 not a namespace before the container runs.
+    pub path: PathBuf,
+    pub way: Way,
 }
 
 /// One published range: `count` ports of the host from `host_ports.first` lead to as many of the container from `container_port`.
@@ -84,14 +92,43 @@ pub struct Binding {
     pub container_port: u16,
 }
 
+impl Binding {
+    /// Neighbouring bindings as one: a thousand `-p` flags of a range are one entry for the kernel.
+    pub fn merge(mut bindings: Vec<Binding>) -> Vec<Binding> {
+        bindings.sort();
+        bindings.dedup();
+        let mut merged: Vec<Binding> = Vec::new();
+        for next in bindings {
+            match merged.last_mut() {
+                Some(last) if last.continues_in(&next) => last.host_ports.last = next.host_ports.last,
+                _ => merged.push(next),
+            }
+        }
+        merged
+    }
+
+    /// The container's side of the range.
+    pub fn container_ports(&self) -> PortRange {
+        let beyond = self.host_ports.last - self.host_ports.first;
+        PortRange::new(self.container_port, self.container_port.saturating_add(beyond))
+    }
+
+    fn continues_in(&self, next: &Binding) -> bool {
+        let same = (self.protocol, self.host) == (next.protocol, next.host);
+        let length = u32::from(self.host_ports.last - self.host_ports.first) + 1;
+        same && u32::from(self.host_ports.first) + length == u32::from(next.host_ports.first)
+            && u32::from(self.container_port) + length == u32::from(next.container_port)
+    }
+}
+
 impl Endpoint {
     /// The name of the host's end of its link: always this, so that a fresh process knows its own.
-    pub fn host_link(&self) -> super::IfName {
-        super::IfName::of("rsv-", self.id.as_str())
+    pub fn host_link(&self) -> IfName {
+        IfName::of("rsv-", self.id.as_str())
     }
 
     /// The name of the container's end while it is in the host's namespace.
-    pub fn container_link(&self) -> super::IfName {
-        super::IfName::of("rsc-", self.id.as_str())
+    pub fn container_link(&self) -> IfName {
+        IfName::of("rsc-", self.id.as_str())
     }
 }

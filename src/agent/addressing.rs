@@ -1,0 +1,1 @@
+//! Addresses: pools and who has what, durable before it is answered.

@@ -1,0 +1,131 @@
+//! Endpoints: create, join, leave, delete.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::state::{Known, Presence, declare_endpoint};
+use super::{Agent, Error};
+use crate::drivers::Join;
+use crate::model::{Attached, Endpoint, EndpointId, IfName, Mac, NetworkId, Sandbox, Way};
+
+/// An endpoint as the engine asks for it.
+#[derive(Clone, Debug)]
+pub struct NewEndpoint {
+    pub id: EndpointId,
+    pub network: NetworkId,
+    pub addresses: Vec<IpNet>,
+    /// `None`: ours to choose.
+    pub mac: Option<Mac>,
+    pub interface_name: Option<IfName>,
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// The answer to `Join`, with the names that the engine needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Joined {
+    /// The link to move; `None`: there is none, or it is in the sandbox already.
+    pub link: Option<IfName>,
+    pub prefix: String,
+    pub interface_name: Option<IfName>,
+    pub gateways: Vec<IpAddr>,
+    pub gateway_service: bool,
+}
+
+impl Agent {
+    /// Engine: `CreateEndpoint`; gives the MAC. A known id is replaced: the engine repeats a call whose answer it lost.
+    pub async fn create_endpoint(&self, new: NewEndpoint) -> Result<Mac, Error> {
+        let _held = self.locks.hold(new.id.as_str()).await;
+        let NewEndpoint { id, network, addresses, mac, interface_name, sysctls } = new;
+        let mac = mac.unwrap_or_else(|| Mac::local(rand::random()));
+        let endpoint = Endpoint { id, network, addresses, mac, interface_name, sysctls, attached: Attached::No, bindings: Vec::new() };
+        self.declare(endpoint, Presence::awaited()).await?;
+        Ok(mac)
+    }
+
+    /// Engine: `Join`. On error the engine sends `DeleteEndpoint`, from 29.0 on `Leave` before it.
+    pub async fn join(&self, network: &NetworkId, id: &EndpointId, sandbox: PathBuf) -> Result<Joined, Error> {
+        let _held = self.locks.hold(id.as_str()).await;
+        let mut endpoint = self.known(network, id)?.endpoint;
+        let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
+        let there = self.is_sandbox(&sandbox);
+        let way = if there { mode.way() } else { Way::Engine };
+        let presence = if there { Presence::Seen } else { Presence::awaited() };
+        let sandbox = Sandbox { path: sandbox, way };
+        let answer = mode.join(&endpoint);
+        endpoint.attached = Attached::Joined(sandbox.clone());
+        self.attach(&endpoint, sandbox).await?;
+        let joined = names(&endpoint, way, answer);
+        self.remember(endpoint, presence)?;
+        Ok(joined)
+    }
+
+    /// Makes the link. While it is made the engine has its part still to do; what is stored is what holds once it has been answered.
+    async fn attach(&self, joined: &Endpoint, sandbox: Sandbox) -> Result<(), Error> {
+        let (network, id) = (&joined.network, &joined.id);
+        let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
+        let before = self.known(network, id)?.endpoint;
+        let joining = Endpoint { attached: Attached::Joining(sandbox), ..joined.clone() };
+        let after = declare_endpoint(&*mode, network, id, Some(joined));
+        let making = super::Declaration { plan: mode.endpoint(&joining), ..after };
+        self.settle(declare_endpoint(&*mode, network, id, Some(&before)), making).await?;
+        let owner = super::state::endpoint_owner(network, id);
+        Ok(self.reconciler.expect(&owner, mode.endpoint(joined)).map_err(crate::reconcile::Error::from)?)
+    }
+
+    /// Engine: `Leave`. Ports are free after it. A link that the engine moved is on its way back and goes with `DeleteEndpoint`.
+    pub async fn leave(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
+        let _held = self.locks.hold(id.as_str()).await;
+        let Some(Known { mut endpoint, presence }) = self.state().endpoint(network, id) else { return Ok(()) };
+        endpoint.bindings.clear();
+        if let Attached::Joined(Sandbox { way: Way::Direct, .. }) = endpoint.attached {
+            endpoint.attached = Attached::No;
+        }
+        self.declare(endpoint, presence).await
+    }
+
+    /// Engine: `DeleteEndpoint`; may come twice, for an unknown id, or without `Leave`.
+    pub async fn delete_endpoint(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
+        let _held = self.locks.hold(id.as_str()).await;
+        let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return Ok(()) };
+        let before = declare_endpoint(&*mode, network, id, Some(&known.endpoint));
+        self.settle(before, declare_endpoint(&*mode, network, id, None)).await?;
+        if let Some(live) = self.state().networks.get_mut(network) {
+            live.endpoints.remove(id);
+        }
+        Ok(())
+    }
+
+    /// Makes what is declared of one endpoint be `after`, and remembers it.
+    pub(super) async fn declare(&self, after: Endpoint, presence: Presence) -> Result<(), Error> {
+        let (network, id) = (&after.network, &after.id);
+        let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
+        let known = self.state().endpoint(network, id);
+        let before = declare_endpoint(&*mode, network, id, known.as_ref().map(|known| &known.endpoint));
+        self.settle(before, declare_endpoint(&*mode, network, id, Some(&after))).await?;
+        self.remember(after, presence)
+    }
+
+    fn remember(&self, endpoint: Endpoint, presence: Presence) -> Result<(), Error> {
+        let mut state = self.state();
+        let live = state.networks.get_mut(&endpoint.network).ok_or_else(|| Error::UnknownNetwork(endpoint.network.clone()))?;
+        live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
+        Ok(())
+    }
+
+    pub(super) fn known(&self, network: &NetworkId, id: &EndpointId) -> Result<Known, Error> {
+        self.state().endpoint(network, id).ok_or_else(|| Error::UnknownEndpoint(id.clone()))
+    }
+}
+
+fn names(endpoint: &Endpoint, way: Way, answer: Join) -> Joined {
+    let moved = answer.link && way == Way::Engine;
+    Joined {
+        link: moved.then(|| endpoint.container_link()),
+        prefix: answer.prefix,
+        interface_name: endpoint.interface_name.clone(),
+        gateways: answer.gateways,
+        gateway_service: answer.gateway_service,
+    }
+}

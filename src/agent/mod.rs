@@ -1,0 +1,120 @@
+//! USE CASES: what the engine asks for, as changes of what is declared, made durable first and then made so.
+//!
+//! Every change goes through [`Agent::settle`]: store what is declared, let the reconciler make the difference, and if that fails declare
+//! what was declared before and make that so. There is no other way back. What is taken away is taken away even if the host resists: the
+//! engine forgets it whatever we answer, so the reconciler finishes it later.
+//!
+//! Nothing here asks Docker anything: a plugin that calls the engine inside a driver call deadlocks at boot.
+
+mod addressing;
+mod endpoints;
+mod locks;
+mod networks;
+mod publish;
+mod recovery;
+mod state;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use tracing::warn;
+
+use crate::drivers::OptionError;
+use crate::kernel::{Kernel, KernelError};
+use crate::model::{EndpointId, InvalidName, NetworkId, Plan, Way};
+use crate::reconcile::{self, Owner, Reconciler};
+use crate::store::{Expect, Store, StoreError};
+pub use endpoints::{Joined, NewEndpoint};
+pub use publish::Published;
+use state::State;
+
+/// What a call answers when it cannot do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("network {0} is not known to rsnet; if it was made by another driver or its state was lost, remove it and create it again")]
+    UnknownNetwork(NetworkId),
+    #[error("endpoint {0} is not known to rsnet; disconnect the container and connect it again")]
+    UnknownEndpoint(EndpointId),
+    #[error("network {0} exists already")]
+    NetworkExists(NetworkId),
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Host(#[from] reconcile::Error),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Addresses(#[from] crate::addresses::Error),
+}
+
+pub struct Agent {
+    kernel: Arc<dyn Kernel>,
+    store: Arc<dyn Store>,
+    reconciler: Arc<Reconciler>,
+    state: Mutex<State>,
+    addressing: tokio::sync::Mutex<addressing::Addressing>,
+    locks: locks::Locks,
+    settings: Settings,
+}
+
+/// What the daemon's settings say to the agent.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub way: Way,
+}
+
+/// One record of what is declared: where it is stored, whose plan it is, what it asks for. No value: it is declared no more.
+struct Declaration {
+    key: String,
+    owner: Owner,
+    value: Option<Vec<u8>>,
+    plan: Plan,
+}
+
+impl Agent {
+    /// Makes `after` so; on failure `before` is so again, unless `after` takes something away.
+    async fn settle(&self, before: Declaration, after: Declaration) -> Result<(), Error> {
+        self.keep(&after.key, after.value.clone()).await?;
+        let Err(error) = self.reconciler.set(&after.owner, after.plan).await else { return Ok(()) };
+        if after.value.is_none() {
+            warn!(%error, owner = %after.owner, "could not be taken away whole; trying again behind the answer");
+            self.reconciler.look_again();
+            return Ok(());
+        }
+        self.keep(&before.key, before.value).await?;
+        if let Err(again) = self.reconciler.set(&before.owner, before.plan).await {
+            warn!(error = %again, owner = %before.owner, "could not be put back as it was; trying again behind the answer");
+            self.reconciler.look_again();
+        }
+        Err(error.into())
+    }
+
+    async fn keep(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
+        match value {
+            Some(value) => self.store.put(key, value, Expect::Any).await.map(drop)?,
+            None => self.store.delete(key, Expect::Any).await?,
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // nothing that holds it can panic half-way through a change: each is one insert or one remove
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_sandbox(&self, path: &Path) -> bool {
+        self.kernel.is_sandbox(path)
+    }
+}
+
+/// Records are JSON. Ours have string keys and no floats: they always serialise.
+fn record<T: Serialize>(value: &T) -> Option<Vec<u8>> {
+    serde_json::to_vec(value).ok()
+}

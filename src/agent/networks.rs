@@ -1,0 +1,98 @@
+//! Networks: create and delete.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tracing::info;
+
+use super::state::{Live, declare_network};
+use super::{Agent, Error};
+use crate::drivers::{self, Mode};
+use crate::kernel::Surroundings;
+use crate::model::{Family, Network, NetworkId, Pool};
+
+/// The MTU of Ethernet, for a host without a default route.
+const ETHERNET: u32 = 1500;
+
+/// A network as the engine asks for it.
+#[derive(Clone, Debug)]
+pub struct NewNetwork {
+    pub id: NetworkId,
+    pub options: BTreeMap<String, String>,
+    pub ipv4: bool,
+    pub ipv6: bool,
+    pub internal: bool,
+    pub pools: Vec<Pool>,
+}
+
+impl Agent {
+    /// Engine: `CreateNetwork`. On error nothing is left: the engine sends no `DeleteNetwork`.
+    pub async fn create_network(&self, new: NewNetwork) -> Result<(), Error> {
+        // two networks with overlapping subnets must not pass the check side by side
+        let _creating = self.locks.hold("create").await;
+        let _held = self.locks.hold(new.id.as_str()).await;
+        if self.state().networks.contains_key(&new.id) {
+            return Err(Error::NetworkExists(new.id));
+        }
+        let surroundings = self.kernel.surroundings().await?;
+        let network = self.with_defaults(new, &surroundings);
+        let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
+        self.check_claims(&mode.claims(), &surroundings)?;
+        self.settle(declare_network(&network.id, None), declare_network(&network.id, Some((&network, &*mode)))).await?;
+        info!(network = %network.id, mode = drivers::kind_name(&network.options), "network created");
+        self.state().networks.insert(network.id.clone(), Live { network, mode, endpoints: BTreeMap::new() });
+        Ok(())
+    }
+
+    /// Engine: `DeleteNetwork`. The engine forgets the network whatever we answer, so do we; unknown ones are gone already.
+    pub async fn delete_network(&self, id: &NetworkId) -> Result<(), Error> {
+        let _held = self.locks.hold(id.as_str()).await;
+        let endpoints: Vec<_> = self.state().networks.get(id).into_iter().flat_map(|live| live.endpoints.keys().cloned()).collect();
+        for endpoint in endpoints {
+            self.delete_endpoint(id, &endpoint).await?;
+        }
+        let Some(live) = self.state().networks.remove(id) else { return Ok(()) };
+        self.settle(declare_network(id, Some((&live.network, &*live.mode))), declare_network(id, None)).await?;
+        info!(network = %id, "network deleted");
+        Ok(())
+    }
+
+    /// Engine: `GwAllocCheck` (28.0 and newer), before the network has pools: the families that need no gateway address.
+    pub fn without_gateway(&self, options: BTreeMap<String, String>, internal: bool) -> Result<Vec<Family>, Error> {
+        let asked = Network {
+            id: "0".parse()?,
+            options,
+            ipv4: true,
+            ipv6: true,
+            internal,
+            pools: Vec::new(),
+            host_mtu: ETHERNET,
+            host_way: self.settings.way,
+        };
+        Ok(drivers::open(&asked)?.without_gateway())
+    }
+
+    fn with_defaults(&self, new: NewNetwork, surroundings: &Surroundings) -> Network {
+        let NewNetwork { id, options, ipv4, ipv6, internal, pools } = new;
+        let host_mtu = surroundings.mtu.unwrap_or(ETHERNET);
+        Network { id, options, ipv4, ipv6, internal, pools, host_mtu, host_way: self.settings.way }
+    }
+
+    /// A subnet must not overlap another network's, nor swallow one that the host is on: packets to it would go astray.
+    fn check_claims(&self, claims: &[IpNet], surroundings: &Surroundings) -> Result<(), Error> {
+        let networks: Vec<_> = {
+            let state = self.state();
+            state.networks.values().flat_map(|live| live.mode.claims().into_iter().map(|net| (net, live.network.id.clone()))).collect()
+        };
+        for claim in claims {
+            if let Some((net, id)) = networks.iter().find(|(net, _)| net.contains(claim) || claim.contains(net)) {
+                return Err(Error::Refused(format!("subnet {claim} overlaps {net} of network {}; choose another --subnet", id.short())));
+            }
+            if let Some((net, link)) = surroundings.subnets.iter().find(|(net, _)| claim.contains(net)) {
+                return Err(Error::Refused(format!("subnet {claim} covers {net}, which the host reaches by {link}; choose another --subnet")));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! What is declared, in memory: a copy of the store's records with each network's options parsed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Declaration, record};
+use crate::drivers::Mode;
+use crate::model::{Attached, Endpoint, EndpointId, Network, NetworkId, Plan};
+use crate::reconcile::Owner;
+
+#[derive(Default)]
+pub struct State {
+    pub networks: BTreeMap<NetworkId, Live>,
+}
+
+pub struct Live {
+    pub network: Network,
+    pub mode: Arc<dyn Mode>,
+    pub endpoints: BTreeMap<EndpointId, Known>,
+}
+
+#[derive(Clone)]
+pub struct Known {
+    pub endpoint: Endpoint,
+    pub presence: Presence,
+}
+
+/// What this process knows of an endpoint's container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Its sandbox was there, or the endpoint is from before this process: where the sandbox is not, the container is gone.
+    Seen,
+    /// Nothing was seen yet: `Join` is to come, and engines up to 27 make the sandbox a while after it.
+    Awaited(Instant),
+}
+
+impl Presence {
+    pub fn awaited() -> Self {
+        Presence::Awaited(Instant::now())
+    }
+
+    /// Of an endpoint that an earlier process declared.
+    pub fn of_stored(endpoint: &Endpoint) -> Self {
+        match endpoint.attached {
+            Attached::Joined(_) => Presence::Seen,
+            Attached::No | Attached::Joining(_) => Presence::awaited(),
+        }
+    }
+}
+
+impl State {
+    pub fn endpoint(&self, network: &NetworkId, endpoint: &EndpointId) -> Option<Known> {
+        self.networks.get(network)?.endpoints.get(endpoint).cloned()
+    }
+
+    pub fn mode(&self, network: &NetworkId) -> Option<Arc<dyn Mode>> {
+        self.networks.get(network).map(|live| live.mode.clone())
+    }
+
+    pub fn endpoints(&self) -> impl Iterator<Item = &Known> {
+        self.networks.values().flat_map(|live| live.endpoints.values())
+    }
+}
+
+pub fn network_key(id: &NetworkId) -> String {
+    format!("network/{id}")
+}
+
+pub fn endpoint_key(network: &NetworkId, endpoint: &EndpointId) -> String {
+    format!("endpoint/{network}/{endpoint}")
+}
+
+pub fn network_owner(id: &NetworkId) -> Owner {
+    Owner(format!("network {}", id.short()))
+}
+
+pub fn endpoint_owner(network: &NetworkId, endpoint: &EndpointId) -> Owner {
+    Owner(format!("endpoint {} of network {}", endpoint.short(), network.short()))
+}
+
+pub fn declare_network(id: &NetworkId, declared: Option<(&Network, &dyn Mode)>) -> Declaration {
+    Declaration {
+        key: network_key(id),
+        owner: network_owner(id),
+        value: declared.and_then(|(network, _)| record(network)),
+        plan: declared.map_or_else(Plan::default, |(_, mode)| mode.network()),
+    }
+}
+
+pub fn declare_endpoint(mode: &dyn Mode, network: &NetworkId, id: &EndpointId, declared: Option<&Endpoint>) -> Declaration {
+    Declaration {
+        key: endpoint_key(network, id),
+        owner: endpoint_owner(network, id),
+        value: declared.and_then(record),
+        plan: declared.map_or_else(Plan::default, |endpoint| mode.endpoint(endpoint)),
+    }
+}

@@ -1,0 +1,116 @@
+//! Composition root: the only place that knows all concrete types. Everything is built before anything runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use futures_util::FutureExt;
+use listenfd::ListenFd;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::agent::{self, Agent};
+use crate::config::Settings;
+use crate::firewall::nftables::Nftables;
+use crate::kernel::netlink::{Netlink, NetlinkConfig};
+use crate::plugin::{self, Sockets};
+use crate::reconcile::Reconciler;
+use crate::store::embedded::Embedded;
+use crate::telemetry::Metrics;
+use crate::{driver, inspect, ipam};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// How long the last deletions may take after the last answer.
+const LAST_DELETIONS: Duration = Duration::from_secs(2);
+
+/// The daemon, ready to run.
+pub struct App {
+    agent: Arc<Agent>,
+    reconciler: Arc<Reconciler>,
+    sockets: Sockets,
+    router: Router,
+    metrics: Option<(TcpListener, Router)>,
+}
+
+/// Opens the store and the kernel, reads what is declared, and listens; answers nothing yet and leaves the host as it is.
+pub async fn build(settings: Settings) -> Result<App, Failure> {
+    std::fs::create_dir_all(&settings.data_dir).map_err(|error| format!("create {}: {error}", settings.data_dir.display()))?;
+    let store = Arc::new(Embedded::open(&settings.data_dir.join("state.redb"))?);
+    let (kernel, firewall) = host(&settings)?;
+    let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall));
+    let agent = Arc::new(Agent::load(kernel, store, reconciler.clone(), agent::Settings { way: settings.attach }).await?);
+    let metrics = Arc::new(Metrics::default());
+    let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(inspect::router(agent.clone()));
+    let shown = match settings.metrics {
+        Some(address) => Some((TcpListener::bind(address).await?, metrics.router())),
+        None => None,
+    };
+    let sockets = sockets(&settings)?;
+    Ok(App { agent, reconciler, sockets, router: metrics.around(plugin::router(calls)), metrics: shown })
+}
+
+/// The kernel and the firewall of the network namespace that this process is in.
+fn host(settings: &Settings) -> Result<(Arc<Netlink>, Arc<Nftables>), Failure> {
+    let config = NetlinkConfig { proc_sys_net: settings.proc_sys_net.clone(), run_docker: settings.run_docker.clone() };
+    Ok((Arc::new(Netlink::new(config)?), Arc::new(Nftables::new()?)))
+}
+
+/// The sockets that systemd hands over, or else those of the settings.
+fn sockets(settings: &Settings) -> Result<Sockets, Failure> {
+    let mut handed = ListenFd::from_env();
+    let mut sockets = Sockets::default();
+    for index in 0..handed.len() {
+        if let Some(listener) = handed.take_unix_listener(index)? {
+            sockets.adopt(listener)?;
+        }
+    }
+    Ok(if sockets.is_empty() { Sockets::bind(&settings.sockets)? } else { sockets })
+}
+
+impl App {
+    /// Serves until SIGTERM or SIGINT. Calls under way are finished; networks, containers and firewall stay as they are.
+    pub async fn run(self) -> Result<(), Failure> {
+        let stop = stop_on_signals()?;
+        let reconciler = self.reconciler.clone();
+        let mut watch = Box::pin(async move { reconciler.watch().await });
+        // its first look has the host to itself before any call is answered
+        let _ = (&mut watch).now_or_never();
+        let background = [tokio::spawn(watch), tokio::spawn(async move { self.agent.collect().await })];
+        let metrics = self.metrics.map(|(listener, router)| tokio::spawn(axum::serve(listener, router).into_future()));
+        info!("rsnet {} is ready", env!("CARGO_PKG_VERSION"));
+        plugin::serve(self.sockets, self.router, stop).await;
+        background.iter().for_each(tokio::task::JoinHandle::abort);
+        metrics.inspect(tokio::task::JoinHandle::abort);
+        self.reconciler.idle(LAST_DELETIONS).await;
+        Ok(())
+    }
+}
+
+fn stop_on_signals() -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut term, mut interrupt, stopping) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, stop.clone());
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
+        stopping.cancel();
+    });
+    Ok(stop)
+}
+
+/// Makes the host have nothing of rsnet's; with `forget` also the store. Refused while a daemon has the store.
+pub async fn clean(settings: &Settings, forget: bool) -> Result<usize, Failure> {
+    let file = settings.data_dir.join("state.redb");
+    let store = if file.exists() { Some(Embedded::open(&file)?) } else { None };
+    let (kernel, firewall) = host(settings)?;
+    let report = Reconciler::new(kernel, firewall).clear().await?;
+    if let Some(error) = report.failed.into_iter().next() {
+        return Err(error.into());
+    }
+    drop(store);
+    if forget && file.exists() {
+        std::fs::remove_file(&file)?;
+    }
+    Ok(report.mended)
+}

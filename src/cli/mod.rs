@@ -1,0 +1,51 @@
+//! The command line: one file per subcommand.
+
+mod cleanup;
+mod client;
+mod ports;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Docker networks that behave like built-in ones: bridge, overlay, macvlan and none.
+#[derive(Parser)]
+#[command(name = "rsnet", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon
+    Serve(crate::config::Given),
+    /// Show the ports that rsnet publishes on this host
+    Ports(ports::Arguments),
+    /// Remove from this host all that rsnet made: links, routes, firewall. Only while the daemon is stopped
+    Cleanup(cleanup::Arguments),
+}
+
+/// Runs what the command line asks for; 0: done, 1: could not, 2: not understood.
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(given) => serve::run(&given),
+        Command::Ports(arguments) => ports::run(&arguments),
+        Command::Cleanup(arguments) => cleanup::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rsnet: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a subcommand could not do, in words for its user.
+type Failure = Box<dyn std::error::Error>;
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

@@ -1,0 +1,50 @@
+//! `rsnet ports`: what `docker ps` cannot show of a plugin's networks.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use super::{Failure, client, runtime};
+use crate::agent::Published;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// The daemon's socket
+    #[arg(long, default_value = client::SOCKET)]
+    socket: PathBuf,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let ports: Vec<Published> = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/ports"))?;
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&ports)?);
+    } else if ports.is_empty() {
+        println!("Nothing is published. Publish with `docker run --network NAME -p 8080:80 …` on a network of `-d rsnet`.");
+    } else {
+        println!("{}", table(&ports));
+    }
+    Ok(())
+}
+
+fn table(ports: &[Published]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(["HOST", "PROTO", "CONTAINER", "PORT", "NETWORK", "ENDPOINT"]);
+    for port in ports {
+        let host = port.binding.host.map_or_else(|| "*".to_owned(), |host| host.to_string());
+        let container: Vec<_> = port.container.iter().map(ToString::to_string).collect();
+        table.add_row([
+            format!("{host}:{}", port.binding.host_ports),
+            port.binding.protocol.to_string(),
+            container.join(" "),
+            port.binding.container_ports().to_string(),
+            port.network.short().to_owned(),
+            port.endpoint.short().to_owned(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,244 @@
+//! Settings: file < environment < flags. Every wrong one is reported at once, by name.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::Targets;
+
+use crate::model::{IfName, Way};
+
+/// Settings as they are given: the flags of `rsnet serve`, the keys of the file, and with `RSNET_` before them in capitals the environment.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Given {
+    /// A file of settings: TOML, one `key = "value"` a line
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<String>,
+    /// Where what hosts share is kept: `embedded`, or consul://HOST:PORT/PREFIX [default: embedded]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<String>,
+    /// Where this host's own state is kept [default: /var/lib/rsnet]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<String>,
+    /// The interface or address that tunnels between hosts leave by
+    #[arg(long, value_name = "IF|ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    underlay: Option<String>,
+    /// The engine's API socket, or `none` [default: /var/run/docker.sock]
+    #[arg(long, value_name = "SOCKET")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    docker: Option<String>,
+    /// Where Prometheus metrics are served, as ADDRESS:PORT, or `off` [default: off]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or by room: `info,rsnet::kernel=debug` [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// The way links get into containers unless a network says otherwise: `engine` or `direct` [default: engine]
+    #[arg(long, value_name = "WAY")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attach: Option<String>,
+    /// The plugin's sockets, joined by commas [default: /run/docker/plugins/rsnet.sock]
+    #[arg(long, value_name = "PATHS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sockets: Option<String>,
+    /// The host's /proc/sys/net, where a managed plugin sees it [default: /proc/sys/net]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proc_sys_net: Option<String>,
+    /// The host's /run/docker, where a managed plugin sees it [default: /run/docker]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_docker: Option<String>,
+}
+
+/// Settings as they are used.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub underlay: Option<Underlay>,
+    pub docker: Option<PathBuf>,
+    pub metrics: Option<SocketAddr>,
+    pub log: Targets,
+    pub attach: Way,
+    pub sockets: Vec<PathBuf>,
+    pub proc_sys_net: PathBuf,
+    pub run_docker: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Underlay {
+    Link(IfName),
+    Address(IpAddr),
+}
+
+/// All that is wrong, a sentence each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(Vec<String>);
+
+type Values = BTreeMap<String, String>;
+
+impl Given {
+    /// Reads the environment and the file named there or by the flag, and takes each setting from where it weighs most.
+    pub fn settle(&self, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, ConfigError> {
+        let flags = values(self);
+        let environment = from_environment(environment);
+        let file = flags.get("config").or(environment.get("config")).map(|path| from_file(path)).transpose()?.unwrap_or_default();
+        let mut given = file;
+        given.extend(environment);
+        given.extend(flags);
+        Settings::parse(&given)
+    }
+}
+
+fn values(given: &Given) -> Values {
+    // a struct of optional strings always serialises
+    serde_json::to_value(given).ok().and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
+}
+
+/// An empty variable counts as not given: that is what `docker plugin set NAME=` leaves.
+fn from_environment(environment: impl IntoIterator<Item = (String, String)>) -> Values {
+    let known = |(name, value): (String, String)| Some((name.strip_prefix("RSNET_")?.to_lowercase(), value));
+    environment.into_iter().filter_map(known).filter(|(_, value)| !value.is_empty()).collect()
+}
+
+fn from_file(path: &str) -> Result<Values, ConfigError> {
+    let wrong = |problem: String| ConfigError(vec![format!("config={path}: {problem}")]);
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let given: Given = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    Ok(values(&given))
+}
+
+impl Settings {
+    fn parse(given: &Values) -> Result<Self, ConfigError> {
+        let mut reader = Reader { given, wrong: Vec::new() };
+        let r = &mut reader;
+        let settings = Settings {
+            data_dir: r.path("data_dir", "/var/lib/rsnet"),
+            underlay: r.read("underlay", "", "an interface or an IP address", underlay),
+            docker: r.read("docker", "/var/run/docker.sock", "the path of a socket, or none", |v| path(v, "none")).flatten(),
+            metrics: r.read("metrics", "off", "ADDRESS:PORT, or off", metrics).flatten(),
+            log: r.read("log", "info", "error, warn, info, debug or trace, also by room", |v| v.parse().ok()).unwrap_or_default(),
+            attach: r.read("attach", "engine", "engine or direct", way).unwrap_or_default(),
+            sockets: r.read("sockets", "/run/docker/plugins/rsnet.sock", "absolute paths joined by commas", paths).unwrap_or_default(),
+            proc_sys_net: r.path("proc_sys_net", "/proc/sys/net"),
+            run_docker: r.path("run_docker", "/run/docker"),
+        };
+        r.read("store", "embedded", "embedded; a store that hosts share comes with the overlay mode", |v| (v == "embedded").then_some(()));
+        if reader.wrong.is_empty() { Ok(settings) } else { Err(ConfigError(reader.wrong)) }
+    }
+}
+
+struct Reader<'g> {
+    given: &'g Values,
+    wrong: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// The setting of this name, or what `default` means; no default, no setting.
+    fn read<T>(&mut self, name: &str, default: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let value = self.given.get(name).map_or(default, String::as_str);
+        if value.is_empty() {
+            return None;
+        }
+        let parsed = parse(value);
+        if parsed.is_none() {
+            self.wrong.push(format!("setting {name}={value} (RSNET_{}) is not valid; give {expected}", name.to_uppercase()));
+        }
+        parsed
+    }
+
+    fn path(&mut self, name: &str, default: &str) -> PathBuf {
+        self.read(name, default, "an absolute path", |value| path(value, "").flatten()).unwrap_or_default()
+    }
+}
+
+fn path(value: &str, none: &str) -> Option<Option<PathBuf>> {
+    if value == none {
+        return Some(None);
+    }
+    value.starts_with('/').then(|| Some(value.into()))
+}
+
+fn paths(value: &str) -> Option<Vec<PathBuf>> {
+    value.split(',').map(|one| path(one, "")?).collect()
+}
+
+fn underlay(value: &str) -> Option<Underlay> {
+    value.parse().map(Underlay::Address).ok().or_else(|| value.parse().map(Underlay::Link).ok())
+}
+
+fn metrics(value: &str) -> Option<Option<SocketAddr>> {
+    if value == "off" { Some(None) } else { value.parse().ok().map(Some) }
+}
+
+fn way(value: &str) -> Option<Way> {
+    match value {
+        "engine" => Some(Way::Engine),
+        "direct" => Some(Way::Direct),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn nothing_given_is_a_working_single_host() {
+        let settings = Given::default().settle([]).unwrap();
+        assert_eq!(settings.data_dir, PathBuf::from("/var/lib/rsnet"));
+        assert_eq!(settings.sockets, [PathBuf::from("/run/docker/plugins/rsnet.sock")]);
+        assert_eq!((settings.metrics, settings.attach), (None, Way::Engine));
+    }
+
+    #[test]
+    fn a_flag_weighs_more_than_the_environment_and_that_more_than_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("rsnet.toml");
+        std::fs::write(&file, "data_dir = \"/file\"\nattach = \"direct\"\nmetrics = \"127.0.0.1:1\"\n").unwrap();
+        let given = Given { config: Some(file.to_str().unwrap().into()), data_dir: Some("/flag".into()), ..Given::default() };
+        let settings = given.settle(environment(&[("RSNET_DATA_DIR", "/env"), ("RSNET_METRICS", "off"), ("RSNET_LOG", "")])).unwrap();
+        assert_eq!(settings.data_dir, PathBuf::from("/flag"));
+        assert_eq!((settings.metrics, settings.attach), (None, Way::Direct));
+    }
+
+    #[test]
+    fn every_wrong_setting_is_reported_at_once_by_name() {
+        let wrong = environment(&[
+            ("RSNET_STORE", "etcd://x"),
+            ("RSNET_DATA_DIR", "relative"),
+            ("RSNET_UNDERLAY", "not an interface"),
+            ("RSNET_DOCKER", "x"),
+            ("RSNET_METRICS", "9"),
+            ("RSNET_LOG", "loud=very"),
+            ("RSNET_ATTACH", "sideways"),
+        ]);
+        let error = Given::default().settle(wrong.clone()).unwrap_err().to_string();
+        for (name, value) in wrong {
+            assert!(error.contains(&name) && error.contains(&value), "{name} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("rsnet.toml");
+        std::fs::write(&file, "datadir = \"/x\"\n").unwrap();
+        let given = Given { config: Some(file.to_str().unwrap().into()), ..Given::default() };
+        assert!(given.settle([]).unwrap_err().to_string().contains("datadir"));
+    }
+}

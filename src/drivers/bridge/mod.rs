@@ -1,0 +1,268 @@
+//! Mode `bridge`: a Linux bridge per network, the host as its gateway, NAT or routes to the world, published ports without a proxy.
+//!
+//! A packet's way out: container → veth → bridge (its gateway) → FORWARD, where `Enter` and `Internal` decide → masquerade. A packet's way in
+//! to a published port: PREROUTING, where `Publish` translates → FORWARD, where a translated flow is accepted → bridge → container.
+
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::options::Options;
+use super::{Join, Mode, OptionError, PortRequest};
+use crate::model::{
+    Attached, Attachment, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Mac, Network, NetworkId, Object, Place,
+    Plan, Port, SandboxName, Way, conf_path, family_of,
+};
+use spec::{GatewayMode, Publisher, Side, Spec};
+
+pub struct Bridge {
+    id: NetworkId,
+    spec: Spec,
+}
+
+impl Bridge {
+    pub fn parse(network: &Network, options: Options) -> Result<Self, OptionError> {
+        Ok(Bridge { id: network.id.clone(), spec: Spec::parse(network, options)? })
+    }
+
+    /// The host's own MAC on the segment. Network ids are random, so this is as unlikely to meet another as a random one, and the same
+    /// after a restart: containers keep their neighbour entry.
+    fn mac(&self) -> Mac {
+        let mut octets = [0; 6];
+        for (octet, pair) in octets.iter_mut().zip(self.id.as_str().as_bytes().chunks(2)) {
+            *octet = std::str::from_utf8(pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(pair[0]);
+        }
+        Mac::local(octets)
+    }
+
+    fn link(&self) -> Object {
+        let alias = format!("rsnet:{}", self.id);
+        Object::Link(Link { name: self.spec.bridge.clone(), alias, kind: LinkKind::Bridge, mac: self.mac(), mtu: self.spec.mtu })
+    }
+
+    /// The host forwards as soon as one network has a way out.
+    fn forwarding(&self) -> impl Iterator<Item = Object> {
+        let sysctl = |path: &str| Object::HostSysctl { path: path.to_owned(), value: "1".to_owned() };
+        let open = move |side: &&Side| !self.spec.internal && side.subnet.is_some();
+        self.spec.sides().into_iter().filter(open).map(move |side| match side.family {
+            Family::V4 => sysctl("ipv4/ip_forward"),
+            Family::V6 => sysctl("ipv6/conf/all/forwarding"),
+        })
+    }
+
+    /// `route_localnet`: answers of ports published on 127.0.0.1 come in by the bridge. No router on the segment configures the host, and
+    /// where the network has no IPv6, or none on the host, the host has none there either.
+    fn sysctls(&self) -> impl Iterator<Item = Object> {
+        let set = |family, name, value: bool| Object::LinkSysctl {
+            path: conf_path(family, &self.spec.bridge, name),
+            value: u8::from(value).to_string(),
+        };
+        [
+            set(Family::V4, "route_localnet", self.spec.ipv4.host.is_some() && !self.spec.internal),
+            set(Family::V6, "accept_ra", false),
+            set(Family::V6, "disable_ipv6", self.spec.ipv6.host.is_none()),
+        ]
+        .into_iter()
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = Object> {
+        self.spec
+            .sides()
+            .into_iter()
+            .filter_map(|side| side.host)
+            .map(|address| Object::Address { link: self.spec.bridge.clone(), address })
+    }
+
+    /// The kernel looks up `::1` on the link a packet came by, and an answer of a port published on `[::1]` comes by the bridge.
+    fn loopback_route(&self) -> Option<Object> {
+        self.spec.ipv6.host.filter(|_| !self.spec.internal)?;
+        let destination = IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST));
+        Some(Object::Route { destination, link: self.spec.bridge.clone(), local: true })
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        let link = || self.spec.bridge.clone();
+        let trusted = self.spec.trusted.iter().map(move |from| Entry::Trusted { from: from.clone(), to: link() });
+        [
+            Some(Entry::Segment { link: link() }),
+            self.spec.icc.then(|| Entry::Inner { link: link() }),
+            self.spec.internal.then(|| Entry::Internal { link: link() }),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(trusted)
+        .chain(self.spec.sides().into_iter().flat_map(|side| self.side_entries(side)))
+    }
+
+    fn side_entries(&self, side: &Side) -> impl Iterator<Item = Entry> {
+        let (link, family) = (self.spec.bridge.clone(), side.family);
+        let rule = match side.mode {
+            _ if side.subnet.is_none() => Inbound::Closed,
+            GatewayMode::Nat | GatewayMode::Isolated => Inbound::Closed,
+            GatewayMode::NatUnprotected => Inbound::Anything,
+            GatewayMode::Routed => Inbound::Opened,
+        };
+        let translated = side.translates() && side.subnet.is_some() && self.spec.masquerade && !self.spec.internal;
+        let leaving = translated.then(|| match side.source {
+            Some(source) => Entry::SourceNat { link: link.clone(), source },
+            None => Entry::Masquerade { link: link.clone(), family },
+        });
+        [Some(Entry::Enter { link, family, rule }), leaving].into_iter().flatten()
+    }
+
+    fn attachment(&self, endpoint: &Endpoint) -> Option<Object> {
+        Some(Object::Attachment(Attachment {
+            host: endpoint.host_link(),
+            alias: format!("rsnet:{}", endpoint.id),
+            peer: endpoint.container_link(),
+            mac: endpoint.mac,
+            mtu: self.spec.mtu,
+            place: self.place(endpoint)?,
+        }))
+    }
+
+    /// While `Join` is being answered the engine will move the link, or will set the gateways on one made in the sandbox. A link that was
+    /// lost later gets there again without the engine.
+    fn place(&self, endpoint: &Endpoint) -> Option<Place> {
+        let (sandbox, gateways) = match &endpoint.attached {
+            Attached::No => return None,
+            Attached::Joining(sandbox) if sandbox.way == Way::Engine => return Some(Place::Host),
+            Attached::Joining(sandbox) => (sandbox, Vec::new()),
+            Attached::Joined(sandbox) => (sandbox, self.gateways(endpoint)),
+        };
+        Some(Place::Sandbox {
+            path: sandbox.path.clone(),
+            name: match &endpoint.interface_name {
+                Some(name) => SandboxName::Exact(name.clone()),
+                None => SandboxName::Prefix(self.prefix(sandbox.way)),
+            },
+            addresses: endpoint.addresses.clone(),
+            sysctls: endpoint.sysctls.clone(),
+            gateways,
+        })
+    }
+
+    /// A container with published ports may meet itself: its frame then leaves by the port it came in.
+    fn port(&self, endpoint: &Endpoint) -> Object {
+        Object::Port(Port {
+            link: endpoint.host_link(),
+            bridge: self.spec.bridge.clone(),
+            isolated: !self.spec.icc,
+            hairpin: !endpoint.bindings.is_empty(),
+        })
+    }
+
+    fn prefix(&self, way: Way) -> String {
+        let default = match way {
+            Way::Engine => "eth",
+            Way::Direct => "net",
+        };
+        self.spec.prefix.clone().unwrap_or_else(|| default.to_owned())
+    }
+
+    fn gateways(&self, endpoint: &Endpoint) -> Vec<IpAddr> {
+        if self.spec.internal || self.spec.publisher == Publisher::Engine {
+            return Vec::new();
+        }
+        endpoint.addresses.iter().filter_map(|address| self.spec.side(family_of(address.addr())).gateway).collect()
+    }
+
+    /// Each address of the container with the side of the host that a binding to it takes.
+    fn targets<'e>(&'e self, endpoint: &'e Endpoint, host: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &'e Side, IpAddr)> {
+        let wanted = host.or(self.spec.host_binding);
+        endpoint.addresses.iter().filter_map(move |address| {
+            let side = self.spec.side(family_of(address.addr()));
+            let host = match wanted {
+                Some(host) if family_of(host) != side.family => return None,
+                Some(host) => host,
+                None => side.family.unspecified(),
+            };
+            Some((host, side, address.addr()))
+        })
+    }
+
+    fn binding_entries<'e>(&'e self, endpoint: &'e Endpoint, binding: &'e Binding) -> impl Iterator<Item = Entry> + 'e {
+        let protocol = binding.protocol;
+        self.targets(endpoint, binding.host).map(move |(host, side, to)| {
+            if side.translates() {
+                Entry::Publish { protocol, host, ports: binding.host_ports, to, to_port: binding.container_port }
+            } else {
+                Entry::Open { protocol, to, ports: binding.container_ports() }
+            }
+        })
+    }
+
+    /// What a request cannot have here, in words.
+    fn refusal(&self, endpoint: &Endpoint, request: &PortRequest) -> Option<String> {
+        let port = format!("publish {}/{}", request.container_port, request.protocol);
+        if request.container_port == 0 {
+            return Some(format!("{port}: there is no port 0; name the container's port"));
+        }
+        let nowhere = self.targets(endpoint, request.host).next().is_none();
+        let host = request.host.or(self.spec.host_binding)?;
+        nowhere.then(|| {
+            let family = family_of(host);
+            format!("{port} on {host}: the container has no {family} address on this network; publish on the other family, or give the network {family}")
+        })
+    }
+}
+
+impl Side {
+    fn translates(&self) -> bool {
+        matches!(self.mode, GatewayMode::Nat | GatewayMode::NatUnprotected)
+    }
+}
+
+impl Mode for Bridge {
+    fn network(&self) -> Plan {
+        let objects = self.forwarding().chain([self.link()]).chain(self.sysctls()).chain(self.addresses()).chain(self.loopback_route());
+        Plan::new(objects, self.entries())
+    }
+
+    fn endpoint(&self, endpoint: &Endpoint) -> Plan {
+        let Some(attachment) = self.attachment(endpoint) else { return Plan::default() };
+        let host_ports = endpoint.bindings.iter().flat_map(|binding| self.host_ports(endpoint, binding)).map(Object::HostPort);
+        let entries = endpoint.bindings.iter().flat_map(|binding| self.binding_entries(endpoint, binding));
+        Plan::new([attachment, self.port(endpoint)].into_iter().chain(host_ports), entries)
+    }
+
+    fn join(&self, endpoint: &Endpoint) -> Join {
+        Join {
+            link: true,
+            prefix: self.prefix(Way::Engine),
+            gateways: self.gateways(endpoint),
+            gateway_service: self.spec.publisher == Publisher::Engine && !self.spec.internal,
+        }
+    }
+
+    fn publish(&self, endpoint: &Endpoint, wanted: &[PortRequest]) -> Result<Vec<PortRequest>, String> {
+        if self.spec.internal || self.spec.publisher == Publisher::Engine {
+            return Ok(Vec::new());
+        }
+        match wanted.iter().find_map(|request| self.refusal(endpoint, request)) {
+            Some(refusal) => Err(refusal),
+            None => Ok(wanted.to_vec()),
+        }
+    }
+
+    fn host_ports(&self, endpoint: &Endpoint, binding: &Binding) -> Vec<HostPort> {
+        let translated = self.targets(endpoint, binding.host).filter(|(_, side, _)| side.translates());
+        translated.map(|(host, ..)| HostPort { protocol: binding.protocol, host, ports: binding.host_ports }).collect()
+    }
+
+    fn way(&self) -> Way {
+        self.spec.way
+    }
+
+    fn claims(&self) -> Vec<IpNet> {
+        self.spec.sides().into_iter().filter_map(|side| side.subnet).map(|subnet| subnet.trunc()).collect()
+    }
+
+    fn without_gateway(&self) -> Vec<Family> {
+        self.spec.sides().into_iter().filter(|side| side.mode == GatewayMode::Isolated).map(|side| side.family).collect()
+    }
+}

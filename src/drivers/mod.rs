@@ -1,0 +1,81 @@
+//! THE MODES that rsnet offers (not `driver/`, which is the API Docker calls): bridge, none, and what comes.
+//!
+//! Pure: a mode is a network's options, parsed, and functions from what is declared to what must exist. No I/O, no async, no clock, no
+//! randomness, no state. A new mode is a new folder here, a variant of [`Kind`] and a compose example.
+
+mod bridge;
+mod none;
+mod options;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::{Binding, Endpoint, Family, HostPort, Network, Plan, Protocol, Way};
+pub use options::OptionError;
+
+/// One network of one mode.
+pub trait Mode: Send + Sync {
+    /// What must exist on this host for the network itself.
+    fn network(&self) -> Plan;
+    /// What must exist for one of its endpoints, as it is declared now.
+    fn endpoint(&self, endpoint: &Endpoint) -> Plan;
+    /// What to answer when the endpoint joins a sandbox.
+    fn join(&self, endpoint: &Endpoint) -> Join;
+    /// What a container publishes, as far as this network does it: `Err` says what cannot be done.
+    fn publish(&self, endpoint: &Endpoint, wanted: &[PortRequest]) -> Result<Vec<PortRequest>, String>;
+    /// The host ports that a binding takes.
+    fn host_ports(&self, endpoint: &Endpoint, binding: &Binding) -> Vec<HostPort>;
+    /// How a link gets into a container where there is a choice.
+    fn way(&self) -> Way;
+    /// Subnets that nobody else on this host may have.
+    fn claims(&self) -> Vec<IpNet>;
+    /// The families whose pool needs no gateway address (engine 28.0 and newer ask).
+    fn without_gateway(&self) -> Vec<Family>;
+}
+
+/// The answer to `Join`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Join {
+    /// Whether the container gets a link at all.
+    pub link: bool,
+    /// What the engine puts a number behind: `eth`.
+    pub prefix: String,
+    pub gateways: Vec<IpAddr>,
+    /// Whether the engine may add an endpoint on `docker_gwbridge` when no gateway is given.
+    pub gateway_service: bool,
+}
+
+/// One published port as the user asked for it: `host_ports` is 0 for any free port, or a range to pick one from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRequest {
+    pub protocol: Protocol,
+    pub host: Option<IpAddr>,
+    pub first: u16,
+    pub last: u16,
+    pub container_port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Bridge,
+    None,
+}
+
+const KINDS: &[(&str, Kind)] = &[("bridge", Kind::Bridge), ("none", Kind::None)];
+
+/// Reads the options of a network; everything that is wrong with them is in the error.
+pub fn open(network: &Network) -> Result<Box<dyn Mode>, OptionError> {
+    let mut options = options::Options::new(&network.options);
+    let kind = options.choice(&["mode"], KINDS).unwrap_or(Kind::Bridge);
+    Ok(match kind {
+        Kind::Bridge => Box::new(bridge::Bridge::parse(network, options)?),
+        Kind::None => Box::new(none::Isolated::parse(options)?),
+    })
+}
+
+/// The name of the mode that a network's options ask for, for people.
+pub fn kind_name(options: &BTreeMap<String, String>) -> &str {
+    options.get("mode").map_or("bridge", String::as_str)
+}

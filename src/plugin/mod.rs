@@ -1,0 +1,85 @@
+//! The plugin's HTTP edge: sockets, bodies, errors, activation. It knows no call but `Plugin.Activate`; `driver` and `ipam` add theirs.
+//!
+//! The engine sends no `Content-Type`, expects exactly 200 with a JSON object, and reads an error from `Err` or, for IPAM, from `Error`
+//! (engine-client of 20.10 to 29). A retry of its may have lost its body: an empty one is refused where one is needed.
+
+mod socket;
+
+use std::fmt::Display;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tracing::{debug, warn};
+
+pub use socket::{Sockets, serve};
+
+/// A container with 65,535 published ports asks in 6 MB.
+const LARGEST_BODY: usize = 8 << 20;
+
+const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
+
+/// `calls` and the activation, behind what protects them.
+pub fn router(calls: Router) -> Router {
+    calls
+        .route("/Plugin.Activate", post(async || reply(&json!({ "Implements": ["NetworkDriver", "IpamDriver"] }))))
+        .fallback(async || failure(StatusCode::NOT_FOUND, &"no such call"))
+        .layer(RequestBodyLimitLayer::new(LARGEST_BODY))
+        .layer(CatchPanicLayer::custom(|_| failure(StatusCode::INTERNAL_SERVER_ERROR, &"rsnet has a defect here; see its log")))
+}
+
+/// One call: its body read, handled, answered.
+pub async fn call<Q, A, E>(name: &'static str, body: Bytes, handle: impl AsyncFnOnce(Q) -> Result<A, E>) -> Response
+where
+    Q: DeserializeOwned,
+    A: Serialize,
+    E: Display,
+{
+    let query = match read(&body) {
+        Ok(query) => query,
+        Err(problem) => return failure(StatusCode::BAD_REQUEST, &format!("{name}: {problem}")),
+    };
+    match handle(query).await {
+        Ok(answer) => {
+            debug!(call = name, "answered");
+            reply(&answer)
+        }
+        Err(error) => {
+            warn!(call = name, %error, "refused");
+            failure(StatusCode::INTERNAL_SERVER_ERROR, &error)
+        }
+    }
+}
+
+/// An answer that needs no question.
+pub fn reply<A: Serialize>(answer: &A) -> Response {
+    match serde_json::to_vec(answer) {
+        Ok(body) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response(),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, &error),
+    }
+}
+
+fn read<Q: DeserializeOwned>(body: &[u8]) -> Result<Q, String> {
+    if body.is_empty() {
+        return Err("the request has no body; the engine may have lost it in a retry".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| format!("the request cannot be read: {error}"))
+}
+
+fn failure(status: StatusCode, problem: &dyn Display) -> Response {
+    let problem = problem.to_string();
+    let body = json!({ "Err": problem, "Error": problem }).to_string();
+    (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], body).into_response()
+}
+
+/// For fields that Go leaves out, or sends as `null` where a list or map is empty.
+pub fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}

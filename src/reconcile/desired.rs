@@ -1,0 +1,102 @@
+//! The plans of all owners, and the differences: pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::model::{Entry, Key, Object, Plan};
+
+/// Whose plan it is: a network, or an endpoint of one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner(pub String);
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what:?} already belongs to {owner}")]
+pub struct Conflict {
+    pub what: Key,
+    pub owner: Owner,
+}
+
+/// What to do, in this order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    pub put: Vec<Object>,
+    pub remove: Vec<Entry>,
+    pub add: Vec<Entry>,
+    /// Backwards already.
+    pub delete: Vec<Key>,
+}
+
+#[derive(Default)]
+pub struct Desired {
+    plans: BTreeMap<Owner, Plan>,
+    objects: BTreeMap<Key, (Owner, Object)>,
+}
+
+impl Desired {
+    /// Gives `owner` a new plan; refused whole if a key of it has another owner.
+    pub fn replace(&mut self, owner: &Owner, plan: Plan) -> Result<Difference, Conflict> {
+        self.check(owner, &plan)?;
+        let old = self.plans.remove(owner).unwrap_or_default();
+        let difference = between(&old, &plan);
+        for key in old.objects.keys().filter(|key| !shared(key)) {
+            self.objects.remove(key);
+        }
+        for (key, object) in &plan.objects {
+            self.objects.insert(key.clone(), (owner.clone(), object.clone()));
+        }
+        if plan != Plan::default() {
+            self.plans.insert(owner.clone(), plan);
+        }
+        Ok(difference)
+    }
+
+    fn check(&self, owner: &Owner, plan: &Plan) -> Result<(), Conflict> {
+        let other = |key: &&Key| self.objects.get(key).filter(|(other, _)| other != owner).map(|(other, _)| other.clone());
+        let taken = plan.objects.keys().filter(|key| !shared(key)).find_map(|key| Some((key, other(&key)?)));
+        taken.map_or(Ok(()), |(key, owner)| Err(Conflict { what: key.clone(), owner }))
+    }
+
+    pub fn objects(&self) -> &BTreeMap<Key, (Owner, Object)> {
+        &self.objects
+    }
+
+    pub fn entries(&self) -> BTreeSet<Entry> {
+        self.plans.values().flat_map(|plan| plan.entries.iter().cloned()).collect()
+    }
+
+    /// What to put, and what to delete, after a look at the whole host.
+    pub fn difference_to(&self, seen: &[Object]) -> (Vec<Object>, Vec<Key>) {
+        let seen: BTreeMap<Key, &Object> = seen.iter().map(|object| (object.key(), object)).collect();
+        let met = |(key, (_, object)): &(&Key, &(Owner, Object))| seen.get(key).is_some_and(|seen| object.is_met_by(seen));
+        let put = self.objects.iter().filter(|wanted| !met(wanted)).map(|(_, (_, object))| object.clone()).collect();
+        let delete = seen.into_keys().filter(|key| !self.objects.contains_key(key)).collect();
+        (put, delete)
+    }
+
+    /// Whether any of the news is not as planned.
+    pub fn disagrees(&self, now: &BTreeMap<Key, Object>, gone: &BTreeSet<Key>) -> bool {
+        let altered = |(key, seen): (&Key, &Object)| self.objects.get(key).is_some_and(|(_, wanted)| !wanted.is_met_by(seen));
+        gone.iter().any(|key| self.objects.contains_key(key)) || now.iter().any(altered)
+    }
+}
+
+/// Host-wide switches are wanted by many and taken back by none.
+fn shared(key: &Key) -> bool {
+    matches!(key, Key::HostSysctl(_))
+}
+
+fn between(old: &Plan, new: &Plan) -> Difference {
+    let unchanged = |key: &Key, object: &Object| old.objects.get(key).is_some_and(|old| object.is_met_by(old));
+    Difference {
+        put: new.objects.iter().filter(|(key, object)| !unchanged(key, object)).map(|(_, object)| object.clone()).collect(),
+        remove: old.entries.difference(&new.entries).cloned().collect(),
+        add: new.entries.difference(&old.entries).cloned().collect(),
+        delete: old.objects.keys().rev().filter(|key| !shared(key) && !new.objects.contains_key(key)).cloned().collect(),
+    }
+}

@@ -1,0 +1,225 @@
+//! diff and converge: makes this host have what the plans ask for. Knows no mode and no network, only owners, objects and entries.
+//!
+//! A request gives an owner a new plan and costs the difference to the owner's old one ([`Reconciler::set`]). Start-up, drift and clean-up
+//! look at the whole kernel instead ([`Reconciler::converge`]): memory is never trusted for longer than until the next look.
+//!
+//! Invariants: a key has one owner, host-wide sysctls apart. Objects are put in the order of their keys, entries change in one step after
+//! that, and only then is anything deleted, backwards; so an entry never leads to a link that is not there yet. Deleting a link takes the
+//! kernel a grace period of 15 ms and more, for which no answer waits: it is done behind it, before the same name is used again.
+
+mod desired;
+mod disposal;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, RwLock, mpsc};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{info, warn};
+
+use crate::firewall::{Firewall, FirewallError};
+use crate::kernel::{Change, Kernel, KernelError};
+use crate::model::{Key, Object, Plan};
+use desired::Desired;
+pub use desired::{Conflict, Owner};
+use disposal::Disposal;
+
+/// How long news are gathered before they are judged: a link that is being made tells of itself several times.
+const SETTLE: Duration = Duration::from_millis(100);
+/// How long no news are trusted.
+const LOOK: Duration = Duration::from_secs(60);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+}
+
+/// What a converge found and could not mend.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub mended: usize,
+    pub failed: Vec<Error>,
+}
+
+pub struct Reconciler {
+    kernel: Arc<dyn Kernel>,
+    firewall: Arc<dyn Firewall>,
+    desired: Mutex<Desired>,
+    disposal: Disposal,
+    /// Rung when something was left undone.
+    again: Notify,
+    /// Requests share it; a converge, which compares everything with everything, has it alone.
+    whole: RwLock<()>,
+}
+
+impl Reconciler {
+    /// Needs a tokio runtime: disposal runs behind the answers.
+    pub fn new(kernel: Arc<dyn Kernel>, firewall: Arc<dyn Firewall>) -> Self {
+        let disposal = Disposal::start(kernel.clone());
+        Reconciler { kernel, firewall, desired: Mutex::default(), disposal, again: Notify::new(), whole: RwLock::default() }
+    }
+
+    /// Replaces the plan of `owner` without touching the kernel; for what was declared before this process started.
+    pub fn expect(&self, owner: &Owner, plan: Plan) -> Result<(), Conflict> {
+        self.lock().replace(owner, plan).map(drop)
+    }
+
+    /// Replaces the plan of `owner` and makes the difference so. After an error the owner has the new plan and the host a part of it: set
+    /// the old one again.
+    pub async fn set(&self, owner: &Owner, plan: Plan) -> Result<(), Error> {
+        let _shared = self.whole.read().await;
+        let difference = self.lock().replace(owner, plan)?;
+        self.disposal.finished(difference.put.iter().map(Object::key)).await;
+        for object in &difference.put {
+            self.kernel.put(object).await?;
+        }
+        if !(difference.remove.is_empty() && difference.add.is_empty()) {
+            self.firewall.apply(&difference.remove, &difference.add).await?;
+        }
+        for key in difference.delete {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, key: Key) -> Result<(), KernelError> {
+        match key {
+            Key::Link(_) | Key::Attachment(_) | Key::Port(_) => self.disposal.add(key),
+            _ => self.kernel.delete(&key).await?,
+        }
+        Ok(())
+    }
+
+    /// Looks at everything and makes it as the plans ask. What fails is reported and does not keep the rest from being mended.
+    pub async fn converge(&self) -> Result<Report, Error> {
+        let _alone = self.whole.write().await;
+        let wanted: Vec<Key> = self.lock().objects().keys().cloned().collect();
+        let seen = self.kernel.observe(&wanted).await?;
+        let (put, delete) = self.lock().difference_to(&seen);
+        let mut report = Report::default();
+        for object in put {
+            report.note(self.kernel.put(&object).await, &object.key());
+        }
+        let entries = self.lock().entries();
+        match self.firewall.converge(&entries).await {
+            Ok(mended) => report.mended += mended,
+            Err(error) => report.failed.push(error.into()),
+        }
+        for key in delete.into_iter().rev() {
+            report.note(self.kernel.delete(&key).await, &key);
+        }
+        Ok(report)
+    }
+
+    /// Converges at once, and then whenever the kernel or the firewall differs from the plans; until the process ends.
+    pub async fn watch(&self) {
+        let (mut kernel, mut firewall) = (self.kernel.changes(), self.firewall.changes());
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                () = sleep_until(next) => next = self.look().await,
+                change = kernel.recv() => if self.concerns(change, &mut kernel).await { next = Instant::now() },
+                _ = firewall.recv() => next = self.look().await,
+                () = self.again.notified() => next = Instant::now(),
+            }
+        }
+    }
+
+    /// Converges and says when to look again: soon if something could not be mended.
+    async fn look(&self) -> Instant {
+        let soon = match self.converge().await {
+            Ok(report) => report.tell(),
+            Err(error) => {
+                warn!(%error, "could not look at the host's networks; trying again");
+                true
+            }
+        };
+        Instant::now() + if soon { Duration::from_secs(2) } else { LOOK }
+    }
+
+    /// Gathers news for a moment and says whether the last of each object differs from its plan.
+    async fn concerns(&self, first: Option<Change>, more: &mut mpsc::Receiver<Change>) -> bool {
+        let Some(first) = first else { return std::future::pending().await };
+        let mut news = News::default();
+        news.add(first);
+        let end = Instant::now() + SETTLE;
+        while let Ok(Some(change)) = timeout(end - Instant::now(), more.recv()).await {
+            news.add(change);
+        }
+        news.lost || self.lock().disagrees(&news.now, &news.gone)
+    }
+
+    /// Has [`Reconciler::watch`] look at the host now.
+    pub fn look_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// Makes the host have nothing of ours. To be called where nothing is expected.
+    pub async fn clear(&self) -> Result<Report, Error> {
+        let first = self.converge().await?;
+        self.firewall.clear().await?;
+        Ok(first)
+    }
+
+    /// Waits until nothing that was deleted is left, `limit` at most.
+    pub async fn idle(&self, limit: Duration) {
+        if timeout(limit, self.disposal.finished_all()).await.is_err() {
+            warn!("links that were to be deleted are left for the next start");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Desired> {
+        // a panic while it was held is a defect elsewhere; what it guards is replaced whole or not at all
+        self.desired.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Report {
+    fn note(&mut self, result: Result<(), KernelError>, key: &Key) {
+        match result {
+            Ok(()) => {
+                info!(?key, "mended");
+                self.mended += 1;
+            }
+            Err(error) => self.failed.push(error.into()),
+        }
+    }
+
+    /// Logs what failed; true if anything did.
+    fn tell(&self) -> bool {
+        for error in &self.failed {
+            warn!(%error, "not as it should be; trying again");
+        }
+        !self.failed.is_empty()
+    }
+}
+
+/// The last that was heard of each object.
+#[derive(Default)]
+struct News {
+    now: std::collections::BTreeMap<Key, Object>,
+    gone: BTreeSet<Key>,
+    lost: bool,
+}
+
+impl News {
+    fn add(&mut self, change: Change) {
+        match change {
+            Change::Now(object) => {
+                self.gone.remove(&object.key());
+                self.now.insert(object.key(), *object);
+            }
+            Change::Gone(key) => {
+                self.now.remove(&key);
+                self.gone.insert(key);
+            }
+            Change::Lost => self.lost = true,
+        }
+    }
+}
