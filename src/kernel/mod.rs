@@ -1,6 +1,21 @@
 //! MECHANISM: the only room that names rtnetlink, namespaces and `/proc/sys`. It knows objects, no modes and no networks.
 
+mod address;
+mod attachment;
+mod crew;
+pub mod fake;
+mod link;
+mod netlink;
+mod observe;
+mod port;
+mod ports;
+mod route;
+mod sysctl;
+mod watch;
+mod wire;
+
 use std::io;
+use std::path::Path;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -8,17 +23,24 @@ use tokio::sync::mpsc;
 
 use crate::model::{Key, Object, PortRange, Protocol};
 
+pub use netlink::{Netlink, NetlinkConfig};
+pub use route::PROTOCOL;
+
 /// The network namespace of one host, as a set of objects.
 ///
 /// Every call is idempotent: `put` of what is there and `delete` of what is not succeed and change nothing.
 #[async_trait]
 pub trait Kernel: Send + Sync {
-    /// Every object that carries our mark, and of the unmarked kinds (sysctls, host ports) those named in `wanted`.
+    /// Every object that carries our mark, every host port held, and the sysctls named in `wanted`.
+    ///
+    /// A link or attachment that is down or was left half made has the MTU 0, so that it meets no wish and `put` repairs it. Of an
+    /// attachment only host, alias and MTU are real. IPv6 link-local addresses, which the kernel makes itself, are left out unless wanted.
     async fn observe(&self, wanted: &[Key]) -> Result<Vec<Object>, KernelError>;
     /// Makes the kernel have exactly this object: creates it, or alters the one of the same key.
     async fn put(&self, object: &Object) -> Result<(), KernelError>;
     async fn delete(&self, key: &Key) -> Result<(), KernelError>;
-    /// What happens to objects under our marks from now on, whoever did it. To be called once.
+    /// What happens to objects under our marks, whoever did it, since this value was made. To be called once; later receivers are empty.
+    /// Sysctls are not told: see `watch`.
     fn changes(&self) -> mpsc::Receiver<Change>;
     /// What the host has apart from us.
     async fn surroundings(&self) -> Result<Surroundings, KernelError>;
@@ -26,6 +48,8 @@ pub trait Kernel: Send + Sync {
     fn is_sandbox(&self, path: &std::path::Path) -> bool;
     /// Whether a host port could be bound now.
     async fn is_free(&self, protocol: Protocol, host: std::net::IpAddr, ports: PortRange) -> bool;
+    /// Whether a namespace is mounted at `path`: an engine before 28.0 names sandboxes that are none yet, and one that ended is none any more.
+    fn is_sandbox(&self, path: &Path) -> bool;
 }
 
 /// News of one object, or of an unknown number of them.
@@ -57,4 +81,17 @@ pub struct KernelError {
     pub object: String,
     #[source]
     pub cause: io::Error,
+}
+
+/// An object as an error names it.
+fn describe(key: &Key) -> String {
+    match key {
+        Key::HostPort { protocol, host, ports } => format!("host port {ports}/{protocol} on {host}"),
+        Key::HostSysctl(path) | Key::LinkSysctl(path) => format!("sysctl net/{path}"),
+        Key::Link(name) => format!("link {name}"),
+        Key::Address(link, address) => format!("address {address} on {link}"),
+        Key::Route { destination, link } => format!("route to {destination} on {link}"),
+        Key::Attachment(host) => format!("attachment {host}"),
+        Key::Port(link) => format!("bridge port {link}"),
+    }
 }

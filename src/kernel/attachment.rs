@@ -1,0 +1,164 @@
+//! Attachments: a pair of links, one end on the host and one in a container.
+
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+
+use super::crew::{open_namespace, within};
+use super::link::{self, GROUP, Seen};
+use super::sysctl::Sysctls;
+use super::wire::Wire;
+use super::{address, route};
+use crate::model::{Attachment, IfName, Mac, Place, SandboxName};
+
+/// What is set on the container's end when it is made in the sandbox.
+struct Inside<'a> {
+    addresses: &'a [IpNet],
+    sysctls: &'a [(String, String)],
+    gateways: &'a [IpAddr],
+}
+
+pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
+    let Some(seen) = link::find(wire, &wanted.host)? else { return make(wire, sysctls, wanted) };
+    if !seen.is_ours() || seen.kind != Some(InfoKind::Veth) {
+        return Err(link::foreign(&seen));
+    }
+    if seen.is_complete() && peer_stands(wanted, &seen) {
+        return refresh(wire, wanted, &seen);
+    }
+    link::remove(wire, seen.index)?;
+    make(wire, sysctls, wanted)
+}
+
+/// Whether the other end is where it should be. The engine may move one made in the host's namespace anywhere.
+fn peer_stands(wanted: &Attachment, seen: &Seen) -> bool {
+    let (Place::Sandbox { path, .. }, Some(index)) = (&wanted.place, seen.peer) else { return true };
+    let found = open_namespace(path).and_then(|namespace| within(&namespace, || link::find_index(&mut Wire::open()?, index)));
+    matches!(found, Ok(Some(peer)) if Mac::from(peer.mac) == wanted.mac)
+}
+
+fn refresh(wire: &mut Wire, wanted: &Attachment, seen: &Seen) -> io::Result<()> {
+    if seen.up && seen.mtu == wanted.mtu {
+        return Ok(());
+    }
+    link::set(wire, link::up(link::message(seen.index, vec![LinkAttribute::Mtu(wanted.mtu)])))
+}
+
+/// Makes the pair, or nothing: a half-made one is of no use to anybody, and the sandbox may be gone when somebody looks again.
+fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
+    let made = match &wanted.place {
+        Place::Host => make_here(wire, wanted),
+        Place::Sandbox { path, name, addresses, sysctls: asked, gateways } => {
+            let inside = Inside { addresses, sysctls: asked, gateways };
+            make_in_sandbox(wire, sysctls, wanted, path, name, &inside)
+        }
+    };
+    made.inspect_err(|_| drop(link::delete(wire, &wanted.host)))
+}
+
+fn make_here(wire: &mut Wire, wanted: &Attachment) -> io::Result<()> {
+    link::create(wire, pair(wanted, wanted.peer.as_str(), None))?;
+    link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host), alias(wanted)])))
+}
+
+/// The host's end goes up before the container's, so that the latter finds a carrier and has its link-local address at once.
+fn make_in_sandbox(
+    wire: &mut Wire,
+    sysctls: &Sysctls,
+    wanted: &Attachment,
+    path: &Path,
+    name: &SandboxName,
+    inside: &Inside<'_>,
+) -> io::Result<()> {
+    let namespace = open_namespace(path)?;
+    link::create(wire, pair(wanted, &pattern(name), Some(&namespace)))?;
+    link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host)])))?;
+    let peer = link::need(wire, &wanted.host)?.peer.ok_or_else(|| io::Error::other("the kernel does not tell the other end of a veth"))?;
+    within(&namespace, || furnish(sysctls, peer, inside))?;
+    link::set(wire, link::message(0, vec![link::named(&wanted.host), alias(wanted)]))
+}
+
+fn alias(wanted: &Attachment) -> LinkAttribute {
+    LinkAttribute::IfAlias(wanted.alias.clone())
+}
+
+/// `net%d`, in which the kernel replaces `%d` with the lowest number that is free in the namespace.
+fn pattern(name: &SandboxName) -> String {
+    match name {
+        SandboxName::Exact(name) => name.to_string(),
+        SandboxName::Prefix(prefix) => format!("{prefix}%d"),
+    }
+}
+
+/// The message that makes both ends. The container's end stays down: `IFF_UP` in it is refused with ENOTCONN.
+fn pair(wanted: &Attachment, peer_name: &str, namespace: Option<&File>) -> LinkMessage {
+    use std::os::fd::AsRawFd;
+    let mut peer = vec![
+        LinkAttribute::IfName(peer_name.to_owned()),
+        LinkAttribute::Address(wanted.mac.octets().to_vec()),
+        LinkAttribute::Mtu(wanted.mtu),
+    ];
+    peer.extend(namespace.map(|file| LinkAttribute::NetNsFd(file.as_raw_fd())));
+    let data = InfoData::Veth(InfoVeth::Peer(link::message(0, peer)));
+    let attributes = vec![
+        link::named(&wanted.host),
+        LinkAttribute::Group(GROUP),
+        LinkAttribute::Mtu(wanted.mtu),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]),
+    ];
+    link::message(0, attributes)
+}
+
+/// Does in the sandbox what the engine does to a link that it moved there (`libnetwork/osl/interface_linux.go`), in its order.
+fn furnish(sysctls: &Sysctls, index: u32, inside: &Inside<'_>) -> io::Result<()> {
+    let mut wire = Wire::open()?;
+    let name = link::find_index(&mut wire, index)?.ok_or_else(|| io::Error::other("the container's end vanished"))?.name;
+    set_sysctls(sysctls, &name, inside)?;
+    for address in inside.addresses {
+        address::put_on(&mut wire, index, *address)?;
+    }
+    link::set(&mut wire, link::up(link::message(index, Vec::new())))?;
+    for gateway in inside.gateways {
+        route::put_default(&mut wire, *gateway, index)?;
+    }
+    Ok(())
+}
+
+/// IPv6 only where there is an address of it; announcements when the link goes up or [`announce`] asks; then what the user wants.
+fn set_sysctls(sysctls: &Sysctls, name: &str, inside: &Inside<'_>) -> io::Result<()> {
+    let has_ipv6 = inside.addresses.iter().any(|address| address.addr().is_ipv6());
+    // A kernel without IPv6 has no such file, and nothing to switch off.
+    if has_ipv6 || sysctls.read(&format!("ipv6/conf/{name}/disable_ipv6")).is_ok() {
+        sysctls.write(&format!("ipv6/conf/{name}/disable_ipv6"), if has_ipv6 { "0" } else { "1" })?;
+        sysctls.write(&format!("ipv6/conf/{name}/ndisc_notify"), "1")?;
+    }
+    sysctls.write(&format!("ipv4/conf/{name}/arp_notify"), "1")?;
+    inside.sysctls.iter().try_for_each(|(path, value)| sysctls.write_for(name, path, value))
+}
+
+/// Has the container's end, if it stands in a namespace of its own, tell its addresses to all: neighbours may still know an earlier container
+/// of the same address by another MAC. To be called when frames can pass.
+///
+/// Setting a MAC, even the same, makes the kernel send a gratuitous ARP where `arp_notify` is set and an unsolicited neighbour advertisement
+/// where `ndisc_notify` is. Only our own links have them set. That it fails harms nobody for longer than a neighbour entry lives.
+pub(super) fn announce(wire: &mut Wire, host: &Seen) {
+    let (Some(peer), Some(namespace)) = (host.peer, host.peer_namespace) else { return };
+    let there = LinkAttribute::IfNetnsId(namespace);
+    let told = link::look(wire, link::message(peer, vec![there.clone()])).and_then(|seen| match seen {
+        Some(seen) => link::set(wire, link::message(peer, vec![there, LinkAttribute::Address(seen.mac.to_vec())])),
+        None => Ok(()),
+    });
+    if let Err(error) = told {
+        tracing::debug!(link = host.name, %error, "could not announce the addresses of a container");
+    }
+}
+
+/// What can be seen of an attachment: the host's end. The rest stands in for what cannot be.
+pub(super) fn seen_as(host: IfName, alias: String, mtu: u32) -> Attachment {
+    let id = host.as_str().strip_prefix("rsv-").unwrap_or(host.as_str()).to_owned();
+    Attachment { host, alias, peer: IfName::of("rsc-", &id), mac: Mac::from([0; 6]), mtu, place: Place::Host }
+}

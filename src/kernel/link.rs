@@ -1,0 +1,245 @@
+//! Links: reading them, bridges, and what bridges and attachments share.
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+
+use super::wire::Wire;
+use crate::model::{IfName, Link, LinkKind, Mac};
+
+/// Every alias of a link of ours begins with it.
+pub(super) const ALIAS: &str = "rsnet:";
+
+/// `IFLA_GROUP` of what we make. The kernel takes an alias only for a link that exists, a group already in the message that makes it: by it
+/// a link is known as ours whose maker was killed between the two. The number is "rsn" in ASCII.
+pub(super) const GROUP: u32 = 0x0072_736e;
+
+/// What a link message says, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub index: u32,
+    pub name: String,
+    pub alias: String,
+    pub group: u32,
+    pub kind: Option<InfoKind>,
+    pub mac: [u8; 6],
+    /// Bytes.
+    pub mtu: u32,
+    pub up: bool,
+    /// The bridge it is a port of.
+    pub controller: Option<u32>,
+    pub isolated: bool,
+    pub hairpin: bool,
+    /// The index of the other end of a veth.
+    pub peer: Option<u32>,
+    /// The id in our namespace of the namespace of the other end, if that is another one.
+    pub peer_namespace: Option<i32>,
+}
+
+impl Seen {
+    pub fn read(message: &LinkMessage) -> Self {
+        let mut seen = Seen {
+            index: message.header.index,
+            name: String::new(),
+            alias: String::new(),
+            group: 0,
+            kind: None,
+            mac: [0; 6],
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            controller: None,
+            isolated: false,
+            hairpin: false,
+            peer: None,
+            peer_namespace: None,
+        };
+        message.attributes.iter().for_each(|attribute| seen.read_attribute(attribute));
+        seen
+    }
+
+    fn read_attribute(&mut self, attribute: &LinkAttribute) {
+        match attribute {
+            LinkAttribute::IfName(name) => self.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => self.alias.clone_from(alias),
+            LinkAttribute::Group(group) => self.group = *group,
+            LinkAttribute::Address(mac) => self.mac = mac.as_slice().try_into().unwrap_or_default(),
+            LinkAttribute::Mtu(mtu) => self.mtu = *mtu,
+            LinkAttribute::Controller(index) => self.controller = Some(*index).filter(|index| *index != 0),
+            LinkAttribute::Link(index) => self.peer = Some(*index),
+            LinkAttribute::LinkNetNsId(id) => self.peer_namespace = Some(*id),
+            LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| self.read_info(info)),
+            _ => {}
+        }
+    }
+
+    fn read_info(&mut self, info: &LinkInfo) {
+        match info {
+            LinkInfo::Kind(kind) => self.kind = Some(kind.clone()),
+            LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
+                for setting in settings {
+                    match setting {
+                        InfoBridgePort::Isolated(on) => self.isolated = *on,
+                        InfoBridgePort::HairpinMode(on) => self.hairpin = *on,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn is_ours(&self) -> bool {
+        self.alias.starts_with(ALIAS) || (self.alias.is_empty() && self.group == GROUP)
+    }
+
+    /// Whether its making came to its end: the alias is set last.
+    pub fn is_complete(&self) -> bool {
+        self.alias.starts_with(ALIAS)
+    }
+
+    /// The MTU, or 0 of a link that is down or half made, so that it counts as different from any that is wanted.
+    pub fn sound_mtu(&self) -> u32 {
+        if self.up && self.is_complete() { self.mtu } else { 0 }
+    }
+}
+
+/// A request about a link: by index, or by name where that is 0.
+pub(super) fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    message
+}
+
+pub(super) fn named(name: &IfName) -> LinkAttribute {
+    LinkAttribute::IfName(name.to_string())
+}
+
+/// `message` with the order to bring the link up.
+pub(super) fn up(mut message: LinkMessage) -> LinkMessage {
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message
+}
+
+fn without_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+pub(super) fn dump(wire: &mut Wire) -> io::Result<Vec<Seen>> {
+    let answers = wire.dump(RouteNetlinkMessage::GetLink(message(0, vec![without_statistics()])))?;
+    Ok(answers.iter().filter_map(read).collect())
+}
+
+fn read(answer: &RouteNetlinkMessage) -> Option<Seen> {
+    match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(Seen::read(message)),
+        _ => None,
+    }
+}
+
+pub(super) fn find(wire: &mut Wire, name: &IfName) -> io::Result<Option<Seen>> {
+    look(wire, message(0, vec![named(name), without_statistics()]))
+}
+
+pub(super) fn find_index(wire: &mut Wire, index: u32) -> io::Result<Option<Seen>> {
+    look(wire, message(index, vec![without_statistics()]))
+}
+
+pub(super) fn look(wire: &mut Wire, question: LinkMessage) -> io::Result<Option<Seen>> {
+    match absent_is_none(wire.get(RouteNetlinkMessage::GetLink(question)))? {
+        Some(answer) => Ok(answer.as_ref().and_then(read)),
+        None => Ok(None),
+    }
+}
+
+/// As [`find`]; a link that does not exist is an error that names it.
+pub(super) fn need(wire: &mut Wire, name: &IfName) -> io::Result<Seen> {
+    find(wire, name)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("link {name} does not exist")))
+}
+
+/// What the kernel says of things that are not there.
+pub(super) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    use nix::errno::Errno;
+    let absent = [Errno::ENODEV, Errno::ESRCH, Errno::ENOENT, Errno::EADDRNOTAVAIL, Errno::ENXIO];
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.raw_os_error().is_some_and(|code| absent.contains(&Errno::from_raw(code))) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn create(wire: &mut Wire, message: LinkMessage) -> io::Result<()> {
+    wire.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+pub(super) fn set(wire: &mut Wire, message: LinkMessage) -> io::Result<()> {
+    wire.change(RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// The error for a link that has a name of ours and is not ours.
+pub(super) fn foreign(seen: &Seen) -> io::Error {
+    let text = format!("link {} exists and is not rsnet's; rename or delete it", seen.name);
+    io::Error::new(io::ErrorKind::AlreadyExists, text)
+}
+
+pub(super) fn put(wire: &mut Wire, wanted: &Link) -> io::Result<()> {
+    match find(wire, &wanted.name)? {
+        None => {
+            create(wire, bridge(wanted))?;
+            set(wire, up(message(0, vec![named(&wanted.name), LinkAttribute::IfAlias(wanted.alias.clone())])))
+        }
+        Some(seen) => alter(wire, wanted, &seen),
+    }
+}
+
+/// The message that makes it. Without spanning tree and delay: a port forwards at once, and there is no loop that could form.
+fn bridge(wanted: &Link) -> LinkMessage {
+    let LinkKind::Bridge = wanted.kind;
+    let settings = vec![InfoBridge::ForwardDelay(0), InfoBridge::StpState(BridgeStpState::Disabled)];
+    let attributes = vec![
+        named(&wanted.name),
+        LinkAttribute::Group(GROUP),
+        LinkAttribute::Address(wanted.mac.octets().to_vec()),
+        LinkAttribute::Mtu(wanted.mtu),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(settings))]),
+    ];
+    message(0, attributes)
+}
+
+/// Changes what differs; nothing at all where nothing does.
+fn alter(wire: &mut Wire, wanted: &Link, seen: &Seen) -> io::Result<()> {
+    let stands_for_another = seen.is_complete() && seen.alias != wanted.alias;
+    if !seen.is_ours() || seen.kind != Some(InfoKind::Bridge) || stands_for_another {
+        return Err(foreign(seen));
+    }
+    let mut changes = Vec::new();
+    if seen.alias != wanted.alias {
+        changes.push(LinkAttribute::IfAlias(wanted.alias.clone()));
+    }
+    if Mac::from(seen.mac) != wanted.mac {
+        changes.push(LinkAttribute::Address(wanted.mac.octets().to_vec()));
+    }
+    if seen.mtu != wanted.mtu {
+        changes.push(LinkAttribute::Mtu(wanted.mtu));
+    }
+    if changes.is_empty() && seen.up { Ok(()) } else { set(wire, up(message(seen.index, changes))) }
+}
+
+/// Deletes a link of ours, its other end with it. Absent: nothing to do. Foreign: refused.
+pub(super) fn delete(wire: &mut Wire, name: &IfName) -> io::Result<()> {
+    match find(wire, name)? {
+        None => Ok(()),
+        Some(seen) if seen.is_ours() => remove(wire, seen.index),
+        Some(seen) => Err(foreign(&seen)),
+    }
+}
+
+pub(super) fn remove(wire: &mut Wire, index: u32) -> io::Result<()> {
+    absent_is_none(wire.change(RouteNetlinkMessage::DelLink(message(index, Vec::new())), 0)).map(drop)
+}

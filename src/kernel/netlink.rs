@@ -1,0 +1,137 @@
+//! The Linux kernel behind the trait.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::crew::{self, Crew};
+use super::sysctl::Sysctls;
+use super::watch::Watch;
+use super::wire::Wire;
+use super::{Change, Kernel, KernelError, Surroundings, address, attachment, describe, link, observe, port, ports, route};
+use crate::model::{HostPort, Key, Object, PortRange, Protocol};
+
+/// Where the kernel is to be found.
+#[derive(Clone, Debug)]
+pub struct NetlinkConfig {
+    /// Where the host's `/proc/sys/net` can be written.
+    pub proc_sys_net: PathBuf,
+    /// How many calls run at a time. They mostly wait: deleting a link is 15 ms of grace period.
+    pub threads: usize,
+}
+
+impl Default for NetlinkConfig {
+    fn default() -> Self {
+        NetlinkConfig { proc_sys_net: "/proc/sys/net".into(), threads: 4 }
+    }
+}
+
+/// The network namespace in which it was made, for as long as it lives.
+pub struct Netlink {
+    crew: Crew,
+    host: Arc<Host>,
+    changes: Mutex<Option<mpsc::Receiver<Change>>>,
+    _watch: Watch,
+}
+
+/// What the jobs share.
+struct Host {
+    sysctls: Sysctls,
+    ports: ports::Ports,
+}
+
+impl Netlink {
+    /// Binds to the network namespace of the calling thread, which must be within a tokio runtime. From now on changes are recorded.
+    ///
+    /// Raises the process's limit of open files to what it may be. Fails if the process may not open sockets or start threads.
+    pub fn new(config: NetlinkConfig) -> io::Result<Self> {
+        ports::raise_file_limit();
+        let (watch, changes) = Watch::start()?;
+        let host = Arc::new(Host { sysctls: Sysctls::new(config.proc_sys_net), ports: ports::Ports::default() });
+        Ok(Netlink { crew: Crew::muster(config.threads.max(1))?, host, changes: Mutex::new(Some(changes)), _watch: watch })
+    }
+
+    async fn run<T, J>(&self, operation: &'static str, object: String, job: J) -> Result<T, KernelError>
+    where
+        T: Send + 'static,
+        J: FnOnce(&Host, &mut Wire) -> io::Result<T> + Send + 'static,
+    {
+        let host = self.host.clone();
+        self.crew.run(move |wire| job(&host, wire)).await.map_err(|cause| KernelError { operation, object, cause })
+    }
+}
+
+impl Host {
+    fn put(&self, wire: &mut Wire, object: &Object) -> io::Result<()> {
+        match object {
+            Object::HostPort(wanted) => self.ports.put(wanted),
+            Object::HostSysctl { path, value } | Object::LinkSysctl { path, value } => self.sysctls.write(path, value),
+            Object::Link(wanted) => link::put(wire, wanted),
+            Object::Address { link, address } => address::put(wire, link, *address),
+            Object::Route { destination, link, local } => route::put(wire, *destination, link, *local),
+            Object::Attachment(wanted) => attachment::put(wire, &self.sysctls, wanted),
+            Object::Port(wanted) => port::put(wire, wanted),
+        }
+    }
+
+    fn delete(&self, wire: &mut Wire, key: &Key) -> io::Result<()> {
+        match key {
+            Key::HostPort { .. } => {
+                self.ports.delete(key);
+                Ok(())
+            }
+            // The one is never taken back, the other goes with its link.
+            Key::HostSysctl(_) | Key::LinkSysctl(_) => Ok(()),
+            Key::Link(name) | Key::Attachment(name) => link::delete(wire, name),
+            Key::Address(link, address) => address::delete(wire, link, *address),
+            Key::Route { destination, link } => route::delete(wire, *destination, link),
+            Key::Port(name) => port::delete(wire, name),
+        }
+    }
+
+    fn observe(&self, wire: &mut Wire, wanted: &[Key]) -> io::Result<Vec<Object>> {
+        let mut objects = observe::observe(wire, &self.sysctls, wanted)?;
+        objects.extend(self.ports.held());
+        Ok(objects)
+    }
+}
+
+#[async_trait]
+impl Kernel for Netlink {
+    async fn observe(&self, wanted: &[Key]) -> Result<Vec<Object>, KernelError> {
+        let wanted = wanted.to_vec();
+        self.run("observe", "the network namespace".into(), move |host, wire| host.observe(wire, &wanted)).await
+    }
+
+    async fn put(&self, object: &Object) -> Result<(), KernelError> {
+        let object = object.clone();
+        self.run("create", describe(&object.key()), move |host, wire| host.put(wire, &object)).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), KernelError> {
+        let key = key.clone();
+        self.run("delete", describe(&key), move |host, wire| host.delete(wire, &key)).await
+    }
+
+    fn changes(&self) -> mpsc::Receiver<Change> {
+        let taken = self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
+    async fn surroundings(&self) -> Result<Surroundings, KernelError> {
+        self.run("look at", "the host's links and routes".into(), |_, wire| observe::surroundings(wire)).await
+    }
+
+    async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool {
+        let wanted = HostPort { protocol, host, ports };
+        self.run("probe", "host ports".into(), move |_, _| Ok(ports::is_free(&wanted))).await.unwrap_or(false)
+    }
+
+    fn is_sandbox(&self, path: &Path) -> bool {
+        crew::is_sandbox(path)
+    }
+}

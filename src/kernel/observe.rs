@@ -1,0 +1,142 @@
+//! What stands in the namespace, as objects.
+
+use std::collections::HashMap;
+use std::io;
+
+use ipnet::IpNet;
+use netlink_packet_route::link::InfoKind;
+use netlink_packet_route::route::RouteProtocol;
+
+use super::link::{self, Seen};
+use super::sysctl::Sysctls;
+use super::wire::Wire;
+use super::{Surroundings, address, attachment, route};
+use crate::model::{IfName, Key, Link, LinkKind, Mac, Object, Port};
+
+/// The links of the namespace by index.
+#[derive(Default)]
+pub(super) struct Links(HashMap<u32, Seen>);
+
+impl Links {
+    pub fn dump(wire: &mut Wire) -> io::Result<Self> {
+        Ok(Links(link::dump(wire)?.into_iter().map(|seen| (seen.index, seen)).collect()))
+    }
+
+    pub fn get(&self, index: u32) -> Option<&Seen> {
+        self.0.get(&index)
+    }
+
+    pub fn insert(&mut self, seen: Seen) {
+        self.0.insert(seen.index, seen);
+    }
+
+    pub fn remove(&mut self, index: u32) -> Option<Seen> {
+        self.0.remove(&index)
+    }
+
+    fn ours(&self) -> impl Iterator<Item = &Seen> {
+        self.0.values().filter(|seen| seen.is_ours())
+    }
+
+    /// The name of the link of this index, if that is ours.
+    pub fn our_name(&self, index: u32) -> Option<IfName> {
+        self.get(index).filter(|seen| seen.is_ours())?.name.parse().ok()
+    }
+
+    /// Neither ours nor the container's end of one of ours, not yet moved.
+    fn is_foreign(&self, seen: &Seen) -> bool {
+        let is_end = || seen.peer_namespace.is_none() && seen.peer.is_some_and(|peer| self.our_name(peer).is_some());
+        !seen.is_ours() && !is_end()
+    }
+
+    /// The objects that a link is: none, a bridge, an attachment, or an attachment and a port.
+    pub fn objects(&self, seen: &Seen) -> Vec<Object> {
+        let (true, Ok(name)) = (seen.is_ours(), seen.name.parse::<IfName>()) else { return Vec::new() };
+        let mut objects = Vec::new();
+        match seen.kind {
+            Some(InfoKind::Bridge) => objects.push(Object::Link(bridge(name, seen))),
+            Some(InfoKind::Veth) => {
+                objects.push(Object::Attachment(attachment::seen_as(name.clone(), seen.alias.clone(), seen.sound_mtu())));
+                objects.extend(self.port(name, seen).map(Object::Port));
+            }
+            _ => {}
+        }
+        objects
+    }
+
+    fn port(&self, link: IfName, seen: &Seen) -> Option<Port> {
+        let bridge = self.get(seen.controller?)?.name.parse().ok()?;
+        Some(Port { link, bridge, isolated: seen.isolated, hairpin: seen.hairpin })
+    }
+}
+
+fn bridge(name: IfName, seen: &Seen) -> Link {
+    Link { name, alias: seen.alias.clone(), kind: LinkKind::Bridge, mac: Mac::from(seen.mac), mtu: seen.sound_mtu() }
+}
+
+pub(super) fn observe(wire: &mut Wire, sysctls: &Sysctls, wanted: &[Key]) -> io::Result<Vec<Object>> {
+    let links = Links::dump(wire)?;
+    let mut objects: Vec<Object> = links.ours().flat_map(|seen| links.objects(seen)).collect();
+    let addresses = address::dump(wire)?;
+    objects.extend(addresses.into_iter().filter_map(|(index, address)| address_object(&links, index, address, wanted)));
+    objects.extend(route::dump_ours(wire)?.iter().filter_map(|seen| route_object(&links, seen)));
+    objects.extend(wanted.iter().filter_map(|key| sysctl_object(sysctls, key)));
+    Ok(objects)
+}
+
+/// Link-local addresses, which the kernel makes itself, count only where they are wanted.
+pub(super) fn address_object(links: &Links, index: u32, address: IpNet, wanted: &[Key]) -> Option<Object> {
+    let link = links.our_name(index)?;
+    let counts = !address::is_link_local(address) || wanted.contains(&Key::Address(link.clone(), address));
+    counts.then_some(Object::Address { link, address })
+}
+
+pub(super) fn route_object(links: &Links, seen: &route::Seen) -> Option<Object> {
+    let ours = seen.protocol == route::PROTOCOL;
+    let link = links.our_name(seen.link).filter(|_| ours)?;
+    Some(Object::Route { destination: seen.destination, link, local: seen.local })
+}
+
+/// A sysctl that cannot be read is not there.
+fn sysctl_object(sysctls: &Sysctls, key: &Key) -> Option<Object> {
+    match key {
+        Key::HostSysctl(path) => Some(Object::HostSysctl { path: path.clone(), value: sysctls.read(path).ok()? }),
+        Key::LinkSysctl(path) => Some(Object::LinkSysctl { path: path.clone(), value: sysctls.read(path).ok()? }),
+        _ => None,
+    }
+}
+
+pub(super) fn surroundings(wire: &mut Wire) -> io::Result<Surroundings> {
+    let links = Links::dump(wire)?;
+    let routes = route::dump(wire, RouteProtocol::Unspec)?;
+    let foreign = || links.0.values().filter(|seen| links.is_foreign(seen));
+    let mut names: Vec<String> = foreign().map(|seen| seen.name.clone()).collect();
+    names.sort();
+    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes), links: names })
+}
+
+/// `RT_TABLE_MAIN`.
+const MAIN: u32 = 254;
+
+/// Of each family the default route that the kernel prefers.
+fn default_mtu(links: &Links, routes: &[route::Seen]) -> Option<u32> {
+    let of_family = |ipv4: bool| {
+        let defaults = routes.iter().filter(move |r| r.unicast && r.table == MAIN && r.destination.prefix_len() == 0);
+        let best = defaults.filter(|r| r.destination.addr().is_ipv4() == ipv4).min_by_key(|r| r.metric)?;
+        links.get(best.link).map(|link| link.mtu)
+    };
+    [true, false].into_iter().filter_map(of_family).min()
+}
+
+/// Of every table: a VPN may have its own.
+fn subnets(links: &Links, routes: &[route::Seen]) -> Vec<(IpNet, String)> {
+    let counts = |r: &&route::Seen| r.unicast && r.destination.prefix_len() > 0 && !address::is_link_local(r.destination);
+    let named = |r: &route::Seen| {
+        let link = links.get(r.link).filter(|seen| links.is_foreign(seen))?;
+        Some((r.destination, link.name.clone()))
+    };
+    let mut subnets: Vec<(IpNet, String)> = routes.iter().filter(counts).filter_map(named).collect();
+    subnets.sort();
+    subnets.dedup();
+    subnets
+}

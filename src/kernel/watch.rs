@@ -1,0 +1,162 @@
+//! The kernel's own news: multicast groups of rtnetlink, told as changes of objects.
+//!
+//! Not told: sysctls. The kernel sends news of some (forwarding, rp_filter) and of others none (route_localnet), and `/proc` has no
+//! inotify; whoever cares looks again from time to time. Host ports change only by us.
+
+use std::io;
+
+use futures_util::StreamExt;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkProtoInfoBridge};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_proto::sys::{AsyncSocket, SocketAddr};
+use rtnetlink::{MulticastGroup, new_multicast_connection};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::link::Seen;
+use super::observe::{Links, address_object, route_object};
+use super::wire::{Wire, enlarge_receive_buffer};
+use super::{Change, address, route};
+use crate::model::Object;
+
+type News = futures_util::stream::BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// As many changes wait for the reader; beyond that they become one [`Change::Lost`].
+const CAPACITY: usize = 1024;
+
+const GROUPS: [MulticastGroup; 5] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+/// Ends when it is dropped.
+pub(super) struct Watch {
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl Watch {
+    /// Subscribes in the network namespace of the calling thread: what happens after this call is told.
+    pub fn start() -> io::Result<(Self, mpsc::Receiver<Change>)> {
+        let (mut connection, _, news) = new_multicast_connection(&GROUPS)?;
+        enlarge_receive_buffer(connection.socket_mut().socket_mut())?;
+        let (tell, changes) = mpsc::channel(CAPACITY);
+        // After subscribing, so that nothing falls between.
+        let links = Links::dump(&mut Wire::open()?)?;
+        let teller = Teller { links, tell };
+        let spawn = |task| AbortOnDropHandle::new(task);
+        Ok((Watch { _tasks: [spawn(tokio::spawn(connection)), spawn(tokio::spawn(teller.run(news.boxed())))] }, changes))
+    }
+}
+
+struct Teller {
+    links: Links,
+    tell: mpsc::Sender<Change>,
+}
+
+impl Teller {
+    async fn run(mut self, mut news: News) {
+        while let Some((message, _)) = news.next().await {
+            let changes = match message.payload {
+                NetlinkPayload::InnerMessage(inner) => self.understand(&inner),
+                NetlinkPayload::Overrun(_) => vec![Change::Lost],
+                _ => Vec::new(),
+            };
+            if changes.into_iter().any(|change| self.tell.try_send(change).is_err()) && !self.admit_loss(&mut news).await {
+                return;
+            }
+        }
+        // The socket broke: say so once; the stream's end says the rest.
+        let _ = self.tell.send(Change::Lost).await;
+    }
+
+    /// Waits for room, forgets what came meanwhile (but for the links, whose names are needed), and says that something was lost.
+    async fn admit_loss(&mut self, news: &mut News) -> bool {
+        let Ok(room) = self.tell.clone().reserve_owned().await else { return false };
+        while let Some(Some((message, _))) = futures_util::FutureExt::now_or_never(news.next()) {
+            if let NetlinkPayload::InnerMessage(inner) = message.payload {
+                self.understand(&inner);
+            }
+        }
+        room.send(Change::Lost);
+        true
+    }
+
+    fn understand(&mut self, message: &RouteNetlinkMessage) -> Vec<Change> {
+        let now = |object: Option<Object>| object.map(|object| Change::Now(Box::new(object))).into_iter().collect();
+        let gone = |object: Option<Object>| object.map(|object| Change::Gone(object.key())).into_iter().collect();
+        let links = &self.links;
+        let address_of = |m| address::read(m).and_then(|(index, address)| address_object(links, index, address, &[]));
+        let route_of = |m| route::Seen::read(m).and_then(|seen| route_object(links, &seen));
+        match message {
+            RouteNetlinkMessage::NewLink(m) => self.link_now(m),
+            RouteNetlinkMessage::DelLink(m) => self.link_gone(m),
+            RouteNetlinkMessage::NewAddress(m) => now(address_of(m)),
+            RouteNetlinkMessage::DelAddress(m) => gone(address_of(m)),
+            RouteNetlinkMessage::NewRoute(m) => now(route_of(m)),
+            RouteNetlinkMessage::DelRoute(m) => gone(route_of(m)),
+            _ => Vec::new(),
+        }
+    }
+
+    fn link_now(&mut self, message: &LinkMessage) -> Vec<Change> {
+        let index = message.header.index;
+        let old = self.links.get(index).cloned();
+        let Some(seen) = merged(message, old.as_ref()) else { return Vec::new() };
+        let before = old.map(|old| self.links.objects(&old)).unwrap_or_default();
+        let after = self.links.objects(&seen);
+        self.links.insert(seen);
+        difference(&before, after)
+    }
+
+    /// A bridge also says so of a port that leaves it; the link itself tells that better.
+    fn link_gone(&mut self, message: &LinkMessage) -> Vec<Change> {
+        if message.header.interface_family == AddressFamily::Bridge {
+            return Vec::new();
+        }
+        let Some(old) = self.links.get(message.header.index).cloned() else { return Vec::new() };
+        let before = self.links.objects(&old);
+        self.links.remove(old.index);
+        difference(&before, Vec::new())
+    }
+}
+
+fn difference(before: &[Object], after: Vec<Object>) -> Vec<Change> {
+    let gone = before.iter().map(Object::key).filter(|key| after.iter().all(|object| object.key() != *key));
+    let mut changes: Vec<Change> = gone.map(Change::Gone).collect();
+    changes.extend(after.into_iter().filter(|object| !before.contains(object)).map(|object| Change::Now(Box::new(object))));
+    changes
+}
+
+/// What is known of a link after `message`. What a bridge says of its ports tells only their settings.
+fn merged(message: &LinkMessage, old: Option<&Seen>) -> Option<Seen> {
+    if message.header.interface_family != AddressFamily::Bridge {
+        return Some(Seen::read(message));
+    }
+    let mut seen = old.cloned()?;
+    for attribute in &message.attributes {
+        if let LinkAttribute::ProtoInfoBridge(settings) = attribute {
+            settings.iter().for_each(|setting| read_port_setting(&mut seen, setting));
+        }
+    }
+    Some(seen)
+}
+
+/// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED`.
+const HAIRPIN: u16 = 4;
+const ISOLATED: u16 = 33;
+
+fn read_port_setting(seen: &mut Seen, setting: &LinkProtoInfoBridge) {
+    use netlink_packet_core::Nla;
+    let LinkProtoInfoBridge::Other(raw) = setting else { return };
+    let mut value = vec![0; raw.value_len()];
+    raw.emit_value(&mut value);
+    match raw.kind() {
+        HAIRPIN => seen.hairpin = value == [1],
+        ISOLATED => seen.isolated = value == [1],
+        _ => {}
+    }
+}
