@@ -1,5 +1,16 @@
 //! MECHANISM: the only room that speaks nftables or knows Docker's own chains. It knows entries, no modes and no networks.
 
+mod attribute;
+mod batch;
+mod docker;
+mod element;
+mod expression;
+pub mod fake;
+pub mod nftables;
+mod socket;
+mod table;
+mod watch;
+
 use std::collections::BTreeSet;
 use std::io;
 

@@ -1,0 +1,111 @@
+//! Batches: what nftables applies as a whole or not at all.
+
+use std::collections::BTreeMap;
+
+use super::attribute::{Attribute, list, string, written_length};
+use super::element::{Element, Set};
+use super::socket::{Message, NFTABLES};
+use super::table::{TABLE, chains, set_attributes};
+
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_APPEND: u16 = 0x800;
+
+/// `nfgenmsg.nfgen_family`: which tables are meant.
+pub const INET: u8 = 1;
+
+/// `NFT_MSG_*`.
+pub mod message {
+    pub const NEWTABLE: u8 = 0;
+    pub const GETTABLE: u8 = 1;
+    pub const DELTABLE: u8 = 2;
+    pub const NEWCHAIN: u8 = 3;
+    pub const GETCHAIN: u8 = 4;
+    pub const DELCHAIN: u8 = 5;
+    pub const NEWRULE: u8 = 6;
+    pub const GETRULE: u8 = 7;
+    pub const DELRULE: u8 = 8;
+    pub const NEWSET: u8 = 9;
+    pub const GETSET: u8 = 10;
+    pub const NEWSETELEM: u8 = 12;
+    pub const GETSETELEM: u8 = 13;
+    pub const DELSETELEM: u8 = 14;
+}
+
+/// Bytes of elements in one message: an attribute's length has 16 bits.
+const MESSAGE_LIMIT: usize = 48 * 1024;
+
+/// One operation of a batch, and what to call it when it fails.
+pub struct Operation {
+    pub what: &'static str,
+    pub object: String,
+    pub message: Message,
+}
+
+pub fn operation(what: &'static str, object: impl Into<String>, family: u8, kind: u8, attributes: Vec<Attribute>) -> Operation {
+    let flags = match kind {
+        message::NEWRULE => NLM_F_CREATE | NLM_F_APPEND,
+        message::NEWTABLE | message::NEWCHAIN | message::NEWSET | message::NEWSETELEM => NLM_F_CREATE,
+        _ => 0,
+    };
+    Operation { what, object: object.into(), message: Message { subsystem: NFTABLES, kind, flags, family, attributes } }
+}
+
+/// The table as it must be, in place of whatever is there.
+pub fn rebuild() -> Vec<Operation> {
+    let table = |what, kind| operation(what, "table inet rsnet", INET, kind, vec![string(1, TABLE)]);
+    // Made first, so that the deletion finds one.
+    let fresh = [table("create", message::NEWTABLE), table("delete", message::DELTABLE), table("create", message::NEWTABLE)];
+    let sets = Set::all().zip(1..).map(|(set, id)| {
+        let attributes = [set_attributes(set), vec![super::attribute::number(10, id)]].concat();
+        operation("create", format!("set inet rsnet {}", set.name()), INET, message::NEWSET, attributes)
+    });
+    fresh.into_iter().chain(sets).chain(chains().into_iter().flat_map(chain)).collect()
+}
+
+fn chain(chain: super::table::Chain) -> Vec<Operation> {
+    let object = format!("chain inet rsnet {}", chain.name);
+    let made = operation("create", object.clone(), INET, message::NEWCHAIN, chain.attributes());
+    let rules = chain.rules.into_iter().map(|rule| {
+        let attributes = vec![string(1, TABLE), string(2, chain.name), rule];
+        operation("add a rule to", object.clone(), INET, message::NEWRULE, attributes)
+    });
+    [made].into_iter().chain(rules).collect()
+}
+
+/// Takes elements out, then puts others in.
+pub fn change<'a>(remove: impl IntoIterator<Item = &'a Element>, add: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
+    let removals = grouped("remove elements from", message::DELSETELEM, remove);
+    removals.into_iter().chain(grouped("add elements to", message::NEWSETELEM, add)).collect()
+}
+
+fn grouped<'a>(what: &'static str, kind: u8, elements: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
+    let mut sets: BTreeMap<Set, Vec<Attribute>> = BTreeMap::new();
+    for element in elements {
+        sets.entry(element.set).or_default().push(element.attribute());
+    }
+    let messages = sets.into_iter().flat_map(|(set, members)| split(members).into_iter().map(move |members| (set, members)));
+    messages
+        .map(|(set, members)| {
+            let attributes = vec![string(1, TABLE), string(2, set.name()), list(3, members)];
+            operation(what, format!("set inet rsnet {}", set.name()), INET, kind, attributes)
+        })
+        .collect()
+}
+
+/// The attributes in portions that fit into a message.
+fn split(members: Vec<Attribute>) -> Vec<Vec<Attribute>> {
+    let mut portions = vec![Vec::new()];
+    let mut filled = 0;
+    for member in members {
+        let length = written_length(&member);
+        if filled + length > MESSAGE_LIMIT {
+            portions.push(Vec::new());
+            filled = 0;
+        }
+        filled += length;
+        if let Some(portion) = portions.last_mut() {
+            portion.push(member);
+        }
+    }
+    portions
+}

@@ -1,0 +1,241 @@
+//! Entries as elements of the table's sets and maps.
+
+use std::io;
+use std::net::IpAddr;
+
+use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, family_of};
+
+use super::attribute::{Attribute, bytes, find, find_number, find_string, nest, read};
+use super::expression::{Field, Verdict, interface, nfproto, verdict_data};
+use super::table::{ANYTHING, Data, OPENED, Shape};
+
+/// The sets and maps of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Set {
+    Segments,
+    Hairpin,
+    Inner,
+    Internal,
+    Trusted,
+    Enter,
+    Masquerade,
+    SourceNat(Family),
+    /// One port of one address of the host.
+    Publish(Family),
+    /// One port of every address of the host.
+    PublishAny(Family),
+    /// Ports that keep their number.
+    PublishRange(Family),
+    Open(Family),
+}
+
+const ENDPOINT_V4: &[Field] = &[Field::Destination(Family::V4), Field::L4proto, Field::Port];
+const ENDPOINT_V6: &[Field] = &[Field::Destination(Family::V6), Field::L4proto, Field::Port];
+const TARGET_V4: &[Field] = &[Field::Destination(Family::V4), Field::Port];
+const TARGET_V6: &[Field] = &[Field::Destination(Family::V6), Field::Port];
+
+impl Set {
+    pub fn all() -> impl Iterator<Item = Set> {
+        let plain = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Trusted, Set::Enter, Set::Masquerade];
+        let twofold = [Set::SourceNat, Set::Publish, Set::PublishAny, Set::PublishRange, Set::Open];
+        plain.into_iter().chain(twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)]))
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Set::Segments => "segments",
+            Set::Hairpin => "hairpin",
+            Set::Inner => "inner",
+            Set::Internal => "internal",
+            Set::Trusted => "trusted",
+            Set::Enter => "enter",
+            Set::Masquerade => "masquerade",
+            Set::SourceNat(Family::V4) => "snat4",
+            Set::SourceNat(Family::V6) => "snat6",
+            Set::Publish(Family::V4) => "publish4",
+            Set::Publish(Family::V6) => "publish6",
+            Set::PublishAny(Family::V4) => "publish4_any",
+            Set::PublishAny(Family::V6) => "publish6_any",
+            Set::PublishRange(Family::V4) => "publish4_range",
+            Set::PublishRange(Family::V6) => "publish6_range",
+            Set::Open(Family::V4) => "open4",
+            Set::Open(Family::V6) => "open6",
+        }
+    }
+
+    pub fn shape(self) -> Shape {
+        let (key, data): (&[Field], _) = match self {
+            Set::Segments | Set::Internal => (&[Field::Iifname], Data::None),
+            Set::Hairpin | Set::Inner | Set::Trusted => (&[Field::Iifname, Field::Oifname], Data::None),
+            Set::Enter => (&[Field::Nfproto, Field::Oifname], Data::Verdict),
+            Set::Masquerade => (&[Field::Nfproto, Field::Iifname], Data::None),
+            Set::SourceNat(Family::V4) => (&[Field::Iifname], Data::Fields(&ENDPOINT_V4[..1])),
+            Set::SourceNat(Family::V6) => (&[Field::Iifname], Data::Fields(&ENDPOINT_V6[..1])),
+            Set::Publish(Family::V4) => (ENDPOINT_V4, Data::Fields(TARGET_V4)),
+            Set::Publish(Family::V6) => (ENDPOINT_V6, Data::Fields(TARGET_V6)),
+            Set::PublishAny(Family::V4) => (&ENDPOINT_V4[1..], Data::Fields(TARGET_V4)),
+            Set::PublishAny(Family::V6) => (&ENDPOINT_V6[1..], Data::Fields(TARGET_V6)),
+            Set::PublishRange(Family::V4) => (ENDPOINT_V4, Data::Fields(&ENDPOINT_V4[..1])),
+            Set::PublishRange(Family::V6) => (ENDPOINT_V6, Data::Fields(&ENDPOINT_V6[..1])),
+            Set::Open(Family::V4) => (ENDPOINT_V4, Data::None),
+            Set::Open(Family::V6) => (ENDPOINT_V6, Data::None),
+        };
+        Shape { key, data, interval: matches!(self, Set::PublishRange(_) | Set::Open(_)) }
+    }
+}
+
+/// One element, in the bytes in which the kernel holds it: fields in network order, each padded to four bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Element {
+    pub set: Set,
+    pub key: Vec<u8>,
+    /// The upper end, in sets of intervals.
+    pub end: Option<Vec<u8>>,
+    pub data: Datum,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Datum {
+    None,
+    Value(Vec<u8>),
+    /// Code and chain, as in `NFTA_VERDICT_*`.
+    Verdict(i32, Option<String>),
+}
+
+/// The elements that say what `entry` says. Fails where an entry mixes the address families, which no kernel can translate between.
+pub fn elements(entry: &Entry) -> io::Result<Vec<Element>> {
+    let pair = |set, from: &IfName, to: &IfName| vec![Element::plain(set, [name(from), name(to)].concat())];
+    Ok(match entry {
+        Entry::Segment { link } => [vec![Element::plain(Set::Segments, name(link))], pair(Set::Hairpin, link, link)].concat(),
+        Entry::Inner { link } => pair(Set::Inner, link, link),
+        Entry::Internal { link } => vec![Element::plain(Set::Internal, name(link))],
+        Entry::Trusted { from, to } => pair(Set::Trusted, from, to),
+        Entry::Enter { link, family, rule } => {
+            vec![Element { data: inbound(*rule), ..Element::plain(Set::Enter, family_link(*family, link)) }]
+        }
+        Entry::Masquerade { link, family } => vec![Element::plain(Set::Masquerade, family_link(*family, link))],
+        Entry::SourceNat { link, source } => {
+            vec![Element { data: Datum::Value(octets(*source)), ..Element::plain(Set::SourceNat(family_of(*source)), name(link)) }]
+        }
+        Entry::Publish { protocol, host, ports, to, to_port } => publish(*protocol, *host, *ports, *to, *to_port)?,
+        Entry::Open { protocol, to, ports } => vec![range(Set::Open(family_of(*to)), *to, *to, *protocol, *ports, Datum::None)],
+    })
+}
+
+fn publish(protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16) -> io::Result<Vec<Element>> {
+    let family = family_of(host);
+    if family != family_of(to) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{host} and {to} are not of one address family")));
+    }
+    if ports.len() > 1 && ports.first == to_port {
+        let last = if host.is_unspecified() { highest(family) } else { host };
+        return Ok(vec![range(Set::PublishRange(family), host, last, protocol, ports, Datum::Value(octets(to)))]);
+    }
+    let end = usize::from(to_port) + ports.len() - 1;
+    if end > usize::from(u16::MAX) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the ports of {to} from {to_port} on end at {end}")));
+    }
+    Ok(ports.ports().zip(to_port..).map(|(port, to_port)| one_port(family, protocol, host, port, to, to_port)).collect())
+}
+
+fn one_port(family: Family, protocol: Protocol, host: IpAddr, at: u16, to: IpAddr, to_port: u16) -> Element {
+    let data = Datum::Value([octets(to), port(to_port)].concat());
+    let key = [number(protocol.number()), port(at)].concat();
+    match host.is_unspecified() {
+        true => Element { data, ..Element::plain(Set::PublishAny(family), key) },
+        false => Element { data, ..Element::plain(Set::Publish(family), [octets(host), key].concat()) },
+    }
+}
+
+fn range(set: Set, first: IpAddr, last: IpAddr, protocol: Protocol, ports: PortRange, data: Datum) -> Element {
+    let key = |address, at| [octets(address), number(protocol.number()), port(at)].concat();
+    Element { set, key: key(first, ports.first), end: Some(key(last, ports.last)), data }
+}
+
+fn inbound(rule: Inbound) -> Datum {
+    let verdict = match rule {
+        Inbound::Closed => Verdict::Drop,
+        Inbound::Opened => Verdict::Goto(OPENED),
+        Inbound::Anything => Verdict::Goto(ANYTHING),
+    };
+    Datum::Verdict(verdict.code(), verdict.chain().map(str::to_owned))
+}
+
+fn highest(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => [0xff; 4].into(),
+        Family::V6 => [0xff; 16].into(),
+    }
+}
+
+fn name(link: &IfName) -> Vec<u8> {
+    interface(link.as_str()).to_vec()
+}
+
+fn family_link(family: Family, link: &IfName) -> Vec<u8> {
+    [number(nfproto(family)), name(link)].concat()
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+fn number(value: u8) -> Vec<u8> {
+    vec![value, 0, 0, 0]
+}
+
+fn port(value: u16) -> Vec<u8> {
+    [value.to_be_bytes(), [0; 2]].concat()
+}
+
+const LIST_ELEM: u16 = 1;
+const KEY: u16 = 1;
+const DATA: u16 = 2;
+const FLAGS: u16 = 3;
+const KEY_END: u16 = 10;
+const VALUE: u16 = 1;
+const VERDICT: u16 = 2;
+
+impl Element {
+    fn plain(set: Set, key: Vec<u8>) -> Self {
+        Element { set, key, end: None, data: Datum::None }
+    }
+
+    /// As a member of `NFTA_SET_ELEM_LIST_ELEMENTS`.
+    pub fn attribute(&self) -> Attribute {
+        let value = |kind, of: &Vec<u8>| nest(kind, [bytes(VALUE, of.as_slice())]);
+        let data = match &self.data {
+            Datum::None => None,
+            Datum::Value(data) => Some(value(DATA, data)),
+            Datum::Verdict(code, chain) => Some(nest(DATA, [verdict_data(*code, chain.as_deref())])),
+        };
+        let end = self.end.as_ref().map(|end| value(KEY_END, end));
+        nest(LIST_ELEM, [Some(value(KEY, &self.key)), data, end].into_iter().flatten().collect::<Vec<_>>())
+    }
+
+    /// The element of a dump; nothing where it has a form that we never write (a catch-all, a closed interval's end).
+    fn parse(set: Set, dumped: &[u8]) -> Option<Self> {
+        let value = |kind| find(dumped, kind).and_then(|nest| find(nest, VALUE)).map(<[u8]>::to_vec);
+        let verdict = || find(dumped, DATA).and_then(|data| find(data, VERDICT));
+        let data = match (value(DATA), verdict()) {
+            (Some(data), _) => Datum::Value(data),
+            (None, Some(verdict)) => Datum::Verdict(find_number(verdict, 1)?.cast_signed(), find_string(verdict, 2).map(str::to_owned)),
+            (None, None) => Datum::None,
+        };
+        if find_number(dumped, FLAGS).is_some_and(|flags| flags != 0) {
+            return None;
+        }
+        Some(Element { set, key: value(KEY)?, end: value(KEY_END), data })
+    }
+}
+
+/// The elements in one message of a dump, and how many there were that are none of ours by their form.
+pub fn parse_list(set: Set, dumped: &[u8]) -> (Vec<Element>, usize) {
+    let members = find(dumped, 3).unwrap_or_default();
+    let parsed: Vec<_> = read(members).map(|(_, member)| Element::parse(set, member)).collect();
+    let strange = parsed.iter().filter(|element| element.is_none()).count();
+    (parsed.into_iter().flatten().collect(), strange)
+}

@@ -1,0 +1,300 @@
+//! Expressions of rules (`include/uapi/linux/netfilter/nf_tables.h`): a rule is a row of them, each works on registers, and the first that
+//! does not match ends the rule.
+//!
+//! Registers are counted here in words of four bytes, 0 to 15; the kernel numbers the 16-byte ones 1 to 4 and the others from 8.
+
+use crate::model::Family;
+
+use super::attribute::{Attribute, bytes, list, nest, number, string};
+
+pub type Expression = Attribute;
+
+const LIST_ELEM: u16 = 1;
+pub const RULE_EXPRESSIONS: u16 = 4;
+
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const EQ: u32 = 0;
+const NEQ: u32 = 1;
+
+/// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+pub fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
+/// What can be loaded from a packet or stand in the key of a set. Ports are read from the transport header's bytes 2 and 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Iifname,
+    Oifname,
+    Nfproto,
+    L4proto,
+    Source(Family),
+    Destination(Family),
+    Port,
+}
+
+impl Field {
+    /// Bytes.
+    pub fn length(self) -> u32 {
+        match self {
+            Field::Iifname | Field::Oifname | Field::Source(Family::V6) | Field::Destination(Family::V6) => 16,
+            Field::Source(Family::V4) | Field::Destination(Family::V4) => 4,
+            Field::Port => 2,
+            Field::Nfproto | Field::L4proto => 1,
+        }
+    }
+
+    /// The type by which `nft` shows it (`enum datatypes` of nftables' `include/datatype.h`); the kernel does not read it.
+    pub fn datatype(self) -> u32 {
+        match self {
+            Field::Nfproto => 2,
+            Field::Source(Family::V4) | Field::Destination(Family::V4) => 7,
+            Field::Source(Family::V6) | Field::Destination(Family::V6) => 8,
+            Field::L4proto => 12,
+            Field::Port => 13,
+            Field::Iifname | Field::Oifname => 41,
+        }
+    }
+
+    fn words(self) -> u32 {
+        self.length().div_ceil(4)
+    }
+
+    fn load(self, word: u32) -> Expression {
+        match self {
+            Field::Iifname => meta(6, word),
+            Field::Oifname => meta(7, word),
+            Field::Nfproto => meta(15, word),
+            Field::L4proto => meta(16, word),
+            Field::Source(Family::V4) => payload(NETWORK_HEADER, 12, 4, word),
+            Field::Source(Family::V6) => payload(NETWORK_HEADER, 8, 16, word),
+            Field::Destination(Family::V4) => payload(NETWORK_HEADER, 16, 4, word),
+            Field::Destination(Family::V6) => payload(NETWORK_HEADER, 24, 16, word),
+            Field::Port => payload(TRANSPORT_HEADER, 2, 2, word),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    Accept,
+    Drop,
+    Return,
+    Jump(&'static str),
+    Goto(&'static str),
+}
+
+impl Verdict {
+    pub fn code(&self) -> i32 {
+        match self {
+            Verdict::Drop => 0,
+            Verdict::Accept => 1,
+            Verdict::Jump(_) => -3,
+            Verdict::Goto(_) => -4,
+            Verdict::Return => -5,
+        }
+    }
+
+    pub fn chain(&self) -> Option<&'static str> {
+        match self {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            _ => None,
+        }
+    }
+}
+
+/// `NFTA_DATA_VERDICT`.
+pub fn verdict_data(code: i32, chain: Option<&str>) -> Attribute {
+    let code = bytes(1, code.to_be_bytes());
+    nest(2, [Some(code), chain.map(|chain| string(2, chain))].into_iter().flatten().collect::<Vec<_>>())
+}
+
+/// `NFTA_RULE_EXPRESSIONS` of a rule.
+pub fn expressions(parts: impl IntoIterator<Item = Vec<Expression>>) -> Attribute {
+    list(RULE_EXPRESSIONS, parts.into_iter().flatten().collect::<Vec<_>>())
+}
+
+/// The fields, side by side, are in the set.
+pub fn within(fields: &[Field], set: &str) -> Vec<Expression> {
+    load(fields).chain([lookup(set, None)]).collect()
+}
+
+/// The fields are a key of the map, whose value is in the registers from word 0 on.
+pub fn mapped(fields: &[Field], map: &str) -> Vec<Expression> {
+    load(fields).chain([lookup(map, Some(register(0)))]).collect()
+}
+
+/// The verdict that the map has for the fields; the rule goes by where there is none.
+pub fn verdict_of(fields: &[Field], map: &str) -> Vec<Expression> {
+    load(fields).chain([lookup(map, Some(0))]).collect()
+}
+
+/// The field's first bytes are these.
+pub fn begins(field: Field, with: &[u8]) -> Vec<Expression> {
+    vec![field.load(0), compare(EQ, with)]
+}
+
+pub fn family(family: Family) -> Vec<Expression> {
+    begins(Field::Nfproto, &[nfproto(family)])
+}
+
+/// A whole interface name, the empty one included (there is no link).
+pub fn named(field: Field, name: &str) -> Vec<Expression> {
+    begins(field, &interface(name))
+}
+
+/// An interface name as it stands in a register: NULs to 16 bytes. `IfName` is at most 15.
+pub fn interface(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..name.len()].copy_from_slice(name.as_bytes());
+    bytes
+}
+
+/// The interface name begins with `prefix` and is at least `length` bytes long.
+pub fn named_at_least(field: Field, prefix: &str, length: usize) -> Vec<Expression> {
+    let mut mask = [0; 16];
+    mask[length - 1] = 0xff;
+    [begins(field, prefix.as_bytes()), vec![field.load(0), bitwise(&mask), compare(NEQ, &[0; 16])]].concat()
+}
+
+/// The destination is in 127.0.0.0/8 or is ::1.
+pub fn to_loopback(of: Family) -> Vec<Expression> {
+    loopback(of, Field::Destination(of), 16)
+}
+
+/// The source is in 127.0.0.0/8 or is ::1.
+pub fn from_loopback(of: Family) -> Vec<Expression> {
+    loopback(of, Field::Source(of), 12)
+}
+
+fn loopback(of: Family, field: Field, v4_offset: u32) -> Vec<Expression> {
+    let matching = match of {
+        Family::V4 => vec![payload(NETWORK_HEADER, v4_offset, 1, 0), compare(EQ, &[127])],
+        Family::V6 => begins(field, &std::net::Ipv6Addr::LOCALHOST.octets()),
+    };
+    [family(of), matching].concat()
+}
+
+/// The destination is in 224.0.0.0/4 or in ff00::/8.
+pub fn to_multicast(of: Family) -> Vec<Expression> {
+    let matching = match of {
+        Family::V4 => vec![Field::Destination(of).load(0), bitwise(&[0xf0, 0, 0, 0]), compare(EQ, &[224, 0, 0, 0])],
+        Family::V6 => vec![payload(NETWORK_HEADER, 24, 1, 0), compare(EQ, &[0xff])],
+    };
+    [family(of), matching].concat()
+}
+
+/// An ICMP or ICMPv6 echo request.
+pub fn echo_request(of: Family) -> Vec<Expression> {
+    let (protocol, kind) = match of {
+        Family::V4 => (1, 8),
+        Family::V6 => (58, 128),
+    };
+    [begins(Field::L4proto, &[protocol]), vec![payload(TRANSPORT_HEADER, 0, 1, 0), compare(EQ, &[kind])]].concat()
+}
+
+/// The destination (`source` false) or the source is an address of this host.
+pub fn is_local(source: bool) -> Vec<Expression> {
+    vec![fib(source), compare(EQ, &RTN_LOCAL.to_ne_bytes())]
+}
+
+/// The source is not an address of this host.
+pub fn source_is_elsewhere() -> Vec<Expression> {
+    vec![fib(true), compare(NEQ, &RTN_LOCAL.to_ne_bytes())]
+}
+
+const RTN_LOCAL: u32 = 2;
+
+fn fib(source: bool) -> Expression {
+    expression("fib", [number(1, register(0)), number(2, 3), number(3, if source { 1 } else { 2 })])
+}
+
+pub const INVALID: u32 = 1;
+pub const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+
+/// The connection is in one of these states.
+pub fn state(mask: u32) -> Vec<Expression> {
+    connection(0, mask)
+}
+
+/// The connection's destination was translated (`IPS_DST_NAT`).
+pub fn translated() -> Vec<Expression> {
+    connection(2, 1 << 5)
+}
+
+fn connection(key: u32, mask: u32) -> Vec<Expression> {
+    let load = expression("ct", [number(1, register(0)), number(2, key)]);
+    vec![load, bitwise(&mask.to_ne_bytes()), compare(NEQ, &[0; 4])]
+}
+
+/// New destination: the address at word 0 and, `port` true, the port behind it.
+pub fn dnat(family: Family, port: bool) -> Vec<Expression> {
+    nat(1, family, port.then(|| Field::Destination(family).words()))
+}
+
+/// New source: the address at word 0.
+pub fn snat(family: Family) -> Vec<Expression> {
+    nat(0, family, None)
+}
+
+fn nat(kind: u32, family: Family, port_at: Option<u32>) -> Vec<Expression> {
+    let address = [number(1, kind), number(2, nfproto(family).into()), number(3, register(0))];
+    let port = port_at.map(|word| number(5, register(word)));
+    vec![expression("nat", address.into_iter().chain(port).collect::<Vec<_>>())]
+}
+
+pub fn masquerade() -> Vec<Expression> {
+    vec![expression("masq", [])]
+}
+
+pub fn counter() -> Vec<Expression> {
+    vec![nest(LIST_ELEM, [string(1, "counter")])]
+}
+
+pub fn verdict(verdict: Verdict) -> Vec<Expression> {
+    vec![expression("immediate", [number(1, 0), nest(2, [verdict_data(verdict.code(), verdict.chain())])])]
+}
+
+fn load(fields: &[Field]) -> impl Iterator<Item = Expression> {
+    fields.iter().scan(0, |word, field| {
+        let at = *word;
+        *word += field.words();
+        Some(field.load(at))
+    })
+}
+
+fn meta(key: u32, word: u32) -> Expression {
+    expression("meta", [number(1, register(word)), number(2, key)])
+}
+
+fn payload(base: u32, offset: u32, length: u32, word: u32) -> Expression {
+    expression("payload", [number(1, register(word)), number(2, base), number(3, offset), number(4, length)])
+}
+
+fn compare(operator: u32, with: &[u8]) -> Expression {
+    expression("cmp", [number(1, register(0)), number(2, operator), nest(3, [bytes(1, with)])])
+}
+
+fn bitwise(mask: &[u8]) -> Expression {
+    let zeros = vec![0; mask.len()];
+    let registers = [number(1, register(0)), number(2, register(0)), number(3, mask.len() as u32)];
+    expression("bitwise", [&registers[..], &[nest(4, [bytes(1, mask)]), nest(5, [bytes(1, zeros)])]].concat())
+}
+
+fn lookup(set: &str, target: Option<u32>) -> Expression {
+    let key = [string(1, set), number(2, register(0))];
+    expression("lookup", key.into_iter().chain(target.map(|register| number(3, register))).collect::<Vec<_>>())
+}
+
+fn expression(name: &str, attributes: impl Into<Vec<Attribute>>) -> Expression {
+    nest(LIST_ELEM, [string(1, name), nest(2, attributes)])
+}
+
+/// The kernel's number of the register at a word, in the form in which it dumps it (`nft_dump_register`).
+fn register(word: u32) -> u32 {
+    if word.is_multiple_of(4) { word / 4 + 1 } else { word + 8 }
+}

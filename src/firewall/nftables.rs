@@ -1,0 +1,167 @@
+//! The firewall in the kernel: the table `inet rsnet` and the way past Docker's chains, over netlink.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use netlink_sys::TokioSocket;
+use tokio::sync::{Mutex, mpsc};
+
+use crate::model::Entry;
+
+use super::attribute::{Attribute, covers, find_string, string};
+use super::batch::{INET, Operation, change, message, rebuild};
+use super::element::{Element, Set, elements, parse_list};
+use super::socket::{Message, NFTABLES, Refused, Reply, Socket};
+use super::table::{TABLE, chains, set_attributes};
+use super::{Firewall, FirewallError, docker, watch};
+
+/// The firewall of the network namespace in which it was opened.
+pub struct Nftables {
+    socket: Arc<Mutex<Socket>>,
+    /// The port of `socket`, by which our own changes are known.
+    port: u32,
+    /// Hears of changes since the opening.
+    events: std::sync::Mutex<Option<TokioSocket>>,
+}
+
+impl Nftables {
+    /// Opens it in the network namespace of the calling thread, which must be in a tokio runtime. Needs CAP_NET_ADMIN.
+    pub fn open() -> Result<Self, FirewallError> {
+        let failed = |cause| FirewallError { operation: "open", object: "a netlink socket to netfilter".into(), cause };
+        let socket = Socket::open().map_err(failed)?;
+        let events = watch::subscribe().map_err(failed)?;
+        Ok(Nftables { port: socket.port(), socket: Arc::new(Mutex::new(socket)), events: Some(events).into() })
+    }
+}
+
+#[async_trait]
+impl Firewall for Nftables {
+    async fn apply(&self, remove: &[Entry], add: &[Entry]) -> Result<(), FirewallError> {
+        let (old, new) = (encoded(remove)?, encoded(add)?);
+        let socket = self.socket.lock().await;
+        commit(&socket, &change(old.difference(&new), new.difference(&old)))?;
+        let chains = docker::change(&socket, &docker::named_by_users(remove), &docker::named_by_users(add));
+        pass_docker(&socket, chains).map(drop)
+    }
+
+    async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError> {
+        let (wanted, links) = (encoded(all)?, docker::named_by_users(all));
+        let socket = self.socket.clone().lock_owned().await;
+        // Thousands of elements take milliseconds.
+        let work = move || Ok(mend(&socket, &wanted)? + pass_docker(&socket, docker::converge(&socket, &links))?);
+        let failed = |cause| FirewallError { operation: "converge", object: "table inet rsnet".into(), cause };
+        tokio::task::spawn_blocking(work).await.map_err(|error| failed(io::Error::other(error)))?
+    }
+
+    fn changes(&self) -> mpsc::Receiver<()> {
+        let (wake, woken) = mpsc::channel(1);
+        let events = self.events.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        if let Some(events) = events {
+            let own = self.port;
+            tokio::spawn(async move {
+                if let Err(error) = watch::watch(events, own, wake).await {
+                    tracing::error!(%error, "watch the firewall: what others change is noticed only by the timer");
+                }
+            });
+        }
+        woken
+    }
+}
+
+fn encoded<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Result<BTreeSet<Element>, FirewallError> {
+    let mut all = BTreeSet::new();
+    for entry in entries {
+        let failed = |cause| FirewallError { operation: "translate", object: format!("{entry:?}"), cause };
+        all.extend(elements(entry).map_err(failed)?);
+    }
+    Ok(all)
+}
+
+fn commit(socket: &Socket, operations: &[Operation]) -> Result<(), FirewallError> {
+    socket.commit(operations).map_err(|Refused { operation, cause }| match operation.and_then(|index| operations.get(index)) {
+        Some(failed) => FirewallError { operation: failed.what, object: failed.object.clone(), cause },
+        None => FirewallError { operation: "change", object: "nftables".into(), cause },
+    })
+}
+
+/// Sends what Docker's chains need, each family by itself: they come and go with Docker, and must not hold up our own table.
+fn pass_docker(socket: &Socket, chains: io::Result<Vec<Vec<Operation>>>) -> Result<usize, FirewallError> {
+    let failed = |cause| FirewallError { operation: "read", object: "chain DOCKER-USER".into(), cause };
+    let mut mended = 0;
+    for operations in chains.map_err(failed)? {
+        commit(socket, &operations)?;
+        mended += operations.len();
+    }
+    Ok(mended)
+}
+
+/// Makes the table right in one batch: the elements that differ, or all of it where a constant part does.
+fn mend(socket: &Socket, wanted: &BTreeSet<Element>) -> Result<usize, FirewallError> {
+    let failed = |cause| FirewallError { operation: "read", object: "table inet rsnet".into(), cause };
+    let wrong = wrong_constants(socket).map_err(failed)?;
+    let (present, strange) = observed(socket).map_err(failed)?;
+    let (gone, new): (Vec<_>, Vec<_>) = (present.difference(wanted).collect(), wanted.difference(&present).collect());
+    let differences = wrong + strange + gone.len() + new.len();
+    let operations = match wrong + strange {
+        0 => change(gone, new),
+        _ => rebuild().into_iter().chain(change([], wanted)).collect(),
+    };
+    commit(socket, &operations)?;
+    Ok(differences)
+}
+
+fn get(kind: u8, attributes: Vec<Attribute>) -> Message {
+    Message { subsystem: NFTABLES, kind, flags: 0, family: INET, attributes }
+}
+
+/// How many constant parts of the table are missing, altered or too many.
+fn wrong_constants(socket: &Socket) -> io::Result<usize> {
+    if socket.get(&get(message::GETTABLE, vec![string(1, TABLE)]))?.is_none() {
+        return Ok(1);
+    }
+    let ours = |kind| -> io::Result<Vec<Reply>> {
+        let all = socket.dump(&get(kind, vec![string(1, TABLE)]))?;
+        Ok(all.into_iter().filter(|object| find_string(&object.attributes, 1) == Some(TABLE)).collect())
+    };
+    let sets: Vec<_> = Set::all().map(set_attributes).collect();
+    let chains = chains();
+    let shells: Vec<_> = chains.iter().map(|chain| chain.attributes()).collect();
+    let rules = ours(message::GETRULE)?;
+    let wrong_rules: usize = chains.iter().map(|chain| wrong_rules(chain.name, &chain.rules, &rules)).sum();
+    Ok(differing(&sets, &ours(message::GETSET)?) + differing(&shells, &ours(message::GETCHAIN)?) + wrong_rules)
+}
+
+/// Named objects that are not there as they should be, and those that should not be there.
+fn differing(wanted: &[Vec<Attribute>], present: &[Reply]) -> usize {
+    let met = wanted.iter().filter(|wanted| present.iter().any(|object| covers(wanted, &object.attributes))).count();
+    wanted.len() - met + present.len().saturating_sub(met)
+}
+
+/// The rules of a chain have an order.
+fn wrong_rules(chain: &str, wanted: &[Attribute], present: &[Reply]) -> usize {
+    let present: Vec<_> = present.iter().filter(|rule| find_string(&rule.attributes, 2) == Some(chain)).collect();
+    let met = wanted.iter().zip(&present).filter(|(wanted, rule)| covers(std::slice::from_ref(*wanted), &rule.attributes)).count();
+    wanted.len().max(present.len()) - met
+}
+
+/// The elements of all sets, and how many there are in forms that we never write.
+fn observed(socket: &Socket) -> io::Result<(BTreeSet<Element>, usize)> {
+    let (mut present, mut strange) = (BTreeSet::new(), 0);
+    for set in Set::all() {
+        let request = get(message::GETSETELEM, vec![string(1, TABLE), string(2, set.name())]);
+        match socket.dump(&request) {
+            Ok(replies) => {
+                for (some, others) in replies.iter().map(|reply| parse_list(set, &reply.attributes)) {
+                    present.extend(some);
+                    strange += others;
+                }
+            }
+            // No such set: its absence was counted among the constants.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((present, strange))
+}

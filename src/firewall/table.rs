@@ -1,0 +1,205 @@
+//! The constants of rsnet's table: its sets, chains and rules. Nothing here depends on what runs on the host.
+
+use crate::model::Family;
+
+use super::attribute::{Attribute, bytes, list, nest, number, string};
+use super::element::Set;
+use super::expression::{
+    ESTABLISHED_OR_RELATED, Expression, Field, INVALID, Verdict, begins, dnat, echo_request, expressions, family, from_loopback, is_local,
+    mapped, masquerade, named, named_at_least, snat, source_is_elsewhere, state, to_loopback, to_multicast, translated, verdict,
+    verdict_of, within,
+};
+
+pub const TABLE: &str = "rsnet";
+
+const INTERVAL: u32 = 4;
+const MAP: u32 = 8;
+const CONCAT: u32 = 0x80;
+const DATA_VERDICT: u32 = 0xffff_ff00;
+
+/// `NFTNL_UDATA_SET_KEYBYTEORDER`, four bytes, `BYTEORDER_HOST_ENDIAN`: tells `nft` how to print interface names.
+const HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
+
+/// What a set or map holds.
+pub struct Shape {
+    pub key: &'static [Field],
+    pub data: Data,
+    pub interval: bool,
+}
+
+pub enum Data {
+    None,
+    Verdict,
+    Fields(&'static [Field]),
+}
+
+/// `NFTA_SET_*` of the set, as the kernel dumps it.
+pub fn set_attributes(set: Set) -> Vec<Attribute> {
+    let Shape { key, data, interval } = set.shape();
+    let shape = [(key.len() > 1, CONCAT), (interval, INTERVAL), (!matches!(data, Data::None), MAP)];
+    let flags = shape.into_iter().filter_map(|(is, flag)| is.then_some(flag)).sum();
+    let mut attributes = vec![string(1, TABLE), string(2, set.name()), number(4, datatype(key)), number(5, length(key))];
+    if flags != 0 {
+        attributes.push(number(3, flags));
+    }
+    if let [Field::Iifname | Field::Oifname] = key {
+        attributes.push(bytes(13, HOST_ORDER));
+    }
+    match data {
+        Data::None => {}
+        Data::Verdict => attributes.push(number(6, DATA_VERDICT)),
+        Data::Fields(fields) => attributes.extend([number(6, datatype(fields)), number(7, length(fields))]),
+    }
+    if key.len() > 1 {
+        let fields: Vec<_> = key.iter().map(|field| nest(1, [number(1, field.length())])).collect();
+        attributes.push(nest(9, [list(2, fields)]));
+    }
+    attributes
+}
+
+/// The types side by side, six bits each, as `nft` reads them.
+fn datatype(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |all, field| all << 6 | field.datatype())
+}
+
+/// Bytes, every field padded to four.
+fn length(fields: &[Field]) -> u32 {
+    fields.iter().map(|field| field.length().next_multiple_of(4)).sum()
+}
+
+pub struct Chain {
+    pub name: &'static str,
+    /// Type, hook and priority; none for a chain that is only jumped to.
+    hook: Option<(&'static str, u32, i32)>,
+    pub rules: Vec<Attribute>,
+}
+
+impl Chain {
+    /// `NFTA_CHAIN_*` of the chain, as the kernel dumps it.
+    pub fn attributes(&self) -> Vec<Attribute> {
+        let mut attributes = vec![string(1, TABLE), string(3, self.name)];
+        if let Some((kind, hook, priority)) = self.hook {
+            let hook = nest(4, [number(1, hook), number(2, priority.cast_unsigned())]);
+            attributes.extend([hook, number(5, ACCEPT_POLICY), string(7, kind)]);
+        }
+        attributes
+    }
+}
+
+const ACCEPT_POLICY: u32 = 1;
+const PREROUTING: u32 = 0;
+const FORWARD: u32 = 2;
+const OUTPUT: u32 = 3;
+const POSTROUTING: u32 = 4;
+
+/// All chains, those that are jumped to before those that jump.
+pub fn chains() -> Vec<Chain> {
+    let chain = |name, hook, rules: Vec<Rule>| Chain { name, hook, rules: rules.into_iter().map(expressions).collect() };
+    vec![
+        chain(OPENED, None, opened()),
+        chain(ANYTHING, None, anything()),
+        chain("publish", None, publish()),
+        chain("raw", Some(("filter", PREROUTING, -300)), raw()),
+        chain("prerouting", Some(("nat", PREROUTING, -100)), prerouting()),
+        chain("output", Some(("nat", OUTPUT, -100)), vec![vec![is_local(false), verdict(Verdict::Jump("publish"))]]),
+        chain("forward", Some(("filter", FORWARD, 0)), forward()),
+        chain("postrouting", Some(("nat", POSTROUTING, 100)), postrouting()),
+    ]
+}
+
+type Rule = Vec<Vec<Expression>>;
+
+pub const OPENED: &str = "opened";
+pub const ANYTHING: &str = "anything";
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+const IN: &[Field] = &[Field::Iifname];
+const OUT: &[Field] = &[Field::Oifname];
+const IN_OUT: &[Field] = &[Field::Iifname, Field::Oifname];
+
+fn both(rule: impl Fn(Family) -> Rule) -> impl Iterator<Item = Rule> {
+    FAMILIES.into_iter().map(rule)
+}
+
+/// `route_localnet` is on for our links, and would let a container reach what listens on the host's loopback.
+fn raw() -> Vec<Rule> {
+    both(|f| vec![within(IN, "segments"), to_loopback(f), verdict(Verdict::Drop)]).collect()
+}
+
+/// What comes in by a link never goes to a loopback address in truth; it must not be translated before the kernel drops it as a martian,
+/// or a neighbour on the wire would reach what is published on 127.0.0.1 only.
+fn prerouting() -> Vec<Rule> {
+    both(|f| vec![to_loopback(f), verdict(Verdict::Return)]).chain([vec![is_local(false), verdict(Verdict::Jump("publish"))]]).collect()
+}
+
+fn publish() -> Vec<Rule> {
+    FAMILIES
+        .into_iter()
+        .flat_map(|f| {
+            let whole = [Field::Destination(f), Field::L4proto, Field::Port];
+            [
+                vec![family(f), mapped(&whole, Set::Publish(f).name()), dnat(f, true)],
+                vec![family(f), mapped(&whole[1..], Set::PublishAny(f).name()), dnat(f, true)],
+                vec![family(f), mapped(&whole, Set::PublishRange(f).name()), dnat(f, false)],
+            ]
+        })
+        .collect()
+}
+
+/// The order matters: answers; what stays inside a segment; the walls of internal ones; published ports; the exceptions; the walls.
+fn forward() -> Vec<Rule> {
+    let accept = || verdict(Verdict::Accept);
+    let drop = || verdict(Verdict::Drop);
+    let mut rules = vec![
+        vec![state(ESTABLISHED_OR_RELATED), accept()],
+        vec![within(IN_OUT, "inner"), accept()],
+        vec![within(IN, "internal"), drop()],
+        vec![within(OUT, "internal"), drop()],
+        vec![translated(), accept()],
+        vec![within(IN_OUT, "trusted"), accept()],
+        // What connection tracking cannot place is not translated either: it would leave with a container's address.
+        vec![state(INVALID), within(&[Field::Nfproto, Field::Iifname], "masquerade"), drop()],
+    ];
+    // Our accept in DOCKER-USER stands before Docker's own walls, so the way to Docker's networks is closed here.
+    rules.extend(docker_links(Field::Oifname).map(|link| vec![within(IN, "segments"), link, drop()]));
+    rules.push(vec![verdict_of(&[Field::Nfproto, Field::Oifname], "enter")]);
+    rules
+}
+
+fn opened() -> Vec<Rule> {
+    both(|f| {
+        let key = [Field::Destination(f), Field::L4proto, Field::Port];
+        vec![family(f), within(&key, Set::Open(f).name()), verdict(Verdict::Accept)]
+    })
+    .chain(both(|f| vec![echo_request(f), verdict(Verdict::Accept)]))
+    .chain([vec![verdict(Verdict::Drop)]])
+    .collect()
+}
+
+fn anything() -> Vec<Rule> {
+    [within(IN, "segments")]
+        .into_iter()
+        .chain(docker_links(Field::Iifname))
+        .map(|from| vec![from, verdict(Verdict::Drop)])
+        .chain([vec![verdict(Verdict::Accept)]])
+        .collect()
+}
+
+/// Docker's own bridges: `docker0`, `docker_gwbridge`, and `br-` with twelve digits of an id. The length tells the last from the bridges
+/// that people and other software call `br-lan` or `br-ex`, which may be the way to the world.
+fn docker_links(field: Field) -> impl Iterator<Item = Vec<Expression>> {
+    [begins(field, b"docker"), named_at_least(field, "br-", 15)].into_iter()
+}
+
+fn postrouting() -> Vec<Rule> {
+    let hairpin = || within(IN_OUT, "hairpin");
+    // A flow translated while it crossed a bridge (`bridge-nf-call-iptables`) has no incoming link here; one of the host itself has none
+    // either, but keeps its source.
+    let bridged = vec![named(Field::Iifname, ""), within(OUT, "segments"), translated(), source_is_elsewhere(), masquerade()];
+    let mut rules = vec![vec![hairpin(), translated(), masquerade()], bridged];
+    rules.extend(both(|f| vec![within(OUT, "segments"), from_loopback(f), masquerade()]));
+    rules.push(vec![hairpin(), verdict(Verdict::Return)]);
+    rules.extend(both(|f| vec![to_multicast(f), verdict(Verdict::Return)]));
+    rules.extend(both(|f| vec![family(f), mapped(IN, Set::SourceNat(f).name()), snat(f)]));
+    rules.push(vec![within(&[Field::Nfproto, Field::Iifname], "masquerade"), masquerade()]);
+    rules
+}

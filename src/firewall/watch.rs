@@ -1,0 +1,67 @@
+//! What others do to our table and to Docker's chains (`NFNLGRP_NFTABLES`).
+
+use std::io;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
+use nix::libc::ENOBUFS;
+use tokio::sync::mpsc;
+
+use super::attribute::find_string;
+use super::batch::{INET, message};
+use super::docker;
+use super::socket::{NFTABLES, READ, Reply, messages, prepare, reply};
+use super::table::TABLE;
+
+const NFNLGRP_NFTABLES: u32 = 7;
+
+/// A socket that hears of every change from now on, in the network namespace of the calling thread.
+pub fn subscribe() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
+    prepare(socket.socket_mut())?;
+    socket.socket_ref().add_membership(NFNLGRP_NFTABLES)?;
+    Ok(socket)
+}
+
+/// Wakes the receiver until it is dropped. `own` is the port of the socket whose changes are ours.
+pub async fn watch(socket: TokioSocket, own: u32, wake: mpsc::Sender<()>) -> io::Result<()> {
+    loop {
+        let mut datagram = Vec::with_capacity(READ);
+        let received = tokio::select! {
+            received = socket.recv(&mut datagram) => received,
+            () = wake.closed() => return Ok(()),
+        };
+        let concerned = match received {
+            Ok(_) => messages(&datagram).filter_map(|m| reply(&m)).any(|event| concerns(&event, own)),
+            // Events were lost; one of them may have concerned us.
+            Err(error) if error.raw_os_error() == Some(ENOBUFS) => true,
+            Err(error) => return Err(error),
+        };
+        if concerned {
+            // A full channel already says it.
+            let _ = wake.try_send(());
+        }
+    }
+}
+
+fn concerns(event: &Reply, own: u32) -> bool {
+    if event.subsystem != NFTABLES || event.port == own {
+        return false;
+    }
+    // The table's name is attribute 1 of every object.
+    match find_string(&event.attributes, 1) {
+        Some(TABLE) => event.family == INET,
+        Some(docker::TABLE) => docker::FAMILIES.contains(&event.family) && chain(event).is_none_or(docker::depends_on),
+        _ => false,
+    }
+}
+
+/// The chain that an event is about; none for a table.
+fn chain(event: &Reply) -> Option<&str> {
+    match event.kind {
+        message::NEWCHAIN | message::DELCHAIN => find_string(&event.attributes, 3),
+        message::NEWRULE | message::DELRULE => find_string(&event.attributes, 2),
+        message::DELTABLE => None,
+        _ => Some(""),
+    }
+}

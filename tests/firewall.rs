@@ -1,0 +1,223 @@
+//! The firewall in real network namespaces, with real packets; `nft`, `iptables` and `conntrack` as the second opinion. Needs root.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use rsnet::firewall::Firewall;
+use rsnet::firewall::nftables::Nftables;
+use rsnet::model::{Entry, Family, IfName, Inbound, PortRange, Protocol};
+
+/// Runs a shell command in the namespace of the calling thread and returns what it wrote.
+fn run(command: &str) -> String {
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A firewall in a fresh network namespace, which the calling thread enters. Every test has a process of its own.
+fn fresh() -> Nftables {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    Nftables::open().unwrap()
+}
+
+fn name(text: &str) -> IfName {
+    text.parse().unwrap()
+}
+
+fn publish(protocol: Protocol, host: &str, ports: (u16, u16), to: &str, to_port: u16) -> Entry {
+    let (host, to) = (host.parse().unwrap(), to.parse().unwrap());
+    Entry::Publish { protocol, host, ports: PortRange::new(ports.0, ports.1), to, to_port }
+}
+
+fn open(protocol: Protocol, to: &str, first: u16, last: u16) -> Entry {
+    Entry::Open { protocol, to: to.parse().unwrap(), ports: PortRange::new(first, last) }
+}
+
+fn one_of_each() -> BTreeSet<Entry> {
+    let link = || name("rsb-0123456789");
+    BTreeSet::from([
+        Entry::Segment { link: link() },
+        Entry::Inner { link: link() },
+        Entry::Internal { link: name("rsb-9876543210") },
+        Entry::Enter { link: link(), family: Family::V4, rule: Inbound::Opened },
+        Entry::Trusted { from: name("lan0"), to: link() },
+        Entry::Masquerade { link: link(), family: Family::V4 },
+        Entry::SourceNat { link: link(), source: "192.0.2.1".parse().unwrap() },
+        Entry::SourceNat { link: link(), source: "2001:db8::1".parse().unwrap() },
+        publish(Protocol::Tcp, "0.0.0.0", (80, 80), "172.18.0.2", 8080),
+        publish(Protocol::Udp, "127.0.0.1", (53, 53), "172.18.0.2", 53),
+        publish(Protocol::Tcp, "0.0.0.0", (20000, 20999), "172.18.0.2", 20000),
+        publish(Protocol::Tcp, "::", (80, 80), "fd00::2", 8080),
+        publish(Protocol::Sctp, "::1", (9, 9), "fd00::2", 9),
+        publish(Protocol::Tcp, "2001:db8::1", (20000, 20999), "fd00::2", 20000),
+        open(Protocol::Tcp, "172.18.0.2", 80, 90),
+        open(Protocol::Udp, "fd00::2", 53, 53),
+    ])
+}
+
+#[tokio::test]
+async fn nft_reads_the_table_as_it_is_meant() {
+    let firewall = fresh();
+    assert!(firewall.converge(&one_of_each()).await.unwrap() > 0);
+    insta::assert_snapshot!(run("nft list table inet rsnet"));
+}
+
+#[tokio::test]
+async fn a_second_convergence_finds_nothing_and_sends_nothing() {
+    let firewall = fresh();
+    firewall.converge(&one_of_each()).await.unwrap();
+    let other = Nftables::open().unwrap();
+    let mut changes = other.changes();
+    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
+    assert_eq!(Nftables::open().unwrap().converge(&one_of_each()).await.unwrap(), 0, "a fresh process sees the same");
+    assert!(tokio::time::timeout(Duration::from_millis(100), changes.recv()).await.is_err());
+}
+
+#[tokio::test]
+async fn whatever_is_altered_by_hand_is_noticed_and_mended() {
+    let firewall = fresh();
+    firewall.converge(&one_of_each()).await.unwrap();
+    let good = run("nft -s list table inet rsnet");
+    let handle = |chain: &str, of: &str| {
+        let listing = run(&format!("nft -a list chain inet rsnet {chain}"));
+        let line = listing.lines().find(|line| line.contains(of)).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    let established = handle("forward", "established");
+    for (harm, differences) in [
+        ("flush ruleset".to_owned(), None),
+        ("delete table inet rsnet".to_owned(), None),
+        ("delete element inet rsnet publish4_any { tcp . 80 }".to_owned(), Some(1)),
+        ("add element inet rsnet publish4_any { tcp . 81 : 172.18.0.9 . 81 }".to_owned(), Some(1)),
+        (
+            "delete element inet rsnet enter { ipv4 . rsb-0123456789 }; add element inet rsnet enter { ipv4 . rsb-0123456789 : accept }"
+                .to_owned(),
+            Some(2),
+        ),
+        ("add element inet rsnet open4 { 10.0.0.0/8 . tcp . 1-9 }".to_owned(), Some(1)),
+        (format!("delete rule inet rsnet forward handle {established}"), None),
+        ("flush chain inet rsnet forward".to_owned(), None),
+        ("insert rule inet rsnet forward accept".to_owned(), None),
+        ("add chain inet rsnet mine".to_owned(), None),
+        ("add chain inet rsnet forward { policy drop; }".to_owned(), None),
+        ("add set inet rsnet mine { type ifname; }".to_owned(), None),
+    ] {
+        run(&format!("nft '{harm}'"));
+        let mended = firewall.converge(&one_of_each()).await.unwrap();
+        assert!(differences.map_or(mended > 0, |wanted| wanted == mended), "{harm}: {mended}");
+        assert_eq!(run("nft -s list table inet rsnet"), good, "{harm}");
+        assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0, "{harm}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_applied_whole_or_not_at_all() {
+    let firewall = fresh();
+    firewall.converge(&BTreeSet::new()).await.unwrap();
+    let before = run("nft list table inet rsnet");
+    let good = publish(Protocol::Tcp, "0.0.0.0", (80, 80), "172.18.0.2", 80);
+    let absent = publish(Protocol::Tcp, "0.0.0.0", (81, 81), "172.18.0.2", 80);
+    let error = firewall.apply(&[absent], std::slice::from_ref(&good)).await.unwrap_err();
+    assert_eq!(error.to_string(), "remove elements from set inet rsnet publish4_any: No such file or directory (os error 2)");
+    let mixed = publish(Protocol::Tcp, "0.0.0.0", (81, 81), "fd00::2", 80);
+    assert!(firewall.apply(&[], &[good.clone(), mixed]).await.is_err());
+    assert_eq!(run("nft list table inet rsnet"), before);
+    firewall.apply(&[], std::slice::from_ref(&good)).await.unwrap();
+    assert_eq!(firewall.converge(&BTreeSet::from([good.clone()])).await.unwrap(), 0);
+    firewall.apply(&[good], &[]).await.unwrap();
+    assert_eq!(run("nft list table inet rsnet"), before);
+}
+
+#[tokio::test]
+async fn ten_thousand_published_ports_are_one_batch_and_one_more_costs_microseconds() {
+    let firewall = fresh();
+    let all: BTreeSet<_> = (0..10_000).map(|n| publish(Protocol::Tcp, "0.0.0.0", (n + 1, n + 1), "172.18.0.2", 80)).collect();
+    let start = std::time::Instant::now();
+    firewall.converge(&all).await.unwrap();
+    println!("built in {:?}", start.elapsed());
+    let start = std::time::Instant::now();
+    assert_eq!(firewall.converge(&all).await.unwrap(), 0);
+    println!("compared in {:?}", start.elapsed());
+    let one = [publish(Protocol::Tcp, "0.0.0.0", (60_000, 60_000), "172.18.0.2", 80)];
+    let mut times = Vec::new();
+    for n in 0..200 {
+        let start = std::time::Instant::now();
+        let (remove, add) = if n % 2 == 0 { (&[][..], &one[..]) } else { (&one[..], &[][..]) };
+        firewall.apply(remove, add).await.unwrap();
+        times.push(start.elapsed());
+    }
+    times.sort();
+    println!("one element: median {:?}, p99 {:?}", times[100], times[198]);
+    assert!(times[100] < Duration::from_millis(1), "{:?}", times[100]);
+    assert_eq!(firewall.converge(&BTreeSet::new()).await.unwrap(), 10_000);
+}
+
+#[tokio::test]
+async fn what_others_change_wakes_and_what_we_change_does_not() {
+    let firewall = fresh();
+    let mut changes = firewall.changes();
+    firewall.converge(&one_of_each()).await.unwrap();
+    run("nft add table inet other; nft add table ip filter; nft add chain ip filter FORWARD");
+    assert!(tokio::time::timeout(Duration::from_millis(200), changes.recv()).await.is_err(), "none of this concerns us");
+    for theirs in [
+        "nft flush ruleset",
+        "nft add table ip filter; nft add chain ip filter DOCKER-USER",
+        "nft add rule ip filter DOCKER-USER counter return",
+        "nft flush chain ip filter DOCKER-USER",
+    ] {
+        run(theirs);
+        tokio::time::timeout(Duration::from_secs(2), changes.recv()).await.expect(theirs).expect(theirs);
+        firewall.converge(&one_of_each()).await.unwrap();
+        while changes.try_recv().is_ok() {}
+    }
+    run("nft add element inet rsnet segments { eth0 }");
+    tokio::time::timeout(Duration::from_secs(2), changes.recv()).await.expect("an element").expect("an element");
+}
+
+const DOCKER_CHAINS: &str = "
+    for iptables in iptables-nft ip6tables-nft; do
+        $iptables -P FORWARD DROP
+        $iptables -N DOCKER-USER
+        $iptables -A DOCKER-USER -s 10.9.8.7 -j DROP 2>/dev/null || $iptables -A DOCKER-USER -s fd09::7 -j DROP
+        $iptables -A DOCKER-USER -j RETURN
+        $iptables -A FORWARD -j DOCKER-USER
+    done";
+
+#[tokio::test]
+async fn docker_user_gets_two_rules_that_iptables_can_read_behind_the_administrators() {
+    let firewall = fresh();
+    run(DOCKER_CHAINS);
+    firewall.converge(&one_of_each()).await.unwrap();
+    for (iptables, administrators) in [("iptables-nft", "10.9.8.7/32"), ("ip6tables-nft", "fd09::7/128")] {
+        let expected = format!(
+            "-N DOCKER-USER\n-A DOCKER-USER -s {administrators} -j DROP\n\
+             -A DOCKER-USER -i rsb-+ -m comment --comment \"rsnet: decided in table inet rsnet\" -j ACCEPT\n\
+             -A DOCKER-USER -o rsb-+ -m comment --comment \"rsnet: decided in table inet rsnet\" -j ACCEPT\n\
+             -A DOCKER-USER -j RETURN\n"
+        );
+        assert_eq!(run(&format!("{iptables} -S DOCKER-USER")), expected);
+        // Docker's own way to ask and to change still works.
+        run(&format!("{iptables} -C DOCKER-USER -j RETURN; {iptables} -I DOCKER-USER -j RETURN; {iptables} -D DOCKER-USER -j RETURN"));
+    }
+    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
+    run("iptables-nft -D DOCKER-USER 2; iptables-nft -F DOCKER-USER");
+    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 2);
+    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_segment_with_a_name_of_the_users_passes_docker_user_by_itself() {
+    let firewall = fresh();
+    run(DOCKER_CHAINS);
+    let mine = Entry::Segment { link: name("mine0") };
+    firewall.converge(&BTreeSet::new()).await.unwrap();
+    firewall.apply(&[], std::slice::from_ref(&mine)).await.unwrap();
+    let rules = run("iptables-nft -S DOCKER-USER");
+    assert!(rules.contains("-i mine0 -m comment") && rules.contains("-o mine0 -m comment"), "{rules}");
+    assert_eq!(firewall.converge(&BTreeSet::from([mine.clone()])).await.unwrap(), 0);
+    firewall.apply(&[mine], &[]).await.unwrap();
+    assert!(!run("iptables-nft -S DOCKER-USER").contains("mine0"));
+    assert_eq!(firewall.converge(&BTreeSet::new()).await.unwrap(), 0);
+}
