@@ -20,17 +20,11 @@ struct Hierarchy {
 impl Cgroup {
     /// The directories `name`, made, below where this process is.
     pub fn new(name: &str) -> Cgroup {
-        let hierarchies = mounted().into_iter().map(|(mounted_at, here)| Hierarchy {
-            mounted_at,
-            ours: here.join(name),
-        });
-        let cgroup = Cgroup {
-            hierarchies: hierarchies.collect(),
-        };
+        let hierarchies = mounted().into_iter().map(|(mounted_at, here)| Hierarchy { mounted_at, ours: here.join(name) });
+        let cgroup = Cgroup { hierarchies: hierarchies.collect() };
         for hierarchy in &cgroup.hierarchies {
             let ours = &hierarchy.ours;
-            fs::create_dir_all(ours)
-                .unwrap_or_else(|e| panic!("create cgroup {}: {e}", ours.display()));
+            fs::create_dir_all(ours).unwrap_or_else(|e| panic!("create cgroup {}: {e}", ours.display()));
             inherit_cpuset(ours);
         }
         cgroup
@@ -38,18 +32,12 @@ impl Cgroup {
 
     /// The files to write a pid to, to be in the cgroup.
     pub fn procs_files(&self) -> Vec<PathBuf> {
-        self.hierarchies
-            .iter()
-            .map(|h| h.ours.join("cgroup.procs"))
-            .collect()
+        self.hierarchies.iter().map(|h| h.ours.join("cgroup.procs")).collect()
     }
 
     /// Pairs (where a hierarchy is mounted, our directory in it): what to mount inside the machine, and where.
     pub fn mounts(&self) -> Vec<(PathBuf, PathBuf)> {
-        self.hierarchies
-            .iter()
-            .map(|h| (h.mounted_at.clone(), h.ours.clone()))
-            .collect()
+        self.hierarchies.iter().map(|h| (h.mounted_at.clone(), h.ours.clone())).collect()
     }
 
     /// Stops every process of the machine where it is, or lets it run on.
@@ -87,16 +75,9 @@ pub fn sweep() {
 fn mounted() -> Vec<(PathBuf, PathBuf)> {
     let mounts = fs::read_to_string("/proc/mounts").expect("read /proc/mounts");
     let own = fs::read_to_string("/proc/self/cgroup").expect("read /proc/self/cgroup");
-    let rows = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let rows = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     rows.filter(|row| row[1].starts_with("/sys/fs/cgroup") && row[2].starts_with("cgroup"))
-        .map(|row| {
-            (
-                PathBuf::from(row[1]),
-                here(Path::new(row[1]), own_path(&own, row[2], row[3])),
-            )
-        })
+        .map(|row| (PathBuf::from(row[1]), here(Path::new(row[1]), own_path(&own, row[2], row[3]))))
         .collect()
 }
 
@@ -104,36 +85,22 @@ fn mounted() -> Vec<(PathBuf, PathBuf)> {
 fn own_path<'a>(own: &'a str, kind: &str, options: &str) -> &'a str {
     let ours = |controllers: &str| match kind {
         "cgroup2" => controllers.is_empty(),
-        _ => {
-            !controllers.is_empty()
-                && controllers
-                    .split(',')
-                    .all(|c| options.split(',').any(|o| o == c))
-        }
+        _ => !controllers.is_empty() && controllers.split(',').all(|c| options.split(',').any(|o| o == c)),
     };
-    own.lines()
-        .map(|line| line.splitn(3, ':').collect::<Vec<_>>())
-        .find(|row| row.len() == 3 && ours(row[1]))
-        .map_or("/", |row| row[2])
+    own.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>()).find(|row| row.len() == 3 && ours(row[1])).map_or("/", |row| row[2])
 }
 
 /// The directory of cgroup `path` below its mount point, or the mount point where that shows only a part of the hierarchy.
 fn here(mounted_at: &Path, path: &str) -> PathBuf {
     let here = mounted_at.join(path.trim_start_matches('/'));
-    if here.is_dir() {
-        here
-    } else {
-        mounted_at.to_path_buf()
-    }
+    if here.is_dir() { here } else { mounted_at.to_path_buf() }
 }
 
 /// Version 1's cpuset takes no process until it was told its CPUs and memory nodes.
 fn inherit_cpuset(ours: &Path) {
     let parent = ours.parent().expect("a cgroup of ours has a parent");
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if ours.join("cpuset.clone_children").exists()
-            || ours.join("cgroup.clone_children").exists()
-        {
+        if ours.join("cpuset.clone_children").exists() || ours.join("cgroup.clone_children").exists() {
             let _ = fs::read(parent.join(file)).and_then(|value| fs::write(ours.join(file), value));
         }
     }

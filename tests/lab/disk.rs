@@ -26,21 +26,10 @@ impl Disk {
     /// An empty disk over the root file system `from`.
     pub fn new(name: &str, from: &Path, shown: Vec<(PathBuf, PathBuf)>) -> Disk {
         let (memory, data) = (Path::new(MEMORY).join(name), Path::new(DISK).join(name));
-        for directory in [
-            memory.join("changes"),
-            memory.join("work"),
-            memory.join("root"),
-            data.clone(),
-        ] {
-            fs::create_dir_all(&directory)
-                .unwrap_or_else(|e| panic!("create {}: {e}", directory.display()));
+        for directory in [memory.join("changes"), memory.join("work"), memory.join("root"), data.clone()] {
+            fs::create_dir_all(&directory).unwrap_or_else(|e| panic!("create {}: {e}", directory.display()));
         }
-        Disk {
-            from: from.to_path_buf(),
-            memory,
-            data,
-            shown,
-        }
+        Disk { from: from.to_path_buf(), memory, data, shown }
     }
 
     /// Makes this disk the root of the space, with everything mounted that a booted machine has.
@@ -66,13 +55,7 @@ impl Disk {
             show(&self.memory.join("changes")),
             show(&self.memory.join("work"))
         );
-        attach(
-            "overlay",
-            &self.root(),
-            "overlay",
-            MsFlags::empty(),
-            &options,
-        );
+        attach("overlay", &self.root(), "overlay", MsFlags::empty(), &options);
     }
 
     fn mount_kernel(&self, cgroups: &[(PathBuf, PathBuf)]) {
@@ -80,24 +63,11 @@ impl Disk {
         bind(Path::new("/proc"), &root.join("proc"));
         bind(Path::new("/dev"), &root.join("dev"));
         attach("sysfs", &root.join("sys"), "sysfs", none, "");
-        if cgroups
-            .iter()
-            .all(|(mounted_at, _)| mounted_at != Path::new("/sys/fs/cgroup"))
-        {
-            attach(
-                "tmpfs",
-                &root.join("sys/fs/cgroup"),
-                "tmpfs",
-                none,
-                "mode=755",
-            );
+        if cgroups.iter().all(|(mounted_at, _)| mounted_at != Path::new("/sys/fs/cgroup")) {
+            attach("tmpfs", &root.join("sys/fs/cgroup"), "tmpfs", none, "mode=755");
         }
         for (mounted_at, ours) in cgroups {
-            let inside = root.join(
-                mounted_at
-                    .strip_prefix("/")
-                    .expect("a mount point is absolute"),
-            );
+            let inside = root.join(mounted_at.strip_prefix("/").expect("a mount point is absolute"));
             fs::create_dir_all(&inside).expect("create a cgroup mount point");
             bind(ours, &inside);
         }
@@ -110,11 +80,7 @@ impl Disk {
         fs::create_dir_all(&docker).expect("create /var/lib/docker");
         bind(&self.data, &docker);
         for (what, inside) in &self.shown {
-            let inside = self.root().join(
-                inside
-                    .strip_prefix("/")
-                    .expect("where to show a file is absolute"),
-            );
+            let inside = self.root().join(inside.strip_prefix("/").expect("where to show a file is absolute"));
             make_mount_point(what, &inside);
             bind(what, &inside);
         }
@@ -148,16 +114,11 @@ pub fn sweep() {
 /// The directories `rsl<pid>-…` in `parent` whose process is no more.
 pub fn of_dead_tests(parent: &Path) -> impl Iterator<Item = PathBuf> {
     let dead = |name: &str| {
-        let pid = name
-            .strip_prefix("rsl")
-            .and_then(|rest| rest.split_once('-'))
-            .and_then(|(pid, _)| pid.parse::<u32>().ok());
+        let pid = name.strip_prefix("rsl").and_then(|rest| rest.split_once('-')).and_then(|(pid, _)| pid.parse::<u32>().ok());
         pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
     };
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    entries
-        .filter(move |entry| entry.file_name().to_str().is_some_and(dead))
-        .map(|entry| entry.path())
+    entries.filter(move |entry| entry.file_name().to_str().is_some_and(dead)).map(|entry| entry.path())
 }
 
 fn remove(directory: &Path) {
@@ -169,13 +130,8 @@ fn remove(directory: &Path) {
 }
 
 fn make_mount_point(like: &Path, at: &Path) {
-    fs::create_dir_all(at.parent().expect("a mount point has a parent"))
-        .expect("create a mount point's directory");
-    let made = if like.is_dir() {
-        fs::create_dir_all(at)
-    } else {
-        fs::write(at, "")
-    };
+    fs::create_dir_all(at.parent().expect("a mount point has a parent")).expect("create a mount point's directory");
+    let made = if like.is_dir() { fs::create_dir_all(at) } else { fs::write(at, "") };
     made.unwrap_or_else(|e| panic!("create mount point {}: {e}", at.display()));
 }
 
@@ -185,12 +141,6 @@ fn attach(source: &str, at: &Path, kind: &str, flags: MsFlags, options: &str) {
 }
 
 fn bind(what: &Path, at: &Path) {
-    mount(
-        Some(what),
-        at,
-        None::<&str>,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        None::<&str>,
-    )
-    .unwrap_or_else(|e| panic!("bind {} at {}: {e}", what.display(), at.display()));
+    mount(Some(what), at, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .unwrap_or_else(|e| panic!("bind {} at {}: {e}", what.display(), at.display()));
 }

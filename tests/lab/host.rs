@@ -53,14 +53,8 @@ impl Engine {
             Engine::V28_5 => "/var/cache/rsnet/engine-sid",
         });
         let (dockerd, version) = (root.join("usr/sbin/dockerd"), self.version());
-        let missing = format!(
-            "{} is missing: `make deps engines ENGINE={version}` brings it",
-            dockerd.display()
-        );
-        assert!(
-            dockerd.exists(),
-            "no Docker Engine {version} on this machine: {missing}"
-        );
+        let missing = format!("{} is missing: `make deps engines ENGINE={version}` brings it", dockerd.display());
+        assert!(dockerd.exists(), "no Docker Engine {version} on this machine: {missing}");
         root
     }
 }
@@ -102,8 +96,7 @@ impl HostSpec {
 
     /// Plugs `eth0`, `eth1` … into these segments.
     pub fn on(mut self, segments: &[&Segment]) -> HostSpec {
-        self.segments
-            .extend(segments.iter().map(|segment| segment.shared().clone()));
+        self.segments.extend(segments.iter().map(|segment| segment.shared().clone()));
         self
     }
 
@@ -158,9 +151,7 @@ impl Host {
             flags: Mutex::new(spec.flags.clone()),
             dockerd: Mutex::default(),
             rsnet: Mutex::default(),
-            nics: cards
-                .map(|(i, segment)| Nic::new(segment, i, spec.second_address))
-                .collect(),
+            nics: cards.map(|(i, segment)| Nic::new(segment, i, spec.second_address)).collect(),
             space: None,
             disk: Disk::new(&format!("{}-{}", lab.name, spec.name), root, shown),
         };
@@ -213,9 +204,7 @@ impl Host {
     }
 
     fn space(&self) -> &Space {
-        self.space
-            .as_ref()
-            .expect("a machine is without namespaces only inside reboot and drop")
+        self.space.as_ref().expect("a machine is without namespaces only inside reboot and drop")
     }
 }
 
@@ -223,29 +212,19 @@ impl Host {
 impl Host {
     /// All its addresses, the first card's first.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.nics
-            .iter()
-            .flat_map(|nic| &nic.addresses)
-            .map(|address| address.addr())
-            .collect()
+        self.nics.iter().flat_map(|nic| &nic.addresses).map(|address| address.addr()).collect()
     }
 
     /// Its first IPv4 address.
     #[track_caller]
     pub fn ipv4(&self) -> IpAddr {
-        self.addresses()
-            .into_iter()
-            .find(IpAddr::is_ipv4)
-            .expect("the machine has an IPv4 address")
+        self.addresses().into_iter().find(IpAddr::is_ipv4).expect("the machine has an IPv4 address")
     }
 
     /// Its first IPv6 address.
     #[track_caller]
     pub fn ipv6(&self) -> IpAddr {
-        self.addresses()
-            .into_iter()
-            .find(IpAddr::is_ipv6)
-            .expect("the machine has an IPv6 address")
+        self.addresses().into_iter().find(IpAddr::is_ipv6).expect("the machine has an IPv6 address")
     }
 
     /// A path of the machine, as the test sees it; it ends with a reboot.
@@ -285,8 +264,7 @@ impl Host {
     pub fn in_container(&self, container: &str, script: &str) -> Output {
         let inside = self.inside(container);
         let mut run = self.space().command("timeout");
-        run.args([HANGS, "nsenter", &inside, "sh", "-c", script])
-            .stdin(Stdio::null());
+        run.args([HANGS, "nsenter", &inside, "sh", "-c", script]).stdin(Stdio::null());
         Output::of(&format!("{}, in {container}", self.name), script, run)
     }
 
@@ -299,10 +277,7 @@ impl Host {
     #[track_caller]
     pub fn spawn_in_container(&self, container: &str, what: &str, script: &str) -> Process {
         let inside = self.inside(container);
-        self.start(
-            what,
-            &["nsenter", &inside, "sh", "-c", &format!("exec {script}")],
-        )
+        self.start(what, &["nsenter", &inside, "sh", "-c", &format!("exec {script}")])
     }
 
     /// Waits until something listens on the port: `tcp` or `udp`.
@@ -311,17 +286,9 @@ impl Host {
         let ask = format!("ss -Hln --{protocol} sport = :{port}");
         let listening = || {
             let seen = self.sh(&ask).ok().to_string();
-            if seen.is_empty() {
-                Err("nobody listens".to_string())
-            } else {
-                Ok(())
-            }
+            if seen.is_empty() { Err("nobody listens".to_string()) } else { Ok(()) }
         };
-        wait_until(
-            &format!("{protocol} port {port} of {}", self.name),
-            PATIENCE,
-            listening,
-        );
+        wait_until(&format!("{protocol} port {port} of {}", self.name), PATIENCE, listening);
     }
 
     fn start(&self, what: &str, command: &[&str]) -> Process {
@@ -332,9 +299,7 @@ impl Host {
 
     #[track_caller]
     fn inside(&self, container: &str) -> String {
-        let sandbox = self.docker(&format!(
-            "inspect -f '{{{{.NetworkSettings.SandboxKey}}}}' {container}"
-        ));
+        let sandbox = self.docker(&format!("inspect -f '{{{{.NetworkSettings.SandboxKey}}}}' {container}"));
         format!("--net={}", sandbox.ok())
     }
 }
@@ -345,29 +310,14 @@ impl Host {
     #[track_caller]
     pub fn start_dockerd(&self) {
         let flags = self.flags.lock().expect("no panic while held").clone();
-        let mut process = self.spawn(
-            "dockerd",
-            &format!("dockerd -H unix://{DOCKER_SOCKET} {flags}"),
-        );
-        wait_until(
-            &format!("dockerd of {} to answer", self.name),
-            PATIENCE,
-            || {
-                if let Some(status) = process.ended() {
-                    panic!(
-                        "dockerd of {} ended: {status}\n{}",
-                        self.name,
-                        tail(&process.log)
-                    );
-                }
-                let answer = self.api("GET", "/_ping", "").map_err(|e| e.to_string())?;
-                if answer.status == 200 {
-                    Ok(())
-                } else {
-                    Err(answer.body)
-                }
-            },
-        );
+        let mut process = self.spawn("dockerd", &format!("dockerd -H unix://{DOCKER_SOCKET} {flags}"));
+        wait_until(&format!("dockerd of {} to answer", self.name), PATIENCE, || {
+            if let Some(status) = process.ended() {
+                panic!("dockerd of {} ended: {status}\n{}", self.name, tail(&process.log));
+            }
+            let answer = self.api("GET", "/_ping", "").map_err(|e| e.to_string())?;
+            if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+        });
         *self.dockerd.lock().expect("no panic while held") = Some(process);
         self.import_box();
     }
@@ -424,24 +374,14 @@ impl Host {
     /// Starts `rsnet serve` with more settings, `"RSNET_ATTACH=direct"`, and waits until it takes connections.
     #[track_caller]
     pub fn start_rsnet_with(&self, settings: &str) {
-        let command =
-            format!("env RSNET_DATA_DIR=/var/lib/rsnet RSNET_LOG=debug {settings} rsnet serve");
+        let command = format!("env RSNET_DATA_DIR=/var/lib/rsnet RSNET_LOG=debug {settings} rsnet serve");
         let mut process = self.spawn("rsnet", &command);
-        wait_until(
-            &format!("rsnet of {} to listen", self.name),
-            PATIENCE,
-            || {
-                if let Some(status) = process.ended() {
-                    panic!(
-                        "rsnet of {} ended: {status}\n{}",
-                        self.name,
-                        tail(&process.log)
-                    );
-                }
-                std::os::unix::net::UnixStream::connect(self.path(RSNET_SOCKET))
-                    .map_err(|e| e.to_string())
-            },
-        );
+        wait_until(&format!("rsnet of {} to listen", self.name), PATIENCE, || {
+            if let Some(status) = process.ended() {
+                panic!("rsnet of {} ended: {status}\n{}", self.name, tail(&process.log));
+            }
+            std::os::unix::net::UnixStream::connect(self.path(RSNET_SOCKET)).map_err(|e| e.to_string())
+        });
         *self.rsnet.lock().expect("no panic while held") = Some(process);
     }
 
@@ -472,17 +412,9 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for what in ["dockerd", "rsnet"]
-                .iter()
-                .filter(|what| self.log(what).exists())
-            {
+            for what in ["dockerd", "rsnet"].iter().filter(|what| self.log(what).exists()) {
                 let log = self.log(what);
-                eprintln!(
-                    "--- {what} of {} (whole log: {})\n{}",
-                    self.name,
-                    log.display(),
-                    tail(&log)
-                );
+                eprintln!("--- {what} of {} (whole log: {})\n{}", self.name, log.display(), tail(&log));
             }
         }
         self.power_off();
@@ -505,12 +437,7 @@ fn box_image() -> PathBuf {
             && for a in $(busybox --list); do ln -s busybox $d/bin/$a; done; tar -C $d -cf \"$0\" . && rm -r $d";
         let mut make = Command::new("sh");
         make.args(["-c", script]).arg(&fresh);
-        Output::of(
-            "this machine",
-            "make the image box of /bin/busybox (busybox-static)",
-            make,
-        )
-        .ok();
+        Output::of("this machine", "make the image box of /bin/busybox (busybox-static)", make).ok();
         std::fs::rename(&fresh, &kept).expect("keep the image box");
     }
     kept

@@ -16,8 +16,7 @@ pub struct Answer {
 pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-    let head =
-        format!("{method} {path} HTTP/1.0\r\nHost: lab\r\nContent-Type: application/json\r\n");
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: lab\r\nContent-Type: application/json\r\n");
     write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -27,8 +26,5 @@ pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> std::io::
 fn parse(answer: &str) -> Option<Answer> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer {
-        status,
-        body: body.to_string(),
-    })
+    Some(Answer { status, body: body.to_string() })
 }

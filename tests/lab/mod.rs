@@ -58,26 +58,12 @@ impl Lab {
     ///
     /// Panics without root: the tests run as root or they fail, they never pass by not running.
     pub fn new() -> Lab {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "the tests on real hosts need root (they make namespaces): run `sudo make test`"
-        );
+        assert!(nix::unistd::geteuid().is_root(), "the tests on real hosts need root (they make namespaces): run `sudo make test`");
         disk::sweep();
         cgroup::sweep();
-        let name = format!(
-            "rsl{}-{}",
-            std::process::id(),
-            LABS.fetch_add(1, Ordering::SeqCst)
-        );
-        let inner = Inner {
-            logs: log_directory(),
-            switch: Space::new(&format!("{name}-switch")),
-            wires: AtomicU32::new(0),
-            name,
-        };
-        Lab {
-            inner: Arc::new(inner),
-        }
+        let name = format!("rsl{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::SeqCst));
+        let inner = Inner { logs: log_directory(), switch: Space::new(&format!("{name}-switch")), wires: AtomicU32::new(0), name };
+        Lab { inner: Arc::new(inner) }
     }
 
     /// A segment (an Ethernet) with one prefix or two, `["10.77.0.0/24", "fd77::/64"]`.
@@ -129,9 +115,7 @@ impl Default for Lab {
 
 /// `target/lab-logs/<test>`, made if missing. A test's thread carries its name.
 fn log_directory() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .expect("target/tmp has a parent");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp has a parent");
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("unnamed").replace("::", ".");
     let logs = target.join("lab-logs").join(test);
@@ -148,9 +132,6 @@ fn ip(pid: i32, args: &str) {
 /// Runs this machine's `ip` in the network namespace of the process `pid`.
 fn try_ip(pid: i32, args: &str) -> Output {
     let mut command = std::process::Command::new("nsenter");
-    command
-        .arg(format!("--net=/proc/{pid}/ns/net"))
-        .arg("ip")
-        .args(args.split_whitespace());
+    command.arg(format!("--net=/proc/{pid}/ns/net")).arg("ip").args(args.split_whitespace());
     Output::of("the lab's wiring", &format!("ip {args}"), command)
 }

@@ -18,9 +18,7 @@ pub struct Output {
 impl Output {
     /// Runs the command to its end. `place` and `text` are for people.
     pub fn of(place: &str, text: &str, mut command: Command) -> Output {
-        let done = command
-            .output()
-            .unwrap_or_else(|e| panic!("on {place}: start `{text}`: {e}"));
+        let done = command.output().unwrap_or_else(|e| panic!("on {place}: start `{text}`: {e}"));
         Output {
             place: place.to_string(),
             command: text.to_string(),
@@ -61,10 +59,7 @@ impl Output {
     #[track_caller]
     pub fn fails_with(&self, text: &str) -> &str {
         self.fails();
-        self.expect(
-            self.stderr.contains(text),
-            &format!("an error that says {text:?}"),
-        );
+        self.expect(self.stderr.contains(text), &format!("an error that says {text:?}"));
         self.stderr.trim()
     }
 
@@ -77,23 +72,13 @@ impl Output {
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "on {}: {}", self.place, self.command)?;
-        write!(
-            f,
-            "exit code: {}\nstdout: {}\nstderr: {}",
-            self.code,
-            self.stdout.trim_end(),
-            self.stderr.trim_end()
-        )
+        write!(f, "exit code: {}\nstdout: {}\nstderr: {}", self.code, self.stdout.trim_end(), self.stderr.trim_end())
     }
 }
 
 /// Asks again and again until the answer is `Ok`; panics with the last answer when the time is over.
 #[track_caller]
-pub fn wait_until<T>(
-    what: &str,
-    patience: Duration,
-    mut ask: impl FnMut() -> Result<T, String>,
-) -> T {
+pub fn wait_until<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {
         match ask() {

@@ -33,17 +33,9 @@ impl Process {
         let file = open_log(log);
         let again = file.try_clone().expect("duplicate the log's file");
         command.stdin(Stdio::null()).stdout(file).stderr(again);
-        let child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("start {what}: {e}"));
-        let pid = only_child(child.id())
-            .unwrap_or_else(|| panic!("start {what}: it ended at once, see {}", log.display()));
-        Process {
-            what: what.to_string(),
-            child,
-            pid,
-            log: log.to_path_buf(),
-        }
+        let child = command.spawn().unwrap_or_else(|e| panic!("start {what}: {e}"));
+        let pid = only_child(child.id()).unwrap_or_else(|| panic!("start {what}: it ended at once, see {}", log.display()));
+        Process { what: what.to_string(), child, pid, log: log.to_path_buf() }
     }
 
     /// Sends a signal to the process.
@@ -53,18 +45,14 @@ impl Process {
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child
-            .try_wait()
-            .unwrap_or_else(|e| panic!("wait for {}: {e}", self.what))
+        self.child.try_wait().unwrap_or_else(|e| panic!("wait for {}: {e}", self.what))
     }
 
     /// Waits until it has ended of itself.
     #[track_caller]
     pub fn wait(&mut self, patience: Duration) -> ExitStatus {
         let what = format!("{} to end", self.what);
-        wait_until(&what, patience, || {
-            self.ended().ok_or_else(|| "it runs on".to_string())
-        })
+        wait_until(&what, patience, || self.ended().ok_or_else(|| "it runs on".to_string()))
     }
 
     /// Asks it to end (SIGTERM) and waits until it has.

@@ -23,24 +23,12 @@ pub(super) struct Shared {
 impl Segment {
     pub(super) fn new(lab: &Arc<Inner>, prefixes: &[&str]) -> Segment {
         let bridge = format!("seg{}", lab.wires.fetch_add(1, Ordering::SeqCst));
-        ip(
-            lab.switch.init,
-            &format!("link add {bridge} type bridge mcast_snooping 0"),
-        );
+        ip(lab.switch.init, &format!("link add {bridge} type bridge mcast_snooping 0"));
         ip(lab.switch.init, &format!("link set {bridge} up"));
-        let prefixes = prefixes
-            .iter()
-            .map(|p| p.parse().unwrap_or_else(|e| panic!("prefix {p}: {e}")));
-        let shared = Shared {
-            lab: lab.clone(),
-            bridge,
-            prefixes: prefixes.collect(),
-            machines: AtomicU32::new(0),
-            gateways: Mutex::default(),
-        };
-        Segment {
-            shared: Arc::new(shared),
-        }
+        let prefixes = prefixes.iter().map(|p| p.parse().unwrap_or_else(|e| panic!("prefix {p}: {e}")));
+        let shared =
+            Shared { lab: lab.clone(), bridge, prefixes: prefixes.collect(), machines: AtomicU32::new(0), gateways: Mutex::default() };
+        Segment { shared: Arc::new(shared) }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -71,23 +59,13 @@ impl Nic {
     /// `second`.
     pub fn new(segment: &Arc<Shared>, number: usize, second: bool) -> Nic {
         let host = segment.machines.fetch_add(1, Ordering::SeqCst) + 1;
-        let hosts = if second {
-            vec![host, host + 100]
-        } else {
-            vec![host]
-        };
-        let addresses = hosts
-            .iter()
-            .flat_map(|n| segment.prefixes.iter().map(|prefix| nth(prefix, *n)));
+        let hosts = if second { vec![host, host + 100] } else { vec![host] };
+        let addresses = hosts.iter().flat_map(|n| segment.prefixes.iter().map(|prefix| nth(prefix, *n)));
         Nic {
             name: format!("eth{number}"),
             port: format!("port{}", segment.lab.wires.fetch_add(1, Ordering::SeqCst)),
             addresses: addresses.collect(),
-            gateways: segment
-                .gateways
-                .lock()
-                .expect("no panic while held")
-                .clone(),
+            gateways: segment.gateways.lock().expect("no panic while held").clone(),
             segment: segment.clone(),
         }
     }
@@ -95,20 +73,10 @@ impl Nic {
     /// Plugs the card into the machine whose first process is `machine`.
     pub fn plug(&self, machine: i32) {
         let (switch, port, name) = (self.segment.lab.switch.init, &self.port, &self.name);
-        ip(
-            switch,
-            &format!("link add {port} type veth peer name {name} netns {machine}"),
-        );
-        ip(
-            switch,
-            &format!("link set {port} master {} up", self.segment.bridge),
-        );
+        ip(switch, &format!("link add {port} type veth peer name {name} netns {machine}"));
+        ip(switch, &format!("link set {port} master {} up", self.segment.bridge));
         for address in &self.addresses {
-            let nodad = if address.addr().is_ipv6() {
-                "nodad"
-            } else {
-                ""
-            };
+            let nodad = if address.addr().is_ipv6() { "nodad" } else { "" };
             ip(machine, &format!("addr add {address} dev {name} {nodad}"));
         }
         ip(machine, &format!("link set {name} up"));
@@ -126,10 +94,7 @@ impl Nic {
 
     /// Cuts the wire at the switch, or mends it.
     pub fn carry(&self, state: &str) {
-        ip(
-            self.segment.lab.switch.init,
-            &format!("link set {} {state}", self.port),
-        );
+        ip(self.segment.lab.switch.init, &format!("link set {} {state}", self.port));
     }
 }
 

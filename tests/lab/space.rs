@@ -28,29 +28,16 @@ impl Space {
     pub fn new(name: &str) -> Space {
         let cgroup = Cgroup::new(name);
         let mut command = Command::new("sh");
-        command
-            .args(["-ec", JOIN, "join"])
-            .args(cgroup.procs_files())
-            .arg("--");
+        command.args(["-ec", JOIN, "join"]).args(cgroup.procs_files()).arg("--");
         command.args("unshare --net --mount --pid --uts --ipc --cgroup --fork --kill-child --mount-proc bash -c".split(' '));
-        command.arg(format!(
-            "hostname {}; ip link set lo up; {INIT}",
-            name.rsplit('-').next().unwrap_or(name)
-        ));
+        command.arg(format!("hostname {}; ip link set lo up; {INIT}", name.rsplit('-').next().unwrap_or(name)));
         command.env_clear().envs(process::ENVIRONMENT);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.current_dir("/"); // what stands in the root moves along when the root is changed
         let mut holder = command.spawn().expect("start sh");
         await_ready(name, &mut holder);
         let init = process::only_child(holder.id()).expect("unshare forked");
-        Space {
-            holder,
-            init,
-            cgroup,
-        }
+        Space { holder, init, cgroup }
     }
 
     /// A command that will run inside: all namespaces and the space's root directory.
@@ -64,9 +51,7 @@ impl Space {
     /// The same, in the space's cgroup too: for what runs on. (Joining costs milliseconds, a short command does without.)
     pub fn service(&self, program: &str) -> Command {
         let mut command = Command::new("sh");
-        command
-            .args(["-ec", JOIN, "join"])
-            .args(self.cgroup.procs_files());
+        command.args(["-ec", JOIN, "join"]).args(self.cgroup.procs_files());
         command.args(["--", "nsenter"]).args(self.entered(program));
         command.env_clear().envs(process::ENVIRONMENT);
         command
@@ -76,20 +61,12 @@ impl Space {
     fn entered(&self, program: &str) -> Vec<String> {
         let all = "--net --mount --pid --uts --ipc --cgroup --root --wd --";
         let target = format!("--target={}", self.init);
-        [&target]
-            .into_iter()
-            .map(String::as_str)
-            .chain(all.split(' '))
-            .chain([program])
-            .map(String::from)
-            .collect()
+        [&target].into_iter().map(String::as_str).chain(all.split(' ')).chain([program]).map(String::from).collect()
     }
 
     /// Runs `work` in the space's network and mount namespaces, on a thread of its own that ends with it.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let open = |kind: &str| {
-            File::open(format!("/proc/{}/ns/{kind}", self.init)).expect("the space is alive")
-        };
+        let open = |kind: &str| File::open(format!("/proc/{}/ns/{kind}", self.init)).expect("the space is alive");
         let (net, mnt) = (open("net"), open("mnt"));
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || {
@@ -98,9 +75,7 @@ impl Space {
                 setns(mnt, CloneFlags::CLONE_NEWNS).expect("enter the mount namespace");
                 work()
             });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 }
@@ -109,10 +84,7 @@ impl Drop for Space {
     /// As pulling the plug: every process inside is killed, and is gone when this returns.
     fn drop(&mut self) {
         self.cgroup.freeze(false); // what is frozen does not die
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.init),
-            nix::sys::signal::SIGKILL,
-        );
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.init), nix::sys::signal::SIGKILL);
         let _ = self.holder.wait();
         self.cgroup.remove();
     }
@@ -122,16 +94,10 @@ impl Drop for Space {
 fn await_ready(name: &str, holder: &mut Child) {
     let mut line = String::new();
     let stdout = holder.stdout.take().expect("stdout is piped");
-    BufReader::new(stdout)
-        .read_line(&mut line)
-        .expect("read from the space's first process");
+    BufReader::new(stdout).read_line(&mut line).expect("read from the space's first process");
     if line != "ready\n" {
         let mut error = String::new();
-        let _ = holder
-            .stderr
-            .take()
-            .expect("stderr is piped")
-            .read_to_string(&mut error);
+        let _ = holder.stderr.take().expect("stderr is piped").read_to_string(&mut error);
         panic!("make the namespaces of {name} with unshare: {error}");
     }
 }
