@@ -35,7 +35,10 @@ const ONE_ROOM: &[(&str, &[&str])] = &[
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).filter(|path| path.extension().is_some_and(|e| e == "rs")).collect()
+    entries
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+        .collect()
 }
 
 fn room(file: &Path) -> String {
@@ -47,7 +50,8 @@ fn room(file: &Path) -> String {
 fn named_after(prefix: &str, text: &str) -> BTreeSet<String> {
     let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     let names = code.flat_map(|line| line.split(prefix).skip(1).map(str::to_owned).collect::<Vec<_>>());
-    let name = |rest: String| rest.trim_start_matches('{').split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+    let name =
+        |rest: String| rest.trim_start_matches('{').split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
     names.map(name).collect()
 }
 
