@@ -14,7 +14,7 @@ use tracing::info;
 use crate::agent::{self, Agent};
 use crate::config::Settings;
 use crate::firewall::nftables::Nftables;
-use crate::kernel::netlink::{Netlink, NetlinkConfig};
+use crate::kernel::{Netlink, NetlinkConfig};
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
 use crate::store::embedded::Embedded;
@@ -54,8 +54,8 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
 
 /// The kernel and the firewall of the network namespace that this process is in.
 fn host(settings: &Settings) -> Result<(Arc<Netlink>, Arc<Nftables>), Failure> {
-    let config = NetlinkConfig { proc_sys_net: settings.proc_sys_net.clone(), run_docker: settings.run_docker.clone() };
-    Ok((Arc::new(Netlink::new(config)?), Arc::new(Nftables::new()?)))
+    let config = NetlinkConfig { proc_sys_net: settings.proc_sys_net.clone(), ..NetlinkConfig::default() };
+    Ok((Arc::new(Netlink::new(config)?), Arc::new(Nftables::open()?)))
 }
 
 /// The sockets that systemd hands over, or else those of the settings.

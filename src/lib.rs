@@ -1,8 +1,18 @@
+//! rsnet: a Docker-compatible network driver and IPAM plugin. `docs/architecture.md` tells how the rooms belong together.
+
+pub mod addresses;
+pub mod agent;
+pub mod app;
+pub mod cli;
 pub mod config;
+pub mod driver;
 pub mod drivers;
 pub mod firewall;
+pub mod inspect;
+pub mod ipam;
 pub mod kernel;
 pub mod model;
 pub mod plugin;
 pub mod reconcile;
+pub mod store;
 pub mod telemetry;

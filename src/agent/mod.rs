@@ -20,12 +20,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use tracing::warn;
 
+use crate::addresses::{AddressError, PoolError};
 use crate::drivers::OptionError;
 use crate::kernel::{Kernel, KernelError};
 use crate::model::{EndpointId, InvalidName, NetworkId, Plan, Way};
 use crate::reconcile::{self, Owner, Reconciler};
-use crate::store::{Expect, Store, StoreError};
+use crate::store::{Expect, InvalidKey, Key, Store, StoreError};
+pub use addressing::{NewAddress, NewPool};
 pub use endpoints::{Joined, NewEndpoint};
+pub use networks::NewNetwork;
 pub use publish::Published;
 use state::State;
 
@@ -51,7 +54,11 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    Addresses(#[from] crate::addresses::Error),
+    Key(#[from] InvalidKey),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error(transparent)]
+    Address(#[from] AddressError),
 }
 
 pub struct Agent {
@@ -97,9 +104,10 @@ impl Agent {
     }
 
     async fn keep(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
+        let key = Key::new(key)?;
         match value {
-            Some(value) => self.store.put(key, value, Expect::Any).await.map(drop)?,
-            None => self.store.delete(key, Expect::Any).await?,
+            Some(value) => self.store.put(&key, value, Expect::Any).await.map(drop)?,
+            None => self.store.delete(&key, Expect::Any).await?,
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Published ports: choosing the host's, and who has them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Agent, Error};
 use crate::drivers::{Mode, PortRequest};
@@ -10,7 +10,7 @@ use crate::model::{Attached, Binding, Endpoint, EndpointId, NetworkId, PortRange
 const EPHEMERAL: PortRange = PortRange { first: 32768, last: 60999 };
 
 /// One published range, for people.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Published {
     pub network: NetworkId,
     pub endpoint: EndpointId,

@@ -17,7 +17,7 @@ use crate::drivers;
 use crate::kernel::Kernel;
 use crate::model::{Endpoint, Network};
 use crate::reconcile::Reconciler;
-use crate::store::{Entry, Store};
+use crate::store::{Entry, Key, Prefix, Store};
 
 /// How long an engine up to 27 may take from `Join` to a running container.
 const AWAITED: Duration = Duration::from_secs(60);
@@ -65,11 +65,12 @@ impl Agent {
         }
     }
 
-    async fn forget_vanished(&self) -> Result<(), Error> {
+    pub(super) async fn forget_vanished(&self) -> Result<(), Error> {
         let vanished: Vec<Endpoint> = self.state().endpoints().filter(|known| self.is_lost(known)).map(|k| k.endpoint.clone()).collect();
         for endpoint in vanished {
             info!(network = %endpoint.network, endpoint = %endpoint.id, "the container is gone; its endpoint is removed");
             self.delete_endpoint(&endpoint.network, &endpoint.id).await?;
+            self.release_addresses(&endpoint).await?;
         }
         Ok(())
     }
@@ -85,13 +86,13 @@ impl Agent {
 
 async fn read(store: &dyn Store) -> Result<State, Error> {
     let mut state = State::default();
-    for network in records::<Network>(store.list("network/").await?) {
+    for network in records::<Network>(list(store, "network").await?) {
         match drivers::open(&network) {
             Ok(mode) => drop(state.networks.insert(network.id.clone(), Live { network, mode: mode.into(), endpoints: BTreeMap::new() })),
             Err(error) => warn!(network = %network.id, %error, "options of an earlier version cannot be read; the network is left out"),
         }
     }
-    for endpoint in records::<Endpoint>(store.list("endpoint/").await?) {
+    for endpoint in records::<Endpoint>(list(store, "endpoint").await?) {
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
             let presence = Presence::of_stored(&endpoint);
             live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
@@ -100,12 +101,17 @@ async fn read(store: &dyn Store) -> Result<State, Error> {
     Ok(state)
 }
 
+/// All that is stored below a key.
+pub async fn list(store: &dyn Store, key: &str) -> Result<Vec<Entry>, Error> {
+    Ok(store.list(&Prefix::below(&Key::new(key)?)).await?)
+}
+
 /// A record that cannot be read is left where it is, and said.
 pub fn records<T: DeserializeOwned>(entries: Vec<Entry>) -> impl Iterator<Item = T> {
     entries.into_iter().filter_map(|entry| match serde_json::from_slice(&entry.value) {
         Ok(record) => Some(record),
         Err(error) => {
-            warn!(key = entry.key, %error, "record cannot be read; it is left out");
+            warn!(key = %entry.key, %error, "record cannot be read; it is left out");
             None
         }
     })

@@ -33,7 +33,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 fn table(ports: &[Published]) -> Table {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(["HOST", "PROTO", "CONTAINER", "PORT", "NETWORK", "ENDPOINT"]);
+    table.load_style(NOTHING).set_header(["HOST", "PROTO", "CONTAINER", "PORT", "NETWORK", "ENDPOINT"]);
     for port in ports {
         let host = port.binding.host.map_or_else(|| "*".to_owned(), |host| host.to_string());
         let container: Vec<_> = port.container.iter().map(ToString::to_string).collect();

@@ -1,6 +1,7 @@
 //! THE REMOTE IPAM API that Docker calls, twin of `driver/`: wire types, and handlers that decide nothing.
 //!
-//! Nothing on the wire links a pool to a network. An address in an answer of 200 is an error in `Error`, not `Err`; ours come with status 500.
+//! Nothing on the wire links a pool to a network. In an answer of 200 the engine reads an error from `Error`, not
+//! `Err`; ours come with status 500 and both.
 
 mod wire;
 
@@ -42,8 +43,8 @@ async fn spaces() -> Response {
 
 async fn request_pool(State(agent): Calls, body: Bytes) -> Response {
     call("RequestPool", body, async |query: RequestPool| {
-        let pool = agent.request_pool(query.parse()?).await?;
-        Ok::<_, Error>(json!({ "PoolID": pool.id, "Pool": pool.subnet, "Data": {} }))
+        let subnet = agent.request_pool(query.parse()?).await?;
+        Ok::<_, Error>(json!({ "PoolID": subnet, "Pool": subnet, "Data": {} }))
     })
     .await
 }

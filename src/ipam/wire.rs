@@ -16,8 +16,6 @@ const GATEWAY: &str = "com.docker.network.gateway";
 /// `Pool` and `SubPool` are CIDR, or empty where the user gave none.
 #[derive(Deserialize)]
 pub struct RequestPool {
-    #[serde(rename = "AddressSpace", default, deserialize_with = "or_default")]
-    space: String,
     #[serde(rename = "Pool", default, deserialize_with = "or_default")]
     pool: String,
     #[serde(rename = "SubPool", default, deserialize_with = "or_default")]
@@ -53,7 +51,7 @@ pub struct ReleaseAddress {
 impl RequestPool {
     pub fn parse(self) -> Result<NewPool, Error> {
         let family = if self.v6 { Family::V6 } else { Family::V4 };
-        Ok(NewPool { space: self.space, family, subnet: subnet("--subnet", &self.pool)?, range: subnet("--ip-range", &self.range)? })
+        Ok(NewPool { family, subnet: subnet("--subnet", &self.pool)?, range: subnet("--ip-range", &self.range)? })
     }
 }
 

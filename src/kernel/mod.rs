@@ -44,8 +44,6 @@ pub trait Kernel: Send + Sync {
     fn changes(&self) -> mpsc::Receiver<Change>;
     /// What the host has apart from us.
     async fn surroundings(&self) -> Result<Surroundings, KernelError>;
-    /// Whether this path, as the engine names it, is a container's network namespace now.
-    fn is_sandbox(&self, path: &std::path::Path) -> bool;
     /// Whether a host port could be bound now.
     async fn is_free(&self, protocol: Protocol, host: std::net::IpAddr, ports: PortRange) -> bool;
     /// Whether a namespace is mounted at `path`: an engine before 28.0 names sandboxes that are none yet, and one that ended is none any more.

@@ -1,0 +1,144 @@
+//! Every kernel and every firewall call of a network's whole life fails once, with its effect and without. The call that met the fault is
+//! refused, or takes away all the same; after one converge the host is as if the refused calls had never been; a second one changes nothing.
+
+use rsnet::kernel::fake::Effect;
+use serde_json::{Value, json};
+
+use crate::world::*;
+
+fn life() -> Vec<(&'static str, Value)> {
+    vec![
+        ("NetworkDriver.CreateNetwork", create_network()),
+        ("NetworkDriver.CreateEndpoint", create_endpoint()),
+        ("NetworkDriver.Join", join()),
+        ("NetworkDriver.ProgramExternalConnectivity", program(json!([port(8080, 80), port(8081, 81)]))),
+        ("NetworkDriver.RevokeExternalConnectivity", endpoint()),
+        ("NetworkDriver.Leave", endpoint()),
+        ("NetworkDriver.DeleteEndpoint", endpoint()),
+        ("NetworkDriver.DeleteNetwork", json!({ "NetworkID": NETWORK })),
+    ]
+}
+
+/// The host after each step of a life without faults.
+async fn undisturbed() -> Vec<String> {
+    let world = World::new().await;
+    let mut hosts = vec![world.host().await];
+    for (call, body) in life() {
+        world.ok(call, body).await;
+        hosts.push(world.host().await);
+    }
+    hosts
+}
+
+/// Lives up to and with step `last`, with a fault set before it by `break_it`; whether the fault was hit.
+async fn live(last: usize, expected: &[String], break_it: impl FnOnce(&World), heal: impl FnOnce(&World) -> bool) -> bool {
+    let world = World::new().await;
+    let steps = life();
+    for (call, body) in &steps[..last] {
+        world.ok(call, body.clone()).await;
+    }
+    world.host().await;
+    break_it(&world);
+    let (call, body) = &steps[last];
+    let (status, answer) = world.send(call, body).await;
+    world.host().await;
+    let hit = heal(&world);
+    if !hit {
+        return false;
+    }
+    let done = status == 200;
+    assert!(done || answer["Err"].is_string(), "{call}: {answer}");
+    assert!(done || !call.contains("Delete"), "{call} must take away whatever happens: {answer}");
+    world.converge().await;
+    let reached = if done { last + 1 } else { last };
+    assert_eq!(world.host().await, expected[reached], "{call} with a fault, answered {status} {answer}");
+    assert_eq!(world.converge().await, [], "a second converge");
+    let world = world.restart().await;
+    assert_eq!(world.converge().await, [], "a converge after a restart");
+    true
+}
+
+#[tokio::test]
+async fn every_kernel_call_may_fail() {
+    let expected = undisturbed().await;
+    let mut hits = 0;
+    for last in 0..life().len() {
+        for effect in [Effect::None, Effect::Done] {
+            for n in 0.. {
+                if !live(last, &expected, |world| world.kernel.fail_nth(n, effect), |world| world.kernel.heal() > 0).await {
+                    break;
+                }
+                hits += 1;
+            }
+        }
+    }
+    assert!(hits > 30, "only {hits} faults were hit");
+}
+
+#[tokio::test]
+async fn every_firewall_call_may_fail() {
+    let expected = undisturbed().await;
+    let mut hits = 0;
+    for last in 0..life().len() {
+        let calls = |world: &World| world.firewall.log().len();
+        let before = std::cell::Cell::new(0);
+        let broken = live(
+            last,
+            &expected,
+            |world| {
+                before.set(calls(world));
+                world.firewall.fail(calls(world));
+            },
+            |world| calls(world) > before.get(),
+        );
+        hits += usize::from(broken.await);
+    }
+    assert!(hits >= 4, "only {hits} faults were hit");
+}
+
+#[tokio::test]
+async fn what_is_damaged_by_hand_is_mended_and_nothing_else_is_touched() {
+    let expected = undisturbed().await;
+    let world = World::new().await;
+    for (call, body) in &life()[..4] {
+        world.ok(call, body.clone()).await;
+    }
+    let objects = world.kernel.objects();
+    for key in objects.keys() {
+        world.kernel.vanish(key);
+        world.converge().await;
+        assert_eq!(world.host().await, expected[4], "after {key:?} vanished");
+    }
+    assert_eq!(world.converge().await, []);
+}
+
+#[tokio::test]
+async fn a_restart_at_any_point_finds_all_as_it_was() {
+    let expected = undisturbed().await;
+    for last in 0..=life().len() {
+        let mut world = World::new().await;
+        for (call, body) in &life()[..last] {
+            world.ok(call, body.clone()).await;
+        }
+        world = world.restart().await;
+        assert_eq!(world.converge().await, [], "after step {last}");
+        assert_eq!(world.host().await, expected[last]);
+    }
+}
+
+#[tokio::test]
+async fn after_a_reboot_networks_stand_again_and_dead_endpoints_are_forgotten() {
+    let expected = undisturbed().await;
+    let world = World::new().await;
+    for (call, body) in &life()[..4] {
+        world.ok(call, body.clone()).await;
+    }
+    for key in world.kernel.objects().keys() {
+        world.kernel.vanish(key);
+    }
+    world.kernel.remove_sandbox(std::path::Path::new(SANDBOX));
+    world.firewall.disturb(|entries| entries.clear());
+    let world = world.restart().await;
+    world.converge().await;
+    assert_eq!(world.host().await, expected[1]);
+}

@@ -1,0 +1,139 @@
+//! A host in memory that answers as the daemon does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use rsnet::agent::{Agent, Settings};
+use rsnet::firewall::fake::Fake as FakeFirewall;
+use rsnet::kernel::fake::{Call, Fake as FakeKernel};
+use rsnet::model::Object;
+use rsnet::reconcile::Reconciler;
+use rsnet::store::embedded::Embedded;
+use rsnet::{driver, ipam, plugin};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+pub const NETWORK: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub const ENDPOINT: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+pub const SANDBOX: &str = "/var/run/docker/netns/0123456789ab";
+
+pub struct World {
+    pub kernel: Arc<FakeKernel>,
+    pub firewall: Arc<FakeFirewall>,
+    pub reconciler: Arc<Reconciler>,
+    pub router: Router,
+    directory: Arc<TempDir>,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        let kernel = Arc::new(FakeKernel::new());
+        kernel.add_sandbox(SANDBOX);
+        Self::start(kernel, Arc::default(), Arc::new(tempfile::tempdir().unwrap())).await
+    }
+
+    async fn start(kernel: Arc<FakeKernel>, firewall: Arc<FakeFirewall>, directory: Arc<TempDir>) -> Self {
+        let store = Arc::new(Embedded::open(&directory.path().join("state.redb")).unwrap());
+        let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall.clone()));
+        let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), Settings::default()).await.unwrap());
+        let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
+        World { kernel, firewall, reconciler, router, directory }
+    }
+
+    /// The process dies and a new one starts on the same host and disk.
+    pub async fn restart(self) -> Self {
+        let World { kernel, firewall, directory, reconciler, router } = self;
+        reconciler.idle(Duration::from_secs(1)).await;
+        drop((reconciler, router));
+        Self::start(kernel, firewall, directory).await
+    }
+
+    pub async fn send(&self, call: &str, body: impl ToString) -> (u16, Value) {
+        let request = Request::post(format!("/{call}")).body(Body::from(body.to_string())).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| json!({ "text": String::from_utf8_lossy(&bytes) })))
+    }
+
+    /// Sends a call that must succeed.
+    pub async fn ok(&self, call: &str, body: Value) -> Value {
+        let (status, answer) = self.send(call, &body).await;
+        assert_eq!(status, 200, "{call} {body} → {answer}");
+        answer
+    }
+
+    /// Sends a call that must be refused; its message.
+    pub async fn refused(&self, call: &str, body: Value) -> String {
+        let (status, answer) = self.send(call, &body).await;
+        assert_ne!(status, 200, "{call} {body} → {answer}");
+        assert_eq!(answer["Err"], answer["Error"]);
+        answer["Err"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for what is done behind the answers; then what stands on the host, as far as a host shows it, and what the firewall holds.
+    pub async fn host(&self) -> String {
+        self.reconciler.idle(Duration::from_secs(1)).await;
+        let objects = self.kernel.objects().into_values().filter_map(|object| match object {
+            Object::HostSysctl { .. } => None,
+            Object::Attachment(attachment) => Some(format!("Attachment {} mtu {}", attachment.host, attachment.mtu)),
+            object => Some(format!("{object:?}")),
+        });
+        let entries = self.firewall.entries().into_iter().map(|entry| format!("{entry:?}"));
+        objects.chain(entries).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Converges; the calls that it made to change anything.
+    pub async fn converge(&self) -> Vec<Call> {
+        self.kernel.take_calls();
+        let report = self.reconciler.converge().await.unwrap();
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+        self.kernel.take_calls().into_iter().filter(|call| !matches!(call, Call::Observe)).collect()
+    }
+}
+
+pub fn create_network() -> Value {
+    create_network_with(json!({}))
+}
+
+pub fn create_network_with(options: Value) -> Value {
+    json!({
+        "NetworkID": NETWORK,
+        "Options": {
+            "com.docker.network.enable_ipv4": true,
+            "com.docker.network.enable_ipv6": true,
+            "com.docker.network.generic": options,
+        },
+        "IPv4Data": [{ "AddressSpace": "LocalDefault", "Pool": "172.18.0.0/16", "Gateway": "172.18.0.1/16", "AuxAddresses": null }],
+        "IPv6Data": [{ "AddressSpace": "LocalDefault", "Pool": "fd00:18::/64", "Gateway": "fd00:18::1/64" }],
+    })
+}
+
+pub fn create_endpoint() -> Value {
+    json!({
+        "NetworkID": NETWORK,
+        "EndpointID": ENDPOINT,
+        "Interface": { "Address": "172.18.0.2/16", "AddressIPv6": "fd00:18::2/64", "MacAddress": "02:42:00:00:00:02" },
+        "Options": { "com.docker.network.endpoint.exposedports": [], "com.docker.network.portmap": [] },
+    })
+}
+
+pub fn endpoint() -> Value {
+    json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT })
+}
+
+pub fn join() -> Value {
+    json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT, "SandboxKey": SANDBOX, "Options": {} })
+}
+
+pub fn program(ports: Value) -> Value {
+    json!({ "NetworkID": NETWORK, "EndpointID": ENDPOINT, "Options": { "com.docker.network.portmap": ports } })
+}
+
+pub fn port(host: u16, container: u16) -> Value {
+    json!({ "Proto": 6, "IP": "", "Port": container, "HostIP": "", "HostPort": host, "HostPortEnd": host })
+}
