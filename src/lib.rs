@@ -1,3 +1,4 @@
+pub mod addresses;
 pub mod config;
 pub mod drivers;
 pub mod firewall;
