@@ -6,4 +6,5 @@ pub mod kernel;
 pub mod model;
 pub mod plugin;
 pub mod reconcile;
+pub mod store;
 pub mod telemetry;
