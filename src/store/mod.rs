@@ -1,0 +1,202 @@
+//! PERSISTENCE: what was declared, as small values under keys. One trait, [`Store`]; [`embedded`] keeps it in a file of this host.
+//!
+//! Knows nothing of what a value means, and never decides anything. Every implementation passes the same conformance suite
+//! (`tests/store/conformance.rs`), so that versions, conflicts and watches mean the same everywhere: what Consul's KV makes of them.
+
+pub mod embedded;
+mod key;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+pub use embedded::Embedded;
+pub use key::{InvalidKey, Key, Prefix};
+
+/// The record format this program reads and writes, as text under the key [`FORMAT_KEY`].
+pub const FORMAT: u64 = 1;
+
+/// Where the record format stands. Only the store itself writes it.
+pub const FORMAT_KEY: &str = "format";
+
+/// How many operations one [`Store::commit`] may have on every store: Consul's limit for a transaction. The embedded store has none.
+/// Consul also limits a value to 512 KiB.
+pub const PORTABLE_OPS: usize = 64;
+
+/// One value as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where.
+    pub key: Key,
+    /// What, as the writer gave it.
+    pub value: Vec<u8>,
+    /// Consul's `ModifyIndex`: the number of the commit that last changed the value. Never 0, and a key that was deleted and made again
+    /// has a higher one than before.
+    pub version: u64,
+}
+
+/// What must be true of a key for an operation to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing.
+    Any,
+    /// The key is not there.
+    Absent,
+    /// The key is there with this version.
+    Version(u64),
+}
+
+impl Expect {
+    /// Whether it holds for a key found with `version`.
+    pub fn holds(self, version: Option<u64>) -> bool {
+        match self {
+            Expect::Any => true,
+            Expect::Absent => version.is_none(),
+            Expect::Version(expected) => version == Some(expected),
+        }
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Expect::Any => f.write_str("anything"),
+            Expect::Absent => f.write_str("no value"),
+            Expect::Version(version) => write!(f, "version {version}"),
+        }
+    }
+}
+
+/// One change. Expectations are all looked at before the first change is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Writes a value. One equal to what is there changes nothing: the version stays and no watcher wakes.
+    Put(Key, Vec<u8>, Expect),
+    /// Removes a key; one that is not there is removed already.
+    Delete(Key, Expect),
+    /// Removes all keys below this one, not the key itself.
+    DeleteBelow(Key),
+}
+
+impl Op {
+    /// The key it names.
+    pub fn key(&self) -> &Key {
+        let (Op::Put(key, ..) | Op::Delete(key, _) | Op::DeleteBelow(key)) = self;
+        key
+    }
+}
+
+/// Why the store did not do something. A commit that failed has changed nothing, except as [`StoreError::Io`] says.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// An expectation did not hold: somebody else was faster.
+    #[error("write {key}: expected {expected}, found {}; read it again and decide anew", found_text(*.found))]
+    Conflict {
+        /// The key.
+        key: Key,
+        /// What the caller expected.
+        expected: Expect,
+        /// The version that is there.
+        found: Option<u64>,
+    },
+    /// A commit that is refused whatever is stored: a key named twice, or the store's own key.
+    #[error("write {key}: {cause}; this is an error in rsnet, please report it")]
+    Refused {
+        /// The key.
+        key: Key,
+        /// Why.
+        cause: &'static str,
+    },
+    /// Another process has the file.
+    #[error("open {}: it is in use by another process; most likely another rsnet is running: stop it, or choose another RSNET_DATA_DIR", .path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer rsnet wrote it.
+    #[error("open {}: its records have format {found}, this rsnet knows up to {FORMAT}; run the newer rsnet again", .path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// It is no store, or damaged.
+    #[error("open {}: the file is damaged or not a store of rsnet ({cause}); put back a copy of it, or move it away to start empty", .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        cause: String,
+    },
+    /// The disk failed. Of a commit it is then unknown whether it is done; the embedded store takes no more until it is opened again.
+    #[error("{action} {}: {cause}; see to the disk and restart rsnet", .path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        cause: String,
+    },
+    /// The store's writer is gone.
+    #[error("write {}: the store is closed; restart rsnet", .path.display())]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+fn found_text(found: Option<u64>) -> String {
+    found.map_or("no value".to_owned(), |version| format!("version {version}"))
+}
+
+/// Whole snapshots of a prefix, see [`Store::watch`].
+pub type Snapshots = BoxStream<'static, Result<Vec<Entry>, StoreError>>;
+
+/// Keys and values that survive this process. Every write that returned is durable.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The value under a key.
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError>;
+
+    /// All entries of a prefix, in the bytewise order of their keys.
+    async fn list(&self, prefix: &Prefix) -> Result<Vec<Entry>, StoreError>;
+
+    /// All of the operations or none, each key at most once. Returns each key's version afterwards, `None` for what was deleted.
+    /// A commit whose future is dropped may still be done. See [`PORTABLE_OPS`].
+    async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Option<u64>>, StoreError>;
+
+    /// The prefix as it is now, then again whenever it changed. Never events: states that came and went while nobody looked are left
+    /// out, the newest never is. Ends when the store is dropped.
+    async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError>;
+
+    /// Writes one value and returns its version.
+    async fn put(&self, key: &Key, value: Vec<u8>, expect: Expect) -> Result<u64, StoreError> {
+        let versions = self.commit(vec![Op::Put(key.clone(), value, expect)]).await?;
+        let refused = || StoreError::Refused { key: key.clone(), cause: "the store gave it no version" };
+        versions.first().copied().flatten().ok_or_else(refused)
+    }
+
+    /// Removes one key; one that is not there is removed already, unless a version was expected.
+    async fn delete(&self, key: &Key, expect: Expect) -> Result<(), StoreError> {
+        self.commit(vec![Op::Delete(key.clone(), expect)]).await.map(drop)
+    }
+}
+
+/// What every store refuses before it looks at what is stored.
+fn check(ops: &[Op]) -> Result<(), StoreError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for key in ops.iter().map(Op::key) {
+        let refused = |cause| Err(StoreError::Refused { key: key.clone(), cause });
+        if key.as_str() == FORMAT_KEY {
+            return refused("the key belongs to the store");
+        }
+        if !seen.insert(key) {
+            return refused("named twice in one commit");
+        }
+    }
+    Ok(())
+}
