@@ -140,20 +140,24 @@ fn set_sysctls(sysctls: &Sysctls, name: &str, inside: &Inside<'_>) -> io::Result
     inside.sysctls.iter().try_for_each(|(path, value)| sysctls.write_for(name, path, value))
 }
 
-/// Has the container's end, if it stands in a namespace of its own, tell its addresses to all: neighbours may still know an earlier container
-/// of the same address by another MAC. To be called when frames can pass.
+/// Has the container's end in the sandbox at `path` tell its addresses to all: neighbours may still know an earlier container of the same
+/// address by another MAC. To be called when frames can pass.
 ///
 /// Setting a MAC, even the same, makes the kernel send a gratuitous ARP where `arp_notify` is set and an unsolicited neighbour advertisement
-/// where `ndisc_notify` is. Only our own links have them set. That it fails harms nobody for longer than a neighbour entry lives.
-pub(super) fn announce(wire: &mut Wire, host: &Seen) {
-    let (Some(peer), Some(namespace)) = (host.peer, host.peer_namespace) else { return };
-    let there = LinkAttribute::IfNetnsId(namespace);
-    let told = link::look(wire, link::message(peer, vec![there.clone()])).and_then(|seen| match seen {
-        Some(seen) => link::set(wire, link::message(peer, vec![there, LinkAttribute::Address(seen.mac.to_vec())])),
-        None => Ok(()),
-    });
+/// where `ndisc_notify` is. That it fails harms nobody for longer than a neighbour entry lives.
+pub(super) fn announce(path: &Path, host: &Seen) {
+    let told = open_namespace(path).and_then(|namespace| within(&namespace, || renew_mac(host)));
     if let Err(error) = told {
         tracing::debug!(link = host.name, %error, "could not announce the addresses of a container");
+    }
+}
+
+fn renew_mac(host: &Seen) -> io::Result<()> {
+    let mut wire = Wire::open()?;
+    let peer = host.peer.map(|index| link::find_index(&mut wire, index)).transpose()?.flatten();
+    match peer.filter(|peer| peer.peer == Some(host.index)) {
+        Some(peer) => link::set(&mut wire, link::message(peer.index, vec![LinkAttribute::Address(peer.mac.to_vec())])),
+        None => Ok(()),
     }
 }
 

@@ -311,7 +311,8 @@ impl Kernel for Fake {
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool {
         let state = self.state();
         let same = |other: IpAddr| other == host || other.is_unspecified() || host.is_unspecified();
-        let held = |object: &Object| matches!(object, Object::HostPort(p) if p.protocol == protocol && p.ports.overlaps(ports) && same(p.host));
+        let held =
+            |object: &Object| matches!(object, Object::HostPort(p) if p.protocol == protocol && p.ports.overlaps(ports) && same(p.host));
         !ports.ports().any(|port| state.taken.contains(&(protocol, port))) && !state.objects.values().any(held)
     }
 

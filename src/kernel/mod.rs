@@ -46,7 +46,7 @@ pub trait Kernel: Send + Sync {
     async fn surroundings(&self) -> Result<Surroundings, KernelError>;
     /// Whether a host port could be bound now.
     async fn is_free(&self, protocol: Protocol, host: std::net::IpAddr, ports: PortRange) -> bool;
-    /// Whether a namespace is mounted at `path`: an engine before 28.0 names sandboxes that are none yet, and one that ended is none any more.
+    /// Whether this path, as the engine names it, is a container's network namespace now: engines before 28.0 name some that are none yet.
     fn is_sandbox(&self, path: &Path) -> bool;
 }
 

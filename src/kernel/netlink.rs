@@ -1,9 +1,10 @@
 //! The Linux kernel behind the trait.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -13,7 +14,7 @@ use super::sysctl::Sysctls;
 use super::watch::Watch;
 use super::wire::Wire;
 use super::{Change, Kernel, KernelError, Surroundings, address, attachment, describe, link, observe, port, ports, route};
-use crate::model::{HostPort, Key, Object, PortRange, Protocol};
+use crate::model::{Attachment, HostPort, IfName, Key, Object, Place, Port, PortRange, Protocol};
 
 /// Where the kernel is to be found.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub struct Netlink {
 struct Host {
     sysctls: Sysctls,
     ports: ports::Ports,
+    /// Where the container's ends made in sandboxes are, to have them announced. Forgotten at a restart: then nobody new is there to tell.
+    sandboxes: Mutex<HashMap<IfName, PathBuf>>,
 }
 
 impl Netlink {
@@ -51,7 +54,8 @@ impl Netlink {
     pub fn new(config: NetlinkConfig) -> io::Result<Self> {
         ports::raise_file_limit();
         let (watch, changes) = Watch::start()?;
-        let host = Arc::new(Host { sysctls: Sysctls::new(config.proc_sys_net), ports: ports::Ports::default() });
+        let sysctls = Sysctls::new(config.proc_sys_net);
+        let host = Arc::new(Host { sysctls, ports: ports::Ports::default(), sandboxes: Mutex::default() });
         Ok(Netlink { crew: Crew::muster(config.threads.max(1))?, host, changes: Mutex::new(Some(changes)), _watch: watch })
     }
 
@@ -73,9 +77,31 @@ impl Host {
             Object::Link(wanted) => link::put(wire, wanted),
             Object::Address { link, address } => address::put(wire, link, *address),
             Object::Route { destination, link, local } => route::put(wire, *destination, link, *local),
-            Object::Attachment(wanted) => attachment::put(wire, &self.sysctls, wanted),
-            Object::Port(wanted) => port::put(wire, wanted),
+            Object::Attachment(wanted) => self.put_attachment(wire, wanted),
+            Object::Port(wanted) => self.put_port(wire, wanted),
         }
+    }
+
+    fn put_attachment(&self, wire: &mut Wire, wanted: &Attachment) -> io::Result<()> {
+        attachment::put(wire, &self.sysctls, wanted)?;
+        if let Place::Sandbox { path, .. } = &wanted.place {
+            self.sandboxes().insert(wanted.host.clone(), path.clone());
+        }
+        Ok(())
+    }
+
+    /// A container is announced when its port is set: no frame of it got farther before.
+    fn put_port(&self, wire: &mut Wire, wanted: &Port) -> io::Result<()> {
+        let moved = port::put(wire, wanted)?;
+        let path = self.sandboxes().get(&wanted.link).cloned();
+        if let (Some(link), Some(path)) = (moved, path) {
+            attachment::announce(&path, &link);
+        }
+        Ok(())
+    }
+
+    fn sandboxes(&self) -> MutexGuard<'_, HashMap<IfName, PathBuf>> {
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn delete(&self, wire: &mut Wire, key: &Key) -> io::Result<()> {
@@ -86,7 +112,11 @@ impl Host {
             }
             // The one is never taken back, the other goes with its link.
             Key::HostSysctl(_) | Key::LinkSysctl(_) => Ok(()),
-            Key::Link(name) | Key::Attachment(name) => link::delete(wire, name),
+            Key::Link(name) => link::delete(wire, name),
+            Key::Attachment(name) => {
+                self.sandboxes().remove(name);
+                link::delete(wire, name)
+            }
             Key::Address(link, address) => address::delete(wire, link, *address),
             Key::Route { destination, link } => route::delete(wire, *destination, link),
             Key::Port(name) => port::delete(wire, name),

@@ -4,12 +4,12 @@ use std::io;
 
 use netlink_packet_route::link::{InfoBridgePort, InfoPortData, InfoPortKind, LinkAttribute, LinkInfo};
 
-use super::attachment::announce;
 use super::link::{self, Seen};
 use super::wire::Wire;
 use crate::model::{IfName, Port};
 
-pub(super) fn put(wire: &mut Wire, wanted: &Port) -> io::Result<()> {
+/// The link, if it was no port of this bridge before.
+pub(super) fn put(wire: &mut Wire, wanted: &Port) -> io::Result<Option<Seen>> {
     let bridge = link::need(wire, &wanted.bridge)?.index;
     let mut seen = link::need(wire, &wanted.link)?;
     if !seen.is_ours() {
@@ -22,10 +22,7 @@ pub(super) fn put(wire: &mut Wire, wanted: &Port) -> io::Result<()> {
         (seen.isolated, seen.hairpin) = (false, false);
     }
     set_flags(wire, wanted, &seen)?;
-    if moved {
-        announce(wire, &seen);
-    }
-    Ok(())
+    Ok(moved.then_some(seen))
 }
 
 /// In a message of its own: the kernel takes a port's settings only for what is a port already.

@@ -1,6 +1,7 @@
 //! Host ports: sockets that are bound and not listening, so that nobody else takes what rsnet publishes.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,11 +20,8 @@ pub(super) struct Ports(Mutex<HashMap<Key, (HostPort, Vec<OwnedFd>)>>);
 
 impl Ports {
     pub fn put(&self, wanted: &HostPort) -> io::Result<()> {
-        let key = Object::HostPort(wanted.clone()).key();
-        let mut held = self.lock();
-        if !held.contains_key(&key) {
-            let sockets = bind_all(wanted)?;
-            held.insert(key, (wanted.clone(), sockets));
+        if let Entry::Vacant(place) = self.lock().entry(Object::HostPort(wanted.clone()).key()) {
+            place.insert((wanted.clone(), bind_all(wanted)?));
         }
         Ok(())
     }

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
@@ -48,7 +46,9 @@ impl Seen {
         };
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Destination(address) => seen.destination = IpNet::new(ip(address)?, header.destination_prefix_length).ok()?,
+                RouteAttribute::Destination(address) => {
+                    seen.destination = IpNet::new(ip(address)?, header.destination_prefix_length).ok()?
+                }
                 RouteAttribute::Oif(index) => seen.link = *index,
                 RouteAttribute::MultiPath(hops) => seen.link = hops.first().map_or(0, |hop| hop.interface_index),
                 RouteAttribute::Table(table) => seen.table = *table,

@@ -34,7 +34,10 @@ impl Sysctls {
     pub fn write_for(&self, link: &str, name: &str, value: &str) -> io::Result<()> {
         let path = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
         let Some(path) = path.strip_prefix("net/") else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("sysctl {name} is not one of net: only those belong to a link")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("sysctl {name} is not one of net: only those belong to a link"),
+            ));
         };
         self.write(&path.replace("IFNAME", link), value)
     }

@@ -25,13 +25,8 @@ type News = futures_util::stream::BoxStream<'static, (NetlinkMessage<RouteNetlin
 /// As many changes wait for the reader; beyond that they become one [`Change::Lost`].
 const CAPACITY: usize = 1024;
 
-const GROUPS: [MulticastGroup; 5] = [
-    MulticastGroup::Link,
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv6Route,
-];
+const GROUPS: [MulticastGroup; 5] =
+    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
 
 /// Ends when it is dropped.
 pub(super) struct Watch {
