@@ -49,12 +49,11 @@ impl Host {
             let monitor = Monitor::start(&self.directory.path().join("monitor"));
             self.put(object).await;
             news = monitor.news();
-            if news.is_empty() {
-                assert_eq!(fingerprint(), before);
+            if news.is_empty() && fingerprint() == before {
                 return;
             }
         }
-        panic!("a second put of {object:?} told {news:#?}");
+        panic!("a second put of {object:?} changed something: {news:#?}");
     }
 
     async fn observed(&self, key: &Key) -> Option<Object> {
@@ -544,22 +543,6 @@ async fn the_end_of_a_sandbox_is_told() {
     run(&format!("umount {0}; rm {0}", sandbox.display()));
     await_change(&mut changes, |change| *change == Change::Gone(Key::Attachment(name("rsv-aa")))).await;
     assert!(!host.kernel.is_sandbox(&sandbox));
-}
-
-#[tokio::test]
-async fn too_many_events_for_a_slow_reader_become_one_word_that_some_are_lost() {
-    let host = Host::new();
-    let mut changes = host.kernel.changes();
-    host.put(&Object::Link(bridge())).await;
-    let batch: String = (0..1500).map(|n| format!("addr add 10.{}.{}.1/32 dev rsb-0123456789\n", n / 250, n % 250)).collect();
-    let file = host.directory.path().join("batch");
-    std::fs::write(&file, batch).unwrap();
-    run(&format!("ip -batch {}", file.display()));
-    while changes.len() < changes.max_capacity() {
-        tokio::task::yield_now().await;
-    }
-    await_change(&mut changes, |change| *change == Change::Lost).await;
-    assert_eq!(host.kernel.observe(&[]).await.unwrap().len(), 1501);
 }
 
 fn host_port(host: &str, ports: PortRange, protocol: Protocol) -> Object {

@@ -155,3 +155,56 @@ fn read_port_setting(seen: &mut Seen, setting: &LinkProtoInfoBridge) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use netlink_packet_route::link::{InfoKind, LinkInfo};
+
+    use super::*;
+
+    fn bridge_of_mtu(mtu: u32) -> (NetlinkMessage<RouteNetlinkMessage>, SocketAddr) {
+        let mut link = LinkMessage::default();
+        link.header.index = 7;
+        link.attributes = vec![
+            LinkAttribute::IfName("rsb-a".into()),
+            LinkAttribute::IfAlias("rsnet:a".into()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        link.header.flags = netlink_packet_route::link::LinkFlags::Up;
+        (NetlinkMessage::from(RouteNetlinkMessage::NewLink(link)), SocketAddr::new(0, 0))
+    }
+
+    /// The MTUs told, and 0 for a loss.
+    async fn told(changes: &mut mpsc::Receiver<Change>, count: usize) -> Vec<u32> {
+        let mut mtus = Vec::new();
+        for _ in 0..count {
+            match &changes.recv().await {
+                Some(Change::Now(object)) if let Object::Link(link) = &**object => mtus.push(link.mtu),
+                Some(Change::Lost) => mtus.push(0),
+                other => panic!("{other:?}"),
+            }
+        }
+        mtus
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_reader_has_no_room_for_becomes_one_word_that_something_is_lost() {
+        let (tell, mut changes) = mpsc::channel(2);
+        let (send, news) = mpsc::unbounded_channel();
+        (1281..1286).for_each(|mtu| send.send(bridge_of_mtu(mtu)).unwrap());
+        let news = stream::unfold(news, |mut news| async { news.recv().await.map(|message| (message, news)) });
+        let teller = tokio::spawn(Teller { links: Links::default(), tell }.run(news.boxed()));
+        // The teller runs until it waits for room: there is one thread, and all the news is there.
+        while changes.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(told(&mut changes, 3).await, [1281, 1282, 0]);
+        send.send(bridge_of_mtu(1300)).unwrap();
+        assert_eq!(told(&mut changes, 1).await, [1300]);
+        drop(send);
+        assert_eq!(told(&mut changes, 1).await, [0], "the end of the news is told as a loss");
+        teller.await.unwrap();
+    }
+}
