@@ -50,16 +50,23 @@ pub fn operation(what: &'static str, object: impl Into<String>, family: u8, kind
     Operation { what, object: object.into(), message: Message { subsystem: NFTABLES, kind, flags, family, attributes } }
 }
 
+fn table(what: &'static str, kind: u8) -> Operation {
+    operation(what, "table inet rsnet", INET, kind, vec![string(1, TABLE)])
+}
+
+/// No table, whether there was one or not: it is made first, so that the deletion finds one.
+pub fn remove_table() -> Vec<Operation> {
+    vec![table("create", message::NEWTABLE), table("delete", message::DELTABLE)]
+}
+
 /// The table as it must be, in place of whatever is there.
 pub fn rebuild() -> Vec<Operation> {
-    let table = |what, kind| operation(what, "table inet rsnet", INET, kind, vec![string(1, TABLE)]);
-    // Made first, so that the deletion finds one.
-    let fresh = [table("create", message::NEWTABLE), table("delete", message::DELTABLE), table("create", message::NEWTABLE)];
     let sets = Set::all().zip(1..).map(|(set, id)| {
         let attributes = [set_attributes(set), vec![super::attribute::number(10, id)]].concat();
         operation("create", format!("set inet rsnet {}", set.name()), INET, message::NEWSET, attributes)
     });
-    fresh.into_iter().chain(sets).chain(chains().into_iter().flat_map(chain)).collect()
+    let fresh = [table("create", message::NEWTABLE)];
+    remove_table().into_iter().chain(fresh).chain(sets).chain(chains().into_iter().flat_map(chain)).collect()
 }
 
 fn chain(chain: super::table::Chain) -> Vec<Operation> {

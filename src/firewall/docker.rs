@@ -43,7 +43,12 @@ pub fn converge(socket: &Socket, links: &BTreeSet<IfName>) -> io::Result<Vec<Vec
     FAMILIES.into_iter().map(|family| differences(socket, family, wanted(links))).collect()
 }
 
-/// The same for a change: the rules of `remove` out, those of `add` in.
+/// Takes our rules out of every `DOCKER-USER`.
+pub fn clear(socket: &Socket) -> io::Result<Vec<Vec<Operation>>> {
+    FAMILIES.into_iter().map(|family| differences(socket, family, Vec::new())).collect()
+}
+
+/// What a change needs: the rules of `remove` out, those of `add` in.
 pub fn change(socket: &Socket, remove: &BTreeSet<IfName>, add: &BTreeSet<IfName>) -> io::Result<Vec<Vec<Operation>>> {
     if remove.is_empty() && add.is_empty() {
         return Ok(Vec::new());

@@ -30,6 +30,7 @@ struct State {
 pub enum Call {
     Apply { remove: Vec<Entry>, add: Vec<Entry> },
     Converge(BTreeSet<Entry>),
+    Clear,
 }
 
 impl Fake {
@@ -37,7 +38,7 @@ impl Fake {
         Self::default()
     }
 
-    /// Makes the call of this number fail without effect, counted from 0 over all of `apply` and `converge`.
+    /// Makes the call of this number fail without effect, counted from 0 over all of `apply`, `converge` and `clear`.
     pub fn fail(&self, call: usize) {
         self.state().failing.insert(call);
     }
@@ -91,6 +92,13 @@ impl Firewall for Fake {
         let differences = state.entries.symmetric_difference(all).count();
         state.entries = all.clone();
         Ok(differences)
+    }
+
+    async fn clear(&self) -> Result<(), FirewallError> {
+        let mut state = self.state();
+        state.called("clear", Call::Clear)?;
+        state.entries.clear();
+        Ok(())
     }
 
     fn changes(&self) -> mpsc::Receiver<()> {

@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc};
 use crate::model::Entry;
 
 use super::attribute::{Attribute, covers, find_string, string};
-use super::batch::{INET, Operation, change, message, rebuild};
+use super::batch::{INET, Operation, change, message, rebuild, remove_table};
 use super::element::{Element, Set, elements, parse_list};
 use super::socket::{Message, NFTABLES, Refused, Reply, Socket};
 use super::table::{TABLE, chains, set_attributes};
@@ -53,6 +53,12 @@ impl Firewall for Nftables {
         let work = move || Ok(mend(&socket, &wanted)? + pass_docker(&socket, docker::converge(&socket, &links))?);
         let failed = |cause| FirewallError { operation: "converge", object: "table inet rsnet".into(), cause };
         tokio::task::spawn_blocking(work).await.map_err(|error| failed(io::Error::other(error)))?
+    }
+
+    async fn clear(&self) -> Result<(), FirewallError> {
+        let socket = self.socket.lock().await;
+        commit(&socket, &remove_table())?;
+        pass_docker(&socket, docker::clear(&socket)).map(drop)
     }
 
     fn changes(&self) -> mpsc::Receiver<()> {

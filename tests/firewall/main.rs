@@ -1,38 +1,21 @@
 //! The firewall in real network namespaces, with real packets; `nft`, `iptables` and `conntrack` as the second opinion. Needs root.
 
+mod lab;
+mod traffic;
+
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::Duration;
 
+use lab::{name, open, publish, run};
 use nix::sched::{CloneFlags, unshare};
 use rsnet::firewall::Firewall;
 use rsnet::firewall::nftables::Nftables;
-use rsnet::model::{Entry, Family, IfName, Inbound, PortRange, Protocol};
-
-/// Runs a shell command in the namespace of the calling thread and returns what it wrote.
-fn run(command: &str) -> String {
-    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use rsnet::model::{Entry, Family, Inbound, Protocol};
 
 /// A firewall in a fresh network namespace, which the calling thread enters. Every test has a process of its own.
 fn fresh() -> Nftables {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     Nftables::open().unwrap()
-}
-
-fn name(text: &str) -> IfName {
-    text.parse().unwrap()
-}
-
-fn publish(protocol: Protocol, host: &str, ports: (u16, u16), to: &str, to_port: u16) -> Entry {
-    let (host, to) = (host.parse().unwrap(), to.parse().unwrap());
-    Entry::Publish { protocol, host, ports: PortRange::new(ports.0, ports.1), to, to_port }
-}
-
-fn open(protocol: Protocol, to: &str, first: u16, last: u16) -> Entry {
-    Entry::Open { protocol, to: to.parse().unwrap(), ports: PortRange::new(first, last) }
 }
 
 fn one_of_each() -> BTreeSet<Entry> {
@@ -220,4 +203,16 @@ async fn a_segment_with_a_name_of_the_users_passes_docker_user_by_itself() {
     firewall.apply(&[mine], &[]).await.unwrap();
     assert!(!run("iptables-nft -S DOCKER-USER").contains("mine0"));
     assert_eq!(firewall.converge(&BTreeSet::new()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn clearing_leaves_nothing_of_ours_and_all_of_theirs() {
+    let firewall = fresh();
+    run(DOCKER_CHAINS);
+    run("nft add table inet other");
+    let before = run("nft -s list ruleset");
+    firewall.converge(&one_of_each()).await.unwrap();
+    firewall.clear().await.unwrap();
+    assert_eq!(run("nft -s list ruleset"), before);
+    firewall.clear().await.unwrap();
 }
