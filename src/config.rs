@@ -54,10 +54,6 @@ pub struct Given {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     proc_sys_net: Option<String>,
-    /// The host's /run/docker, where a managed plugin sees it [default: /run/docker]
-    #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    run_docker: Option<String>,
 }
 
 /// Settings as they are used.
@@ -71,7 +67,6 @@ pub struct Settings {
     pub attach: Way,
     pub sockets: Vec<PathBuf>,
     pub proc_sys_net: PathBuf,
-    pub run_docker: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +126,6 @@ impl Settings {
             attach: r.read("attach", "engine", "engine or direct", way).unwrap_or_default(),
             sockets: r.read("sockets", "/run/docker/plugins/rsnet.sock", "absolute paths joined by commas", paths).unwrap_or_default(),
             proc_sys_net: r.path("proc_sys_net", "/proc/sys/net"),
-            run_docker: r.path("run_docker", "/run/docker"),
         };
         r.read("store", "embedded", "embedded; a store that hosts share comes with the overlay mode", |v| (v == "embedded").then_some(()));
         if reader.wrong.is_empty() { Ok(settings) } else { Err(ConfigError(reader.wrong)) }

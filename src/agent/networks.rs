@@ -90,7 +90,9 @@ impl Agent {
                 return Err(Error::Refused(format!("subnet {claim} overlaps {net} of network {}; choose another --subnet", id.short())));
             }
             if let Some((net, link)) = surroundings.subnets.iter().find(|(net, _)| claim.contains(net)) {
-                return Err(Error::Refused(format!("subnet {claim} covers {net}, which the host reaches by {link}; choose another --subnet")));
+                return Err(Error::Refused(format!(
+                    "subnet {claim} covers {net}, which the host reaches by {link}; choose another --subnet"
+                )));
             }
         }
         Ok(())

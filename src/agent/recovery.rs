@@ -44,9 +44,10 @@ impl Agent {
     fn expect_all(&self) {
         for live in self.state().networks.values() {
             let network = (network_owner(&live.network.id), live.mode.network());
-            let endpoints = live.endpoints.values().map(|Known { endpoint, .. }| {
-                (endpoint_owner(&endpoint.network, &endpoint.id), live.mode.endpoint(endpoint))
-            });
+            let endpoints = live
+                .endpoints
+                .values()
+                .map(|Known { endpoint, .. }| (endpoint_owner(&endpoint.network, &endpoint.id), live.mode.endpoint(endpoint)));
             for (owner, plan) in std::iter::once(network).chain(endpoints) {
                 if let Err(error) = self.reconciler.expect(&owner, plan) {
                     warn!(%error, %owner, "declared twice; the second is left out");

@@ -18,7 +18,10 @@ pub const SOCKET: &str = "/run/docker/plugins/rsnet.sock";
 /// `GET path`, read as JSON.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Failure> {
     let stream = UnixStream::connect(socket).await.map_err(|error| {
-        format!("connect to {}: {error}; is rsnet running? Start it with `rsnet serve` or `docker plugin enable rsnet/driver`", socket.display())
+        format!(
+            "connect to {}: {error}; is rsnet running? Start it with `rsnet serve` or `docker plugin enable rsnet/driver`",
+            socket.display()
+        )
     })?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path).header("Host", "rsnet").body(Empty::<Bytes>::new())?;

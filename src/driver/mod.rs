@@ -77,10 +77,8 @@ async fn create_endpoint(State(agent): Calls, body: Bytes) -> Response {
 }
 
 async fn delete_endpoint(State(agent): Calls, body: Bytes) -> Response {
-    call("DeleteEndpoint", body, async |query: EndpointId| {
-        agent.delete_endpoint(&query.network, &query.endpoint).await.map(Empty::from)
-    })
-    .await
+    call("DeleteEndpoint", body, async |query: EndpointId| agent.delete_endpoint(&query.network, &query.endpoint).await.map(Empty::from))
+        .await
 }
 
 async fn join(State(agent): Calls, body: Bytes) -> Response {

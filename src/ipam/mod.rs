@@ -62,8 +62,6 @@ async fn request_address(State(agent): Calls, body: Bytes) -> Response {
 }
 
 async fn release_address(State(agent): Calls, body: Bytes) -> Response {
-    call("ReleaseAddress", body, async |query: ReleaseAddress| {
-        agent.release_address(&query.pool, query.address).await.map(|()| json!({}))
-    })
-    .await
+    call("ReleaseAddress", body, async |query: ReleaseAddress| agent.release_address(&query.pool, query.address).await.map(|()| json!({})))
+        .await
 }

@@ -82,19 +82,20 @@ fn bind_one(host: IpAddr, port: u16, kind: SockType) -> nix::Result<OwnedFd> {
     if host.is_ipv6() {
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
     }
+    // connections that were just closed are no obstacle while it is bound, as with any server; later nobody may bind beside it
+    let reuse = |on: bool| if kind == SockType::Stream { setsockopt(&socket, sockopt::ReuseAddr, &on) } else { Ok(()) };
+    reuse(true)?;
     bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(SocketAddr::new(host, port)))?;
+    reuse(false)?;
     Ok(socket)
 }
 
 /// Who holds the port, as far as can be found out.
 fn conflict(wanted: &HostPort, port: u16) -> String {
     let what = format!("port {port}/{} on {} is in use", wanted.protocol, wanted.host);
-    let rows: Vec<Row> = table(wanted.protocol).into_iter().filter(|row| row.port == port).collect();
-    if let Some((name, pid)) = rows.iter().find_map(|row| holder(row.inode)) {
+    let rows = table(wanted.protocol).into_iter().filter(|row| row.port == port);
+    if let Some((name, pid)) = rows.into_iter().find_map(|row| holder(row.inode)) {
         return format!("{what} by {name} (pid {pid})");
-    }
-    if !rows.is_empty() && rows.iter().all(|row| row.inode == 0) {
-        return format!("{what} by a connection that has just been closed; it is free again within a minute");
     }
     let option = if wanted.protocol == Protocol::Udp { "u" } else { "t" };
     format!("{what} by a process that rsnet cannot see; find it on the host with: ss -H{option}anp 'sport = :{port}'")

@@ -23,13 +23,15 @@ const CALLS: &[&str] = &[
 
 /// JSON of any shape, with the protocol's own words in it.
 fn anything() -> impl Strategy<Value = Value> {
-    let words = ["NetworkID", "EndpointID", "Options", "com.docker.network.generic", "com.docker.network.portmap", "Interface", "Pool", "PoolID"];
+    let words =
+        ["NetworkID", "EndpointID", "Options", "com.docker.network.generic", "com.docker.network.portmap", "Interface", "Pool", "PoolID"];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         ".{0,40}".prop_map(Value::from),
-        prop::sample::select(vec![NETWORK, ENDPOINT, SANDBOX, "172.18.0.0/16", "../../etc", "0.0.0.0/0", "::/0", "%n"]).prop_map(Value::from),
+        prop::sample::select(vec![NETWORK, ENDPOINT, SANDBOX, "172.18.0.0/16", "../../etc", "0.0.0.0/0", "::/0", "%n"])
+            .prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 64, 8, move |inner| {
         prop_oneof![
@@ -62,10 +64,22 @@ proptest! {
 #[tokio::test]
 async fn wrong_types_garbage_and_huge_bodies_are_refused() {
     let world = World::new().await;
-    for body in ["null", "[]", "{", "\u{0}", "{\"NetworkID\":1,\"Pool\":1,\"PoolID\":1,\"Options\":1}", "\"x\"", &"[".repeat(100_000), &format!("\"{}\"", "x".repeat(9 << 20))] {
+    for body in [
+        "null",
+        "[]",
+        "{",
+        "\u{0}",
+        "{\"NetworkID\":1,\"Pool\":1,\"PoolID\":1,\"Options\":1}",
+        "\"x\"",
+        &"[".repeat(100_000),
+        &format!("\"{}\"", "x".repeat(9 << 20)),
+    ] {
         for call in CALLS {
             let (status, answer) = world.send(call, body).await;
-            assert!(status == 400 || status == 413 || status == 500 || (*call == "NetworkDriver.GwAllocCheck" && status == 200), "{call}: {status} {answer}");
+            assert!(
+                status == 400 || status == 413 || status == 500 || (*call == "NetworkDriver.GwAllocCheck" && status == 200),
+                "{call}: {status} {answer}"
+            );
         }
     }
 }

@@ -56,7 +56,8 @@ async fn an_unknown_call_is_404_so_that_optional_calls_are_tolerated() {
 #[tokio::test]
 async fn what_is_taken_away_may_be_unknown_or_taken_away_before() {
     let world = World::new().await;
-    for call in ["Leave", "DeleteEndpoint", "RevokeExternalConnectivity", "DeleteNetwork", "EndpointOperInfo", "DiscoverNew", "FreeNetwork"] {
+    for call in ["Leave", "DeleteEndpoint", "RevokeExternalConnectivity", "DeleteNetwork", "EndpointOperInfo", "DiscoverNew", "FreeNetwork"]
+    {
         assert_eq!(world.ok(&format!("NetworkDriver.{call}"), endpoint()).await.as_object().map(|_| ()), Some(()), "{call}");
     }
     world.ok("IpamDriver.ReleasePool", json!({ "PoolID": "10.0.0.0/8" })).await;
@@ -153,10 +154,15 @@ async fn engines_before_28_say_less_and_are_understood() {
         "IPv6Data": null,
     });
     world.ok("NetworkDriver.CreateNetwork", old).await;
-    world.ok("NetworkDriver.CreateEndpoint", json!({
-        "NetworkID": NETWORK, "EndpointID": ENDPOINT, "Options": null,
-        "Interface": { "Address": "172.18.0.2/16", "AddressIPv6": "", "MacAddress": "" },
-    })).await;
+    world
+        .ok(
+            "NetworkDriver.CreateEndpoint",
+            json!({
+                "NetworkID": NETWORK, "EndpointID": ENDPOINT, "Options": null,
+                "Interface": { "Address": "172.18.0.2/16", "AddressIPv6": "", "MacAddress": "" },
+            }),
+        )
+        .await;
     assert_eq!(world.ok("NetworkDriver.Join", join()).await["GatewayIPv6"], "");
 }
 
