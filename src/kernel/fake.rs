@@ -103,9 +103,7 @@ impl Fake {
 
     /// A link of this name exists and is somebody else's.
     pub fn add_foreign_link(&self, name: IfName) {
-        let mut state = self.state();
-        state.surroundings.links.push(name.to_string());
-        state.foreign.insert(name);
+        self.state().foreign.insert(name);
     }
 
     /// Somebody else holds this port on every address.

@@ -37,8 +37,6 @@ pub(super) struct Seen {
     pub hairpin: bool,
     /// The index of the other end of a veth.
     pub peer: Option<u32>,
-    /// The id in our namespace of the namespace of the other end, if that is another one.
-    pub peer_namespace: Option<i32>,
 }
 
 impl Seen {
@@ -56,7 +54,6 @@ impl Seen {
             isolated: false,
             hairpin: false,
             peer: None,
-            peer_namespace: None,
         };
         message.attributes.iter().for_each(|attribute| seen.read_attribute(attribute));
         seen
@@ -71,7 +68,6 @@ impl Seen {
             LinkAttribute::Mtu(mtu) => self.mtu = *mtu,
             LinkAttribute::Controller(index) => self.controller = Some(*index).filter(|index| *index != 0),
             LinkAttribute::Link(index) => self.peer = Some(*index),
-            LinkAttribute::LinkNetNsId(id) => self.peer_namespace = Some(*id),
             LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| self.read_info(info)),
             _ => {}
         }

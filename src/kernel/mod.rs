@@ -67,8 +67,6 @@ pub struct Surroundings {
     pub mtu: Option<u32>,
     /// Subnets that the host reaches on links other than ours, default routes left out: (subnet, link).
     pub subnets: Vec<(IpNet, String)>,
-    /// Names of links that are not ours.
-    pub links: Vec<String>,
 }
 
 /// A kernel call that failed: which, on what, why.

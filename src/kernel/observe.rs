@@ -1,6 +1,6 @@
 //! What stands in the namespace, as objects.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 
 use ipnet::IpNet;
@@ -41,12 +41,6 @@ impl Links {
     /// The name of the link of this index, if that is ours.
     pub fn our_name(&self, index: u32) -> Option<IfName> {
         self.get(index).filter(|seen| seen.is_ours())?.name.parse().ok()
-    }
-
-    /// Neither ours nor the container's end of one of ours, not yet moved.
-    fn is_foreign(&self, seen: &Seen) -> bool {
-        let is_end = || seen.peer_namespace.is_none() && seen.peer.is_some_and(|peer| self.our_name(peer).is_some());
-        !seen.is_ours() && !is_end()
     }
 
     /// The objects that a link is: none, a bridge, an attachment, or an attachment and a port.
@@ -106,13 +100,15 @@ fn sysctl_object(sysctls: &Sysctls, key: &Key) -> Option<Object> {
     }
 }
 
+/// Costs what the host has of routes and of links that they lead by, not of links: there may be thousands of ours.
 pub(super) fn surroundings(wire: &mut Wire) -> io::Result<Surroundings> {
-    let links = Links::dump(wire)?;
-    let routes = route::dump(wire, RouteProtocol::Unspec)?;
-    let foreign = || links.0.values().filter(|seen| links.is_foreign(seen));
-    let mut names: Vec<String> = foreign().map(|seen| seen.name.clone()).collect();
-    names.sort();
-    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes), links: names })
+    let mut routes = route::dump(wire, RouteProtocol::Unspec)?;
+    routes.retain(|route| route.unicast && !address::is_link_local(route.destination));
+    let mut links = Links::default();
+    for index in routes.iter().map(|route| route.link).collect::<BTreeSet<_>>() {
+        link::find_index(wire, index)?.into_iter().for_each(|seen| links.insert(seen));
+    }
+    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes) })
 }
 
 /// `RT_TABLE_MAIN`.
@@ -121,7 +117,7 @@ const MAIN: u32 = 254;
 /// Of each family the default route that the kernel prefers.
 fn default_mtu(links: &Links, routes: &[route::Seen]) -> Option<u32> {
     let of_family = |ipv4: bool| {
-        let defaults = routes.iter().filter(move |r| r.unicast && r.table == MAIN && r.destination.prefix_len() == 0);
+        let defaults = routes.iter().filter(move |r| r.table == MAIN && r.destination.prefix_len() == 0);
         let best = defaults.filter(|r| r.destination.addr().is_ipv4() == ipv4).min_by_key(|r| r.metric)?;
         links.get(best.link).map(|link| link.mtu)
     };
@@ -130,12 +126,11 @@ fn default_mtu(links: &Links, routes: &[route::Seen]) -> Option<u32> {
 
 /// Of every table: a VPN may have its own.
 fn subnets(links: &Links, routes: &[route::Seen]) -> Vec<(IpNet, String)> {
-    let counts = |r: &&route::Seen| r.unicast && r.destination.prefix_len() > 0 && !address::is_link_local(r.destination);
     let named = |r: &route::Seen| {
-        let link = links.get(r.link).filter(|seen| links.is_foreign(seen))?;
+        let link = links.get(r.link).filter(|seen| !seen.is_ours())?;
         Some((r.destination, link.name.clone()))
     };
-    let mut subnets: Vec<(IpNet, String)> = routes.iter().filter(counts).filter_map(named).collect();
+    let mut subnets: Vec<(IpNet, String)> = routes.iter().filter(|r| r.destination.prefix_len() > 0).filter_map(named).collect();
     subnets.sort();
     subnets.dedup();
     subnets
