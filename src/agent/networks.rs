@@ -68,6 +68,7 @@ impl Agent {
             internal,
             pools: Vec::new(),
             host_mtu: ETHERNET,
+            host_without_ipv6: false,
             host_way: self.settings.way,
         };
         Ok(drivers::open(&asked)?.without_gateway())
@@ -76,7 +77,8 @@ impl Agent {
     fn with_defaults(&self, new: NewNetwork, surroundings: &Surroundings) -> Network {
         let NewNetwork { id, options, ipv4, ipv6, internal, pools } = new;
         let host_mtu = surroundings.mtu.unwrap_or(ETHERNET);
-        Network { id, options, ipv4, ipv6, internal, pools, host_mtu, host_way: self.settings.way }
+        let host_without_ipv6 = surroundings.without_ipv6;
+        Network { id, options, ipv4, ipv6, internal, pools, host_mtu, host_without_ipv6, host_way: self.settings.way }
     }
 
     /// A subnet must not overlap another network's, nor swallow one that the host is on: packets to it would go astray.

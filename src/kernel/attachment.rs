@@ -51,7 +51,7 @@ fn refresh(wire: &mut Wire, wanted: &Attachment, seen: &Seen) -> io::Result<()> 
 /// Makes the pair, or nothing: a half-made one is of no use to anybody, and the sandbox may be gone when somebody looks again.
 fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
     let made = match &wanted.place {
-        Place::Host => make_here(wire, wanted),
+        Place::Host => make_here(wire, sysctls, wanted),
         Place::Sandbox { path, name, addresses, sysctls: asked, gateways } => {
             let inside = Inside { addresses, sysctls: asked, gateways };
             make_in_sandbox(wire, sysctls, wanted, path, name, &inside)
@@ -60,8 +60,9 @@ fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<(
     made.inspect_err(|_| drop(link::delete(wire, &wanted.host)))
 }
 
-fn make_here(wire: &mut Wire, wanted: &Attachment) -> io::Result<()> {
+fn make_here(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
     link::create(wire, pair(wanted, wanted.peer.as_str(), None))?;
+    switch_ipv6_off(sysctls, wanted.host.as_str())?;
     link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host), alias(wanted)])))
 }
 
@@ -76,6 +77,7 @@ fn make_in_sandbox(
 ) -> io::Result<()> {
     let namespace = open_namespace(path)?;
     link::create(wire, pair(wanted, &pattern(name), Some(&namespace)))?;
+    switch_ipv6_off(sysctls, wanted.host.as_str())?;
     link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host)])))?;
     let peer = link::need(wire, &wanted.host)?.peer.ok_or_else(|| io::Error::other("the kernel does not tell the other end of a veth"))?;
     within(&namespace, || furnish(sysctls, peer, inside))?;
@@ -130,14 +132,21 @@ fn furnish(sysctls: &Sysctls, index: u32, inside: &Inside<'_>) -> io::Result<()>
 
 /// IPv6 only where there is an address of it; announcements when the link goes up or [`announce`] asks; then what the user wants.
 fn set_sysctls(sysctls: &Sysctls, name: &str, inside: &Inside<'_>) -> io::Result<()> {
-    let has_ipv6 = inside.addresses.iter().any(|address| address.addr().is_ipv6());
-    // A kernel without IPv6 has no such file, and nothing to switch off.
-    if has_ipv6 || sysctls.read(&format!("ipv6/conf/{name}/disable_ipv6")).is_ok() {
-        sysctls.write(&format!("ipv6/conf/{name}/disable_ipv6"), if has_ipv6 { "0" } else { "1" })?;
+    if inside.addresses.iter().any(|address| address.addr().is_ipv6()) {
+        sysctls.write(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
         sysctls.write(&format!("ipv6/conf/{name}/ndisc_notify"), "1")?;
+    } else {
+        switch_ipv6_off(sysctls, name)?;
     }
     sysctls.write(&format!("ipv4/conf/{name}/arp_notify"), "1")?;
     inside.sysctls.iter().try_for_each(|(path, value)| sysctls.write_for(name, path, value))
+}
+
+/// On a link that carries frames for others, or none of this family. Else it would have a link-local address, routes and groups.
+fn switch_ipv6_off(sysctls: &Sysctls, name: &str) -> io::Result<()> {
+    let path = format!("ipv6/conf/{name}/disable_ipv6");
+    // A kernel without IPv6 has no such file, and nothing to switch off.
+    if sysctls.read(&path).is_ok() { sysctls.write(&path, "1") } else { Ok(()) }
 }
 
 /// Has the container's end in the sandbox at `path` tell its addresses to all: neighbours may still know an earlier container of the same

@@ -67,6 +67,8 @@ pub struct Surroundings {
     pub mtu: Option<u32>,
     /// Subnets that the host reaches on links other than ours, default routes left out: (subnet, link).
     pub subnets: Vec<(IpNet, String)>,
+    /// The kernel has no IPv6 (`ipv6.disable=1`): there is nothing to switch off, and no address to give.
+    pub without_ipv6: bool,
 }
 
 /// A kernel call that failed: which, on what, why.

@@ -153,7 +153,7 @@ impl Kernel for Netlink {
     }
 
     async fn surroundings(&self) -> Result<Surroundings, KernelError> {
-        self.run("look at", "the host's links and routes".into(), |_, wire| observe::surroundings(wire)).await
+        self.run("look at", "the host's links and routes".into(), |host, wire| observe::surroundings(wire, &host.sysctls)).await
     }
 
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool {

@@ -101,14 +101,15 @@ fn sysctl_object(sysctls: &Sysctls, key: &Key) -> Option<Object> {
 }
 
 /// Costs what the host has of routes and of links that they lead by, not of links: there may be thousands of ours.
-pub(super) fn surroundings(wire: &mut Wire) -> io::Result<Surroundings> {
+pub(super) fn surroundings(wire: &mut Wire, sysctls: &Sysctls) -> io::Result<Surroundings> {
     let mut routes = route::dump(wire, RouteProtocol::Unspec)?;
     routes.retain(|route| route.unicast && !address::is_link_local(route.destination));
     let mut links = Links::default();
     for index in routes.iter().map(|route| route.link).collect::<BTreeSet<_>>() {
         link::find_index(wire, index)?.into_iter().for_each(|seen| links.insert(seen));
     }
-    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes) })
+    let without_ipv6 = sysctls.read("ipv6/conf/all/forwarding").is_err();
+    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes), without_ipv6 })
 }
 
 /// `RT_TABLE_MAIN`.

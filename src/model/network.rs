@@ -22,6 +22,9 @@ pub struct Network {
     pub pools: Vec<Pool>,
     /// The MTU of the host's default route when the network was made, in bytes: the default for the network's own.
     pub host_mtu: u32,
+    /// Whether the host's kernel had no IPv6 when the network was made.
+    #[serde(default)]
+    pub host_without_ipv6: bool,
     /// The daemon's way in when the network was made: the default for the network's own.
     pub host_way: Way,
 }

@@ -57,16 +57,16 @@ impl Bridge {
     /// `route_localnet`: answers of ports published on 127.0.0.1 come in by the bridge. No router on the segment configures the host, and
     /// where the network has no IPv6, or none on the host, the host has none there either.
     fn sysctls(&self) -> impl Iterator<Item = Object> {
-        let set = |family, name, value: bool| Object::LinkSysctl {
+        let wanted = [
+            (Family::V4, "route_localnet", self.spec.ipv4.host.is_some() && !self.spec.internal),
+            (Family::V6, "accept_ra", false),
+            (Family::V6, "disable_ipv6", self.spec.ipv6.host.is_none()),
+        ];
+        let there = |family| family == Family::V4 || !self.spec.without_ipv6;
+        wanted.into_iter().filter(move |(family, ..)| there(*family)).map(|(family, name, on)| Object::LinkSysctl {
             path: conf_path(family, &self.spec.bridge, name),
-            value: u8::from(value).to_string(),
-        };
-        [
-            set(Family::V4, "route_localnet", self.spec.ipv4.host.is_some() && !self.spec.internal),
-            set(Family::V6, "accept_ra", false),
-            set(Family::V6, "disable_ipv6", self.spec.ipv6.host.is_none()),
-        ]
-        .into_iter()
+            value: u8::from(on).to_string(),
+        })
     }
 
     fn addresses(&self) -> impl Iterator<Item = Object> {

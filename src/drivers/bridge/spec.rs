@@ -13,6 +13,8 @@ pub struct Spec {
     pub bridge: IfName,
     /// Bytes.
     pub mtu: u32,
+    /// The host has no IPv6 that could be switched off.
+    pub without_ipv6: bool,
     pub icc: bool,
     pub internal: bool,
     pub masquerade: bool,
@@ -77,6 +79,7 @@ impl Spec {
             mtu: mtu(network, o),
             icc: o.flag(&["com.docker.network.bridge.enable_icc", "icc"]).unwrap_or(true),
             internal: network.internal,
+            without_ipv6: network.host_without_ipv6,
             masquerade: o.flag(&["com.docker.network.bridge.enable_ip_masquerade", "masquerade"]).unwrap_or(true),
             ipv4: side(network, Family::V4, both, inhibit, o),
             ipv6: side(network, Family::V6, both, false, o),
@@ -88,6 +91,9 @@ impl Spec {
             publisher: o.choice(&["publish"], &[("rsnet", Publisher::Rsnet), ("engine", Publisher::Engine)]).unwrap_or(Publisher::Rsnet),
             way: o.choice(&["attach"], &[("engine", Way::Engine), ("direct", Way::Direct)]).unwrap_or(network.host_way),
         };
+        if network.ipv6 && network.host_without_ipv6 {
+            o.refuse("--ipv6 needs a host with IPv6, and this one's kernel was started without; leave --ipv6 out");
+        }
         if o.flag(&["com.docker.network.bridge.default_bridge"]) == Some(true) {
             o.refuse("option com.docker.network.bridge.default_bridge=true is for docker0 only; leave it out");
         }

@@ -16,6 +16,7 @@ fn network(options: &[(&str, &str)]) -> Network {
         internal: false,
         pools: vec![pool("10.5.0.0/16", "10.5.0.1"), pool("fd00:5::/64", "fd00:5::1")],
         host_mtu: 1400,
+        host_without_ipv6: false,
         host_way: Way::Engine,
     }
 }
@@ -89,6 +90,16 @@ fn an_endpoint_that_has_not_joined_asks_for_nothing() {
     let mode = open(&network(&[])).unwrap();
     let endpoint = Endpoint { attached: Attached::No, ..endpoint(Way::Engine) };
     assert_eq!(mode.endpoint(&endpoint), Plan::default());
+}
+
+#[test]
+fn a_host_without_ipv6_has_nothing_to_switch_off_and_no_address_to_give() {
+    let dual = Network { host_without_ipv6: true, ..network(&[]) };
+    let error = open(&dual).err().unwrap().to_string();
+    assert!(error.contains("leave --ipv6 out"), "{error}");
+    let pools = vec![pool("10.5.0.0/16", "10.5.0.1")];
+    let plain = Network { ipv6: false, pools, ..dual };
+    assert!(!text(&open(&plain).unwrap().network()).contains("ipv6/"));
 }
 
 #[test]
