@@ -1,7 +1,9 @@
 //! Addresses: pools and who has what, durable before it is answered.
 //!
-//! A pool is named by its subnet. One record stands for the pool, one for each address that was ever handed out in it.
+//! A pool is named by its subnet. One record stands for the pool, one for each address that was ever handed out in it. An address remembers
+//! the MAC it was last given to: who comes back with the same MAC gets the same address while nobody else has it.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
@@ -11,7 +13,7 @@ use tracing::warn;
 use super::recovery::{list, records};
 use super::{Agent, Error, record};
 use crate::addresses::{AddressError, DockerDefaults, Pool, Record, Space};
-use crate::model::{Endpoint, Family};
+use crate::model::{Endpoint, Family, Mac};
 use crate::store::{Expect, Key, Op, Store};
 
 /// The host's unique local /48, from which IPv6 pools are chosen.
@@ -31,11 +33,16 @@ pub struct NewAddress {
     pub pool: String,
     pub address: Option<IpAddr>,
     pub gateway: bool,
+    /// Of the container, if the engine tells; it makes one up for those that have none of their own.
+    pub mac: Option<Mac>,
 }
 
 pub struct Addressing {
     space: Space,
     ula: Ipv6Net,
+    /// Who had an address last, and the other way round.
+    macs: HashMap<IpAddr, Mac>,
+    homes: HashMap<(IpNet, Mac), IpAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,23 +51,60 @@ struct PoolRecord {
     range: Option<IpNet>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct AddressRecord {
+    #[serde(flatten)]
+    record: Record,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mac: Option<Mac>,
+}
+
 impl Addressing {
     pub async fn load(store: &dyn Store) -> Result<Self, Error> {
-        let mut space = Space::default();
+        let (space, ula) = (Space::default(), ula(store).await?);
+        let mut addressing = Addressing { space, ula, macs: HashMap::new(), homes: HashMap::new() };
         for PoolRecord { subnet, range } in records(list(store, "pool").await?) {
-            let addresses: Vec<Record> = records(list(store, &addresses_key(subnet)).await?).collect();
-            match space.request(subnet, range) {
+            let addresses: Vec<AddressRecord> = records(list(store, &addresses_key(subnet)).await?).collect();
+            addresses.iter().for_each(|address| addressing.remember(subnet, address.record.address, address.mac));
+            match addressing.space.request(subnet, range) {
                 Ok(pool) => restore(pool, addresses),
                 Err(error) => warn!(%subnet, %error, "stored pool is left out"),
             }
         }
-        Ok(Addressing { space, ula: ula(store).await? })
+        Ok(addressing)
+    }
+
+    fn remember(&mut self, subnet: IpNet, address: IpAddr, mac: Option<Mac>) {
+        let Some(mac) = mac else { return };
+        if let Some(old) = self.macs.insert(address, mac) {
+            self.homes.remove(&(subnet, old));
+        }
+        self.homes.insert((subnet, mac), address);
+    }
+
+    fn take(&mut self, subnet: IpNet, new: &NewAddress) -> Result<Record, Error> {
+        let home = new.mac.and_then(|mac| self.homes.get(&(subnet, mac)).copied());
+        let pool = self.space.pool_mut(&subnet).ok_or_else(|| unknown(&new.pool))?;
+        if let Some(address) = new.address {
+            return Ok(pool.take(address)?);
+        }
+        if new.gateway {
+            return Ok(pool.allocate_gateway()?);
+        }
+        match home.map(|home| pool.take(home)) {
+            Some(Ok(taken)) => Ok(taken),
+            _ => Ok(pool.allocate()?),
+        }
     }
 }
 
-fn restore(pool: &mut Pool, addresses: Vec<Record>) {
+fn unknown(pool: &str) -> Error {
+    Error::Refused(format!("pool {pool} is not known to rsnet; remove the network and create it again"))
+}
+
+fn restore(pool: &mut Pool, addresses: Vec<AddressRecord>) {
     for address in addresses {
-        if let Err(error) = pool.restore(address) {
+        if let Err(error) = pool.restore(address.record) {
             warn!(pool = %pool.subnet(), %error, "stored address is left out");
         }
     }
@@ -88,7 +132,7 @@ impl Agent {
     pub async fn request_pool(&self, new: NewPool) -> Result<IpNet, Error> {
         let in_use: Vec<IpNet> = self.kernel.surroundings().await?.subnets.into_iter().map(|(subnet, _)| subnet).collect();
         let mut addressing = self.addressing.lock().await;
-        let Addressing { space, ula } = &mut *addressing;
+        let Addressing { space, ula, .. } = &mut *addressing;
         let pool = match (new.subnet, new.family) {
             (Some(subnet), _) => space.request(subnet, new.range)?,
             (None, Family::V4) => space.choose(&DockerDefaults::ipv4(), &in_use)?,
@@ -105,10 +149,12 @@ impl Agent {
     /// IPAM: `ReleasePool`, with all its addresses: after a failure the engine releases no single ones.
     pub async fn release_pool(&self, pool: &str) -> Result<(), Error> {
         let mut addressing = self.addressing.lock().await;
-        let Ok(subnet) = pool.parse() else { return Ok(()) };
+        let Ok(subnet) = pool.parse::<IpNet>() else { return Ok(()) };
         if addressing.space.release(&subnet).is_none() {
             return Ok(());
         }
+        addressing.macs.retain(|address, _| !subnet.contains(address));
+        addressing.homes.retain(|(home, _), _| *home != subnet);
         let addresses = Op::DeleteBelow(Key::new(addresses_key(subnet))?);
         let pool = Op::Delete(Key::new(pool_key(subnet))?, Expect::Any);
         Ok(self.store.commit(vec![pool, addresses]).await.map(drop)?)
@@ -127,19 +173,14 @@ impl Agent {
 
     async fn take(&self, new: &NewAddress) -> Result<IpNet, Error> {
         let mut addressing = self.addressing.lock().await;
-        let unknown = || Error::Refused(format!("pool {} is not known to rsnet; remove the network and create it again", new.pool));
-        let subnet = new.pool.parse().map_err(|_| unknown())?;
-        let pool = addressing.space.pool_mut(&subnet).ok_or_else(unknown)?;
-        let taken = match new.address {
-            Some(address) => pool.take(address)?,
-            None if new.gateway => pool.allocate_gateway()?,
-            None => pool.allocate()?,
-        };
-        let kept = self.keep(&address_key(subnet, taken.address), record(&taken)).await;
+        let subnet: IpNet = new.pool.parse().map_err(|_| unknown(&new.pool))?;
+        let taken = addressing.take(subnet, new)?;
+        let kept = self.keep(&address_key(subnet, taken.address), record(&AddressRecord { record: taken, mac: new.mac })).await;
         if kept.is_err() {
-            pool.release(taken.address);
+            addressing.space.pool_mut(&subnet).and_then(|pool| pool.release(taken.address));
         }
         kept?;
+        addressing.remember(subnet, taken.address, new.mac);
         Ok(IpNet::new(taken.address, subnet.prefix_len()).unwrap_or(subnet))
     }
 
@@ -148,10 +189,9 @@ impl Agent {
         let Ok(subnet) = pool.parse() else { return Ok(()) };
         let mut addressing = self.addressing.lock().await;
         let released = addressing.space.pool_mut(&subnet).and_then(|pool| pool.release(address));
-        match released {
-            Some(released) => self.keep(&address_key(subnet, address), record(&released)).await,
-            None => Ok(()),
-        }
+        let Some(released) = released else { return Ok(()) };
+        let mac = addressing.macs.get(&address).copied();
+        self.keep(&address_key(subnet, address), record(&AddressRecord { record: released, mac })).await
     }
 
     /// Gives back the addresses of an endpoint that the engine will not speak of again.

@@ -32,7 +32,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
 type Calls = State<Arc<Agent>>;
 
 /// No replay: what was given is kept here, and before 29.0 a replay could ask for an empty pool and get another one. MAC addresses are
-/// wanted in requests, so that an address can be told by its owner.
+/// wanted in requests: who comes back with the same one gets the same address.
 async fn capabilities() -> Response {
     reply(&json!({ "RequiresMACAddress": true, "RequiresRequestReplay": false }))
 }

@@ -12,6 +12,7 @@ use crate::plugin::or_default;
 
 const REQUEST_TYPE: &str = "RequestAddressType";
 const GATEWAY: &str = "com.docker.network.gateway";
+const MAC: &str = "com.docker.network.endpoint.macaddress";
 
 /// `Pool` and `SubPool` are CIDR, or empty where the user gave none.
 #[derive(Deserialize)]
@@ -60,7 +61,9 @@ impl RequestAddress {
         let wrong = || Error::Refused(format!("address \"{}\" is no IP address", self.address));
         let address = if self.address.is_empty() { None } else { Some(self.address.parse().map_err(|_| wrong())?) };
         let gateway = self.options.get(REQUEST_TYPE).is_some_and(|kind| kind == GATEWAY);
-        Ok(NewAddress { pool: self.pool, address, gateway })
+        // what is no MAC names nobody
+        let mac = self.options.get(MAC).and_then(|mac| mac.parse().ok());
+        Ok(NewAddress { pool: self.pool, address, gateway, mac })
     }
 }
 

@@ -269,6 +269,22 @@ async fn pools_and_addresses_survive_a_restart_and_freed_ones_are_given_last() {
 }
 
 #[tokio::test]
+async fn who_comes_back_with_the_same_mac_gets_the_same_address() {
+    let world = World::new().await;
+    world.ok("IpamDriver.RequestPool", json!({ "Pool": "10.9.0.0/24" })).await;
+    let request =
+        |mac: &str| json!({ "PoolID": "10.9.0.0/24", "Address": "", "Options": { "com.docker.network.endpoint.macaddress": mac } });
+    let (one, two) = (request("02:00:00:00:00:01"), request("02:00:00:00:00:02"));
+    let address = world.ok("IpamDriver.RequestAddress", one.clone()).await["Address"].clone();
+    world.ok("IpamDriver.ReleaseAddress", json!({ "PoolID": "10.9.0.0/24", "Address": "10.9.0.1" })).await;
+    assert_eq!(world.ok("IpamDriver.RequestAddress", two).await["Address"], "10.9.0.2/24");
+    let world = world.restart().await;
+    assert_eq!(world.ok("IpamDriver.RequestAddress", one.clone()).await["Address"], address);
+    // while it is held, the same MAC is somebody else
+    assert_eq!(world.ok("IpamDriver.RequestAddress", one).await["Address"], "10.9.0.3/24");
+}
+
+#[tokio::test]
 async fn pools_are_chosen_apart_until_there_are_none() {
     let world = World::new().await;
     let any = json!({ "AddressSpace": "rsnet-local", "Pool": "", "SubPool": "", "Options": null, "V6": false });
