@@ -36,6 +36,8 @@ pub struct Joined {
 impl Agent {
     /// Engine: `CreateEndpoint`; gives the MAC. A known id is replaced: the engine repeats a call whose answer it lost.
     pub async fn create_endpoint(&self, new: NewEndpoint) -> Result<Mac, Error> {
+        // the network must not go meanwhile
+        let _network = self.locks.hold(new.network.as_str()).await;
         let _held = self.locks.hold(new.id.as_str()).await;
         let NewEndpoint { id, network, addresses, mac, interface_name, sysctls } = new;
         let mac = mac.unwrap_or_else(|| Mac::local(rand::random()));

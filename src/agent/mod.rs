@@ -95,12 +95,17 @@ impl Agent {
             self.reconciler.look_again();
             return Ok(());
         }
-        self.keep(&before.key, before.value).await?;
-        if let Err(again) = self.reconciler.set(&before.owner, before.plan).await {
+        self.put_back(before).await;
+        Err(error.into())
+    }
+
+    async fn put_back(&self, before: Declaration) {
+        let kept = self.keep(&before.key, before.value).await;
+        let set = self.reconciler.set(&before.owner, before.plan).await;
+        if let Err(again) = kept.and(set.map_err(Error::from)) {
             warn!(error = %again, owner = %before.owner, "could not be put back as it was; trying again behind the answer");
             self.reconciler.look_again();
         }
-        Err(error.into())
     }
 
     async fn keep(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {

@@ -23,12 +23,13 @@ impl Agent {
     /// Engine: `ProgramExternalConnectivity`, with all the ports of the container. Replaces what was published before; the engine repeats it
     /// when the container's gateway changes role.
     pub async fn publish(&self, network: &NetworkId, id: &EndpointId, wanted: &[PortRequest]) -> Result<(), Error> {
+        // one at a time: two containers that leave the port to us must not be given the same one. Before the endpoint's own lock, since
+        // that of a holder that has vanished may be needed too
+        let _choosing = self.locks.hold("ports").await;
         let _held = self.locks.hold(id.as_str()).await;
         let known = self.known(network, id)?;
         let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
         let mut endpoint = known.endpoint;
-        // one at a time: two containers that leave the port to us must not be given the same one
-        let _choosing = self.locks.hold("ports").await;
         endpoint.bindings.clear();
         for request in mode.publish(&endpoint, wanted).map_err(Error::Refused)? {
             let binding = self.choose(&*mode, &endpoint, &request).await?;

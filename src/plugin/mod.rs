@@ -9,13 +9,14 @@ use std::fmt::Display;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::Request;
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tracing::{debug, warn};
 
@@ -32,7 +33,14 @@ pub fn router(calls: Router) -> Router {
         .route("/Plugin.Activate", post(async || reply(&json!({ "Implements": ["NetworkDriver", "IpamDriver"] }))))
         .fallback(async || failure(StatusCode::NOT_FOUND, &"no such call"))
         .layer(RequestBodyLimitLayer::new(LARGEST_BODY))
-        .layer(CatchPanicLayer::custom(|_| failure(StatusCode::INTERNAL_SERVER_ERROR, &"rsnet has a defect here; see its log")))
+        .layer(from_fn(to_the_end))
+}
+
+/// Handles a call on a task of its own: one that the engine no longer waits for is done all the same, not half; and one that panics has an
+/// answer.
+async fn to_the_end(request: Request, next: Next) -> Response {
+    let handled = tokio::spawn(next.run(request)).await;
+    handled.unwrap_or_else(|_| failure(StatusCode::INTERNAL_SERVER_ERROR, &"rsnet has a defect here; see its log"))
 }
 
 /// One call: its body read, handled, answered.
