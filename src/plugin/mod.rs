@@ -94,3 +94,46 @@ fn failure(status: StatusCode, problem: &dyn Display) -> Response {
 pub fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::body::{Body, to_bytes};
+    use tokio::sync::Notify;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn ask(call: &str) -> Request {
+        Request::post(call).body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_has_an_answer_that_the_engine_can_show() {
+        let router = router(Router::new().route("/Panic", post(async || -> Response { panic!("on purpose") })));
+        let response = router.oneshot(ask("/Panic")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = to_bytes(response.into_body(), 1024).await.unwrap();
+        assert!(serde_json::from_slice::<serde_json::Value>(&body).unwrap()["Err"].as_str().unwrap().contains("defect"));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_nobody_waits_for_is_done_to_the_end() {
+        let (begun, go, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tell_begun, wait, tell_done) = (begun.clone(), go.clone(), done.clone());
+        let slow = async move || {
+            tell_begun.notify_one();
+            wait.notified().await;
+            tell_done.notify_one();
+            reply(&json!({}))
+        };
+        let router = router(Router::new().route("/Slow", post(slow)));
+        let call = tokio::spawn(router.oneshot(ask("/Slow")));
+        begun.notified().await;
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+        go.notify_one();
+        done.notified().await;
+    }
+}
