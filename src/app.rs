@@ -1,5 +1,6 @@
 //! Composition root: the only place that knows all concrete types. Everything is built before anything runs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ pub struct App {
     sockets: Sockets,
     router: Router,
     metrics: Option<(TcpListener, Router)>,
+    docker: Option<PathBuf>,
 }
 
 /// Opens the store and the kernel, reads what is declared, and listens; answers nothing yet and leaves the host as it is.
@@ -49,7 +51,8 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         None => None,
     };
     let sockets = sockets(&settings)?;
-    Ok(App { agent, reconciler, sockets, router: metrics.around(plugin::router(calls)), metrics: shown })
+    let router = metrics.around(plugin::router(calls));
+    Ok(App { agent, reconciler, sockets, router, metrics: shown, docker: settings.docker })
 }
 
 /// The kernel and the firewall of the network namespace that this process is in.
@@ -78,7 +81,9 @@ impl App {
         let mut watch = Box::pin(async move { reconciler.watch().await });
         // its first look has the host to itself before any call is answered
         let _ = (&mut watch).now_or_never();
-        let background = [tokio::spawn(watch), tokio::spawn(async move { self.agent.collect().await })];
+        let names = self.agent.names();
+        let mut background = vec![tokio::spawn(watch), tokio::spawn(async move { self.agent.collect().await })];
+        background.extend(self.docker.map(|socket| tokio::spawn(async move { names.learn(&socket).await })));
         let metrics = self.metrics.map(|(listener, router)| tokio::spawn(axum::serve(listener, router).into_future()));
         info!("rsnet {} is ready", env!("CARGO_PKG_VERSION"));
         plugin::serve(self.sockets, self.router, stop).await;

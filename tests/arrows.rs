@@ -12,11 +12,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kernel", &["model"]),
     ("firewall", &["model"]),
     ("store", &["model"]),
+    ("docker", &["model"]),
     ("plugin", &[]),
     ("telemetry", &[]),
     ("config", &["model"]),
     ("reconcile", &["model", "kernel", "firewall"]),
-    ("agent", &["model", "addresses", "drivers", "kernel", "reconcile", "store"]),
+    ("agent", &["model", "addresses", "docker", "drivers", "kernel", "reconcile", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
     ("inspect", &["agent", "plugin"]),
@@ -30,6 +31,7 @@ const ONE_ROOM: &[(&str, &[&str])] = &[
     ("netlink_packet_netfilter", &["firewall"]),
     ("netlink_proto", &["kernel", "firewall"]),
     ("redb", &["store"]),
+    ("bollard", &["docker"]),
     ("clap", &["cli", "config"]),
 ];
 

@@ -21,6 +21,7 @@ use serde::Serialize;
 use tracing::warn;
 
 use crate::addresses::{AddressError, PoolError};
+use crate::docker::Names;
 use crate::drivers::OptionError;
 use crate::kernel::{Kernel, KernelError};
 use crate::model::{EndpointId, InvalidName, NetworkId, Plan, Way};
@@ -68,6 +69,7 @@ pub struct Agent {
     state: Mutex<State>,
     addressing: tokio::sync::Mutex<addressing::Addressing>,
     locks: locks::Locks,
+    names: Arc<Names>,
     settings: Settings,
 }
 
@@ -120,6 +122,11 @@ impl Agent {
     fn state(&self) -> MutexGuard<'_, State> {
         // nothing that holds it can panic half-way through a change: each is one insert or one remove
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the engine knows and does not tell in its calls: for people.
+    pub fn names(&self) -> Arc<Names> {
+        self.names.clone()
     }
 
     fn is_sandbox(&self, path: &Path) -> bool {

@@ -89,7 +89,10 @@ impl Agent {
         };
         for claim in claims {
             if let Some((net, id)) = networks.iter().find(|(net, _)| net.contains(claim) || claim.contains(net)) {
-                return Err(Error::Refused(format!("subnet {claim} overlaps {net} of network {}; choose another --subnet", id.short())));
+                return Err(Error::Refused(format!(
+                    "subnet {claim} overlaps {net} of network {}; choose another --subnet",
+                    self.names.show(id)
+                )));
             }
             if let Some((net, link)) = surroundings.subnets.iter().find(|(net, _)| claim.contains(net)) {
                 return Err(Error::Refused(format!(

@@ -13,6 +13,8 @@ const EPHEMERAL: PortRange = PortRange { first: 32768, last: 60999 };
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Published {
     pub network: NetworkId,
+    /// What the user calls the network, where the engine has told.
+    pub network_name: Option<String>,
     pub endpoint: EndpointId,
     pub container: Vec<std::net::IpAddr>,
     #[serde(flatten)]
@@ -55,6 +57,7 @@ impl Agent {
             let (network, id) = (endpoint.network.clone(), endpoint.id.clone());
             let published = move |binding: &Binding| Published {
                 network: network.clone(),
+                network_name: self.names.of(&network),
                 endpoint: id.clone(),
                 container: container.clone(),
                 binding: binding.clone(),
@@ -103,7 +106,7 @@ impl Agent {
                     binding.host_ports,
                     binding.protocol,
                     holder.id.short(),
-                    holder.network.short(),
+                    self.names.show(&holder.network),
                     holder.addresses.iter().map(|address| address.addr().to_string()).collect::<Vec<_>>().join(", "),
                 )));
             }

@@ -42,7 +42,7 @@ fn table(ports: &[Published]) -> Table {
             port.binding.protocol.to_string(),
             container.join(" "),
             port.binding.container_ports().to_string(),
-            port.network.short().to_owned(),
+            port.network_name.clone().unwrap_or_else(|| port.network.short().to_owned()),
             port.endpoint.short().to_owned(),
         ]);
     }
