@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, RwLock, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::firewall::{Firewall, FirewallError};
 use crate::kernel::{Change, Kernel, KernelError};
@@ -193,6 +193,7 @@ impl Report {
 
     /// Logs what failed; true if anything did.
     fn tell(&self) -> bool {
+        debug!(mended = self.mended, failed = self.failed.len(), "looked at the host");
         for error in &self.failed {
             warn!(%error, "not as it should be; trying again");
         }
