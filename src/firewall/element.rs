@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, family_of};
 
 use super::attribute::{Attribute, bytes, find, find_number, find_string, nest, read};
+use super::conntrack::Way;
 use super::expression::{Field, Verdict, interface, nfproto, verdict_data};
 use super::table::{ANYTHING, Data, OPENED, Shape};
 
@@ -183,6 +184,24 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
+/// Of an address, in bytes.
+fn length(family: Family) -> usize {
+    Field::Destination(family).length() as usize
+}
+
+/// The address at the beginning.
+fn address(family: Family, octets: &[u8]) -> Option<IpAddr> {
+    match family {
+        Family::V4 => octets.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        Family::V6 => octets.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+    }
+}
+
+/// The port behind a protocol.
+fn port_of(protocol_and_port: &[u8]) -> Option<u16> {
+    protocol_and_port.get(4..6).and_then(|port| port.try_into().ok()).map(u16::from_be_bytes)
+}
+
 fn number(value: u8) -> Vec<u8> {
     vec![value, 0, 0, 0]
 }
@@ -202,6 +221,26 @@ const VERDICT: u16 = 2;
 impl Element {
     fn plain(set: Set, key: Vec<u8>) -> Self {
         Element { set, key, end: None, data: Datum::None }
+    }
+
+    /// Whether it leads to another address.
+    pub fn translates(&self) -> bool {
+        matches!(self.set, Set::Publish(_) | Set::PublishAny(_) | Set::PublishRange(_))
+    }
+
+    /// What a published or opened port takes in; nothing of another element.
+    pub fn way(&self) -> Option<Way> {
+        let (family, skip) = match self.set {
+            Set::Publish(family) | Set::PublishRange(family) | Set::Open(family) => (family, length(family)),
+            Set::PublishAny(family) => (family, 0),
+            _ => return None,
+        };
+        let end = self.end.as_ref().unwrap_or(&self.key);
+        let (first, last) = (self.key.split_at_checked(skip)?, end.split_at_checked(skip)?);
+        // A range over all addresses is one from the lowest to the highest.
+        let host = if first.0 == last.0 { address(family, first.0) } else { None };
+        let to = if let Datum::Value(data) = &self.data { address(family, data) } else { host }?;
+        Some(Way { protocol: *first.1.first()?, host, ports: port_of(first.1)?..=port_of(last.1)?, to })
     }
 
     /// As a member of `NFTA_SET_ELEM_LIST_ELEMENTS`.

@@ -2,6 +2,7 @@
 
 mod attribute;
 mod batch;
+mod conntrack;
 mod docker;
 mod element;
 mod expression;

@@ -12,6 +12,7 @@ use crate::model::Entry;
 
 use super::attribute::{Attribute, covers, find_string, string};
 use super::batch::{INET, Operation, change, message, rebuild, remove_table};
+use super::conntrack::Flows;
 use super::element::{Element, Set, elements, parse_list};
 use super::socket::{Message, NFTABLES, Refused, Reply, Socket};
 use super::table::{TABLE, chains, set_attributes};
@@ -20,6 +21,7 @@ use super::{Firewall, FirewallError, docker, watch};
 /// The firewall of the network namespace in which it was opened.
 pub struct Nftables {
     socket: Arc<Mutex<Socket>>,
+    flows: Arc<Flows>,
     /// The port of `socket`, by which our own changes are known.
     port: u32,
     /// Hears of changes since the opening.
@@ -31,8 +33,9 @@ impl Nftables {
     pub fn open() -> Result<Self, FirewallError> {
         let failed = |cause| FirewallError { operation: "open", object: "a netlink socket to netfilter".into(), cause };
         let socket = Socket::open().map_err(failed)?;
+        let flows = Arc::new(Flows::open().map_err(failed)?);
         let events = watch::subscribe().map_err(failed)?;
-        Ok(Nftables { port: socket.port(), socket: Arc::new(Mutex::new(socket)), events: Some(events).into() })
+        Ok(Nftables { port: socket.port(), socket: Arc::new(Mutex::new(socket)), flows, events: Some(events).into() })
     }
 }
 
@@ -41,7 +44,9 @@ impl Firewall for Nftables {
     async fn apply(&self, remove: &[Entry], add: &[Entry]) -> Result<(), FirewallError> {
         let (old, new) = (encoded(remove)?, encoded(add)?);
         let socket = self.socket.lock().await;
+        self.flows.settled(&new).await;
         commit(&socket, &change(old.difference(&new), new.difference(&old)))?;
+        self.flows.forget(old.difference(&new), new.difference(&old));
         let chains = docker::change(&socket, &docker::named_by_users(remove), &docker::named_by_users(add));
         pass_docker(&socket, chains).map(drop)
     }
@@ -49,8 +54,10 @@ impl Firewall for Nftables {
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError> {
         let (wanted, links) = (encoded(all)?, docker::named_by_users(all));
         let socket = self.socket.clone().lock_owned().await;
+        self.flows.settled(&wanted).await;
+        let flows = self.flows.clone();
         // Thousands of elements take milliseconds.
-        let work = move || Ok(mend(&socket, &wanted)? + pass_docker(&socket, docker::converge(&socket, &links))?);
+        let work = move || Ok(mend(&socket, &flows, &wanted)? + pass_docker(&socket, docker::converge(&socket, &links))?);
         let failed = |cause| FirewallError { operation: "converge", object: "table inet rsnet".into(), cause };
         tokio::task::spawn_blocking(work).await.map_err(|error| failed(io::Error::other(error)))?
     }
@@ -104,17 +111,18 @@ fn pass_docker(socket: &Socket, chains: io::Result<Vec<Vec<Operation>>>) -> Resu
 }
 
 /// Makes the table right in one batch: the elements that differ, or all of it where a constant part does.
-fn mend(socket: &Socket, wanted: &BTreeSet<Element>) -> Result<usize, FirewallError> {
+fn mend(socket: &Socket, flows: &Flows, wanted: &BTreeSet<Element>) -> Result<usize, FirewallError> {
     let failed = |cause| FirewallError { operation: "read", object: "table inet rsnet".into(), cause };
     let wrong = wrong_constants(socket).map_err(failed)?;
     let (present, strange) = observed(socket).map_err(failed)?;
     let (gone, new): (Vec<_>, Vec<_>) = (present.difference(wanted).collect(), wanted.difference(&present).collect());
     let differences = wrong + strange + gone.len() + new.len();
     let operations = match wrong + strange {
-        0 => change(gone, new),
+        0 => change(gone.iter().copied(), new.iter().copied()),
         _ => rebuild().into_iter().chain(change([], wanted)).collect(),
     };
     commit(socket, &operations)?;
+    flows.forget(gone, new);
     Ok(differences)
 }
 
