@@ -17,6 +17,8 @@ pub enum Set {
     Hairpin,
     Inner,
     Internal,
+    /// Bridges of Docker's.
+    Foreign,
     Trusted,
     Enter,
     Masquerade,
@@ -37,7 +39,7 @@ const TARGET_V6: &[Field] = &[Field::Destination(Family::V6), Field::Port];
 
 impl Set {
     pub fn all() -> impl Iterator<Item = Set> {
-        let plain = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Trusted, Set::Enter, Set::Masquerade];
+        let plain = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Foreign, Set::Trusted, Set::Enter, Set::Masquerade];
         let twofold = [Set::SourceNat, Set::Publish, Set::PublishAny, Set::PublishRange, Set::Open];
         plain.into_iter().chain(twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)]))
     }
@@ -48,6 +50,7 @@ impl Set {
             Set::Hairpin => "hairpin",
             Set::Inner => "inner",
             Set::Internal => "internal",
+            Set::Foreign => "foreign",
             Set::Trusted => "trusted",
             Set::Enter => "enter",
             Set::Masquerade => "masquerade",
@@ -66,7 +69,7 @@ impl Set {
 
     pub fn shape(self) -> Shape {
         let (key, data): (&[Field], _) = match self {
-            Set::Segments | Set::Internal => (&[Field::Iifname], Data::None),
+            Set::Segments | Set::Internal | Set::Foreign => (&[Field::Iifname], Data::None),
             Set::Hairpin | Set::Inner | Set::Trusted => (&[Field::Iifname, Field::Oifname], Data::None),
             Set::Enter => (&[Field::Nfproto, Field::Oifname], Data::Verdict),
             Set::Masquerade => (&[Field::Nfproto, Field::Iifname], Data::None),
@@ -221,6 +224,17 @@ const VERDICT: u16 = 2;
 impl Element {
     fn plain(set: Set, key: Vec<u8>) -> Self {
         Element { set, key, end: None, data: Datum::None }
+    }
+
+    /// `link` is a bridge of Docker's.
+    pub fn foreign(link: &IfName) -> Self {
+        Element::plain(Set::Foreign, name(link))
+    }
+
+    /// The link that it makes a segment.
+    pub fn segment(&self) -> Option<IfName> {
+        let name = self.key.split(|byte| *byte == 0).next().filter(|_| self.set == Set::Segments)?;
+        str::from_utf8(name).ok()?.parse().ok()
     }
 
     /// Whether it leads to another address.

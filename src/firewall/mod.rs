@@ -7,6 +7,7 @@ mod docker;
 mod element;
 mod expression;
 pub mod fake;
+mod legacy;
 pub mod nftables;
 mod socket;
 mod table;

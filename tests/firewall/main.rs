@@ -2,6 +2,7 @@
 
 mod flows;
 mod lab;
+mod legacy;
 mod traffic;
 
 use std::collections::BTreeSet;
