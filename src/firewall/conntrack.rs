@@ -4,10 +4,11 @@
 //! The table translates only the first packet of a flow; the others follow what connection tracking noted then. So a flow outlives its
 //! mapping and would go on to the next container of the address, and a UDP flow that began before its mapping would never find it.
 //!
-//! Looking through the flows takes a pass over the kernel's hash table (1 ms for its usual 262,144 buckets), for which no answer waits: a
-//! thread does it, in order, one pass for all ways of a protocol that change together. Nothing is mapped to a container's address again before
-//! its old flows are gone ([`Flows::settled`]), and the thread ends with its work done. From Linux 5.8 on the kernel picks the flows; older ones show
-//! all, and what is wrong is decided here in any case. Flows are deleted one by one, by tuple and id, as only Linux 6.8 deletes by filter.
+//! Looking through the flows takes a pass over the kernel's hash table (10 ms for its usual 262,144 buckets, however few flows there are),
+//! for which no answer waits: a thread does it, one pass for all that changed meanwhile. Nothing is mapped to a container's address again
+//! before its old flows are gone ([`Flows::settled`]), and the thread ends with its work done. New kernels show only the flows that may be
+//! meant, older ones all; which are wrong is decided here in any case. Flows are deleted one by one, by tuple and id, as only Linux 6.8 and
+//! later delete by filter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,7 +19,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
 
-use crate::model::{Family, Protocol, family_of};
+use crate::model::{Protocol, family_of};
 
 use super::attribute::{Attribute, bytes, find, nest, number};
 use super::element::Element;
@@ -30,6 +31,8 @@ const CONNTRACK: u8 = 1;
 /// `IPCTNL_MSG_CT_*`.
 const GET: u8 = 1;
 const DELETE: u8 = 2;
+/// `AF_UNSPEC`.
+const ANY_FAMILY: u8 = 0;
 /// `CTA_*`.
 const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -69,8 +72,6 @@ enum Job {
 /// Ways whose flows are found by one look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Sort {
-    family: Family,
-    protocol: u8,
     translated: bool,
     wrong: Wrong,
 }
@@ -99,13 +100,15 @@ impl Flows {
         let mut passes: BTreeMap<Sort, Vec<Way>> = BTreeMap::new();
         let mut note = |element: &Element, wrong| {
             if let Some(way) = element.way() {
-                let sort = Sort { family: family_of(way.to), protocol: way.protocol, translated: element.translates(), wrong };
-                passes.entry(sort).or_default().push(way);
+                let sort = Sort { translated: element.translates(), wrong };
+                if sort.minds(&way) {
+                    passes.entry(sort).or_default().push(way);
+                }
             }
         };
         gone.into_iter().for_each(|element| note(element, Wrong::Answered));
         came.into_iter().for_each(|element| note(element, Wrong::Unanswered));
-        for (sort, ways) in passes.into_iter().filter(|(sort, _)| sort.matters()) {
+        for (sort, ways) in passes {
             lock(&self.waiting).extend(containers(&ways));
             self.queue(Job::Forget(sort, ways));
         }
@@ -144,50 +147,75 @@ fn lock(waiting: &Mutex<Vec<IpAddr>>) -> MutexGuard<'_, Vec<IpAddr>> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Takes all that waits at once, so that a burst of changes is few passes.
 fn work(socket: &Socket, queue: mpsc::Receiver<Job>, waiting: &Mutex<Vec<IpAddr>>) {
-    for job in queue {
-        match job {
-            Job::Forget(sort, ways) => {
-                if let Err(error) = sort.forget(&ways, socket) {
-                    tracing::warn!(%error, ?ways, "could not forget old flows of published ports: they last until they time out");
+    while let Ok(first) = queue.recv() {
+        let (mut passes, mut done, mut tells) = (BTreeMap::<_, Vec<_>>::new(), Vec::new(), Vec::new());
+        for job in [first].into_iter().chain(queue.try_iter()) {
+            match job {
+                Job::Forget(sort, ways) => {
+                    done.extend(containers(&ways));
+                    passes.entry(sort).or_default().extend(ways);
                 }
-                let mut waiting = lock(waiting);
-                for done in containers(&ways) {
-                    waiting.iter().position(|container| *container == done).map(|found| waiting.swap_remove(found));
-                }
+                Job::Tell(tell) => tells.push(tell),
             }
-            Job::Tell(tell) => drop(tell.send(())),
         }
+        for (sort, ways) in passes {
+            if let Err(error) = sort.forget(&ways, socket) {
+                tracing::warn!(%error, ?ways, "could not forget old flows of published ports: they last until they time out");
+            }
+        }
+        let mut waiting = lock(waiting);
+        for container in done {
+            waiting.iter().position(|waits| *waits == container).map(|found| waiting.swap_remove(found));
+        }
+        drop(waiting);
+        // Who asked may have gone.
+        tells.into_iter().for_each(|tell| tell.send(()).unwrap_or_default());
     }
 }
 
 impl Sort {
     /// New ways matter to UDP alone: a TCP connection to the host's own port is none that could go on elsewhere.
-    fn matters(&self) -> bool {
-        self.wrong == Wrong::Answered || (self.translated && self.protocol == Protocol::Udp.number())
+    fn minds(&self, way: &Way) -> bool {
+        self.wrong == Wrong::Answered || (self.translated && way.protocol == Protocol::Udp.number())
     }
 
     fn forget(&self, ways: &[Way], socket: &Socket) -> io::Result<()> {
-        let message = |kind, attributes| Message { subsystem: CONNTRACK, kind, flags: 0, family: nfproto(self.family), attributes };
-        let flows = socket.dump(&message(GET, self.filter()))?;
+        let message = |kind, family, attributes| Message { subsystem: CONNTRACK, kind, flags: 0, family, attributes };
+        let mut flows = Vec::new();
+        for family in self.families(ways) {
+            flows.extend(socket.dump(&message(GET, family, self.filter()))?);
+        }
         let wrong: Vec<_> = flows.iter().filter_map(Flow::read).filter(|flow| self.is_wrong(flow, ways)).collect();
         tracing::debug!(seen = flows.len(), forgotten = wrong.len(), "looked through connection tracking");
         for flow in wrong {
             // One that ended meanwhile is as good as forgotten.
-            socket.get(&message(DELETE, flow.identity))?;
+            socket.get(&message(DELETE, nfproto(family_of(flow.to)), flow.identity))?;
         }
         Ok(())
     }
 
-    /// The protocol; and where the way is closed, only flows with a translated destination. Addresses are left out: the kernel (6.18 too)
+    /// Both at once, but where the filter names parts of a tuple.
+    fn families(&self, ways: &[Way]) -> BTreeSet<u8> {
+        match self.wrong {
+            Wrong::Answered => BTreeSet::from([ANY_FAMILY]),
+            Wrong::Unanswered => ways.iter().map(|way| nfproto(family_of(way.to))).collect(),
+        }
+    }
+
+    /// For closed ways flows with a translated destination, for new ones those of UDP. Addresses are left out: the kernel (6.18 too)
     /// compares those of IPv6 the wrong way round and would show all flows but the ones meant.
     fn filter(&self) -> Vec<Attribute> {
-        // These flags alone are in the host's byte order.
-        let flags = [bytes(1, BY_PROTOCOL.to_ne_bytes()), bytes(2, [0; 4])];
-        let tuple = nest(TUPLE_ORIG, [nest(2, [bytes(1, [self.protocol])])]);
-        let closed = self.translated && self.wrong == Wrong::Answered;
-        let status = [number(STATUS, DST_NAT), number(STATUS_MASK, DST_NAT)].into_iter().filter(|_| closed);
-        [tuple, nest(FILTER, flags)].into_iter().chain(status).collect()
+        match (self.wrong, self.translated) {
+            (Wrong::Answered, true) => vec![number(STATUS, DST_NAT), number(STATUS_MASK, DST_NAT)],
+            (Wrong::Answered, false) => Vec::new(),
+            (Wrong::Unanswered, _) => {
+                // These flags alone are in the host's byte order.
+                let flags = [bytes(1, BY_PROTOCOL.to_ne_bytes()), bytes(2, [0; 4])];
+                vec![nest(TUPLE_ORIG, [nest(2, [bytes(1, [Protocol::Udp.number()])])]), nest(FILTER, flags)]
+            }
+        }
     }
 
     fn is_wrong(&self, flow: &Flow, ways: &[Way]) -> bool {
@@ -200,7 +228,8 @@ impl Sort {
 
 impl Way {
     fn takes(&self, flow: &Flow) -> bool {
-        flow.protocol == self.protocol && self.ports.contains(&flow.port) && self.host.is_none_or(|host| host == flow.to)
+        let to_host = self.host.map_or(family_of(self.to) == family_of(flow.to), |host| host == flow.to);
+        to_host && flow.protocol == self.protocol && self.ports.contains(&flow.port)
     }
 }
 
