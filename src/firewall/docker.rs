@@ -3,7 +3,8 @@
 //! Where Docker filters with iptables it may have set the policy of `FORWARD` to drop, and an accept in our table does not undo that. So
 //! `DOCKER-USER`, which Docker leaves to others, gets two rules that accept what comes from or goes to a segment. They decide nothing: who
 //! may talk to whom is decided in our own table, which sees the same packets. They stand behind the rules that an administrator put there
-//! and before the final return. Only the plainest expressions are used: with others `iptables` could no longer read the chain.
+//! and before the final return. Engines before 23.0 make no `DOCKER-USER` for IPv6 and drop in `FORWARD` all the same; where that chain is
+//! missing the rules stand at the end of `FORWARD`. Only the plainest expressions are used: with others `iptables` could no longer read the chain.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,7 +19,8 @@ use super::socket::{Message, NFTABLES, Reply, Socket};
 pub const TABLE: &str = "filter";
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 pub const FAMILIES: [u8; 2] = [2, 10];
-const CHAIN: &str = "DOCKER-USER";
+/// Where our rules may stand; the first that is there has them all.
+const CHAINS: [&str; 2] = ["DOCKER-USER", "FORWARD"];
 /// How the names of our own links begin.
 const PREFIX: &str = "rsb-";
 const COMMENT: &str = "rsnet: decided in table inet rsnet";
@@ -26,7 +28,7 @@ const COMMENT: &str = "rsnet: decided in table inet rsnet";
 const NLM_F_CREATE: u16 = 0x400;
 
 pub fn depends_on(chain: &str) -> bool {
-    chain == CHAIN
+    CHAINS.contains(&chain)
 }
 
 /// Links that need rules of their own, since a user chose their name.
@@ -38,12 +40,12 @@ pub fn named_by_users<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> BTree
     segments.filter(|link| !link.as_str().starts_with(PREFIX)).cloned().collect()
 }
 
-/// Makes our rules in every `DOCKER-USER` be exactly those for our prefix and `links`: what to send, by family.
+/// Makes our rules in Docker's chains be exactly those for our prefix and `links`: what to send, by family.
 pub fn converge(socket: &Socket, links: &BTreeSet<IfName>) -> io::Result<Vec<Vec<Operation>>> {
     FAMILIES.into_iter().map(|family| differences(socket, family, wanted(links))).collect()
 }
 
-/// Takes our rules out of every `DOCKER-USER`.
+/// Takes our rules out of Docker's chains.
 pub fn clear(socket: &Socket) -> io::Result<Vec<Vec<Operation>>> {
     FAMILIES.into_iter().map(|family| differences(socket, family, Vec::new())).collect()
 }
@@ -57,27 +59,18 @@ pub fn change(socket: &Socket, remove: &BTreeSet<IfName>, add: &BTreeSet<IfName>
     FAMILIES
         .into_iter()
         .map(|family| {
-            let Some(present) = rules(socket, family)? else { return Ok(Vec::new()) };
+            let Some((chain, present)) = chains(socket, family)?.into_iter().next() else { return Ok(Vec::new()) };
             let kept = present.iter().filter(|rule| rule.ours && gone.iter().any(|g| rule.is(g)));
-            let deletions = kept.map(|rule| delete(family, &rule.handle));
+            let deletions = kept.map(|rule| chain.delete(&rule.handle));
             let missing = add.iter().flat_map(rules_of).filter(|wanted| !present.iter().any(|rule| rule.is(wanted)));
-            Ok(deletions.chain(missing.map(|rule| insert(family, end(&present), rule))).collect())
+            Ok(deletions.chain(missing.map(|rule| chain.insert(end(&present), rule))).collect())
         })
         .collect()
 }
 
-fn differences(socket: &Socket, family: u8, wanted: Vec<Attribute>) -> io::Result<Vec<Operation>> {
-    let Some(present) = rules(socket, family)? else { return Ok(Vec::new()) };
-    let mut missing = wanted;
-    let mut operations = Vec::new();
-    for rule in present.iter().filter(|rule| rule.ours) {
-        match missing.iter().position(|wanted| rule.is(wanted)) {
-            Some(found) => drop(missing.remove(found)),
-            None => operations.push(delete(family, &rule.handle)),
-        }
-    }
-    operations.extend(missing.into_iter().map(|rule| insert(family, end(&present), rule)));
-    Ok(operations)
+fn differences(socket: &Socket, family: u8, mut wanted: Vec<Attribute>) -> io::Result<Vec<Operation>> {
+    let chains = chains(socket, family)?;
+    Ok(chains.iter().flat_map(|(chain, present)| chain.differences(present, std::mem::take(&mut wanted))).collect())
 }
 
 fn wanted(links: &BTreeSet<IfName>) -> Vec<Attribute> {
@@ -112,20 +105,69 @@ impl Present {
     }
 }
 
-/// The rules in order; nothing where there is no such chain.
-fn rules(socket: &Socket, family: u8) -> io::Result<Option<Vec<Present>>> {
-    let request =
-        |kind, name| Message { subsystem: NFTABLES, kind, flags: 0, family, attributes: vec![string(1, TABLE), string(name, CHAIN)] };
-    if socket.get(&request(message::GETCHAIN, 3))?.is_none() {
-        return Ok(None);
-    }
-    let dump = socket.dump(&request(message::GETRULE, 2))?;
-    Ok(Some(dump.into_iter().filter(in_chain).filter_map(present).collect()))
+/// One of [`CHAINS`], in one of [`FAMILIES`].
+struct Chain {
+    family: u8,
+    name: &'static str,
 }
 
-/// The kernel may answer with more than was asked for.
-fn in_chain(rule: &Reply) -> bool {
-    covers(&[string(1, TABLE), string(2, CHAIN)], &rule.attributes)
+/// Those that are there, with their rules in order.
+fn chains(socket: &Socket, family: u8) -> io::Result<Vec<(Chain, Vec<Present>)>> {
+    let read = |name| {
+        let chain = Chain { family, name };
+        Ok(chain.rules(socket)?.map(|rules| (chain, rules)))
+    };
+    CHAINS.into_iter().filter_map(|name| read(name).transpose()).collect()
+}
+
+impl Chain {
+    /// The rules in order; nothing where there is no such chain.
+    fn rules(&self, socket: &Socket) -> io::Result<Option<Vec<Present>>> {
+        let request = |kind, attribute| {
+            let attributes = vec![string(1, TABLE), string(attribute, self.name)];
+            Message { subsystem: NFTABLES, kind, flags: 0, family: self.family, attributes }
+        };
+        if socket.get(&request(message::GETCHAIN, 3))?.is_none() {
+            return Ok(None);
+        }
+        let dump = socket.dump(&request(message::GETRULE, 2))?;
+        // the kernel may answer with more than was asked for
+        let ours = |rule: &Reply| covers(&[string(1, TABLE), string(2, self.name)], &rule.attributes);
+        Ok(Some(dump.into_iter().filter(ours).filter_map(present).collect()))
+    }
+
+    fn differences(&self, present: &[Present], wanted: Vec<Attribute>) -> Vec<Operation> {
+        let mut missing = wanted;
+        let mut operations = Vec::new();
+        for rule in present.iter().filter(|rule| rule.ours) {
+            match missing.iter().position(|wanted| rule.is(wanted)) {
+                Some(found) => drop(missing.remove(found)),
+                None => operations.push(self.delete(&rule.handle)),
+            }
+        }
+        operations.extend(missing.into_iter().map(|rule| self.insert(end(present), rule)));
+        operations
+    }
+
+    fn insert(&self, before: Option<&Present>, rule: Attribute) -> Operation {
+        let attributes = vec![string(1, TABLE), string(2, self.name), rule, bytes(7, comment())];
+        let position = before.map(|rule| bytes(6, rule.handle.as_slice()));
+        let attributes: Vec<_> = attributes.into_iter().chain(position).collect();
+        let mut insertion = operation("add a rule to", self.object(), self.family, message::NEWRULE, attributes);
+        if before.is_some() {
+            insertion.message.flags = NLM_F_CREATE;
+        }
+        insertion
+    }
+
+    fn delete(&self, handle: &[u8]) -> Operation {
+        let attributes = vec![string(1, TABLE), string(2, self.name), bytes(3, handle)];
+        operation("delete a rule of", self.object(), self.family, message::DELRULE, attributes)
+    }
+
+    fn object(&self) -> String {
+        format!("chain {} {TABLE} {}", if self.family == FAMILIES[0] { "ip" } else { "ip6" }, self.name)
+    }
 }
 
 fn present(rule: Reply) -> Option<Present> {
@@ -137,26 +179,6 @@ fn present(rule: Reply) -> Option<Present> {
 /// Where our rules go: before the final return, if there is one.
 fn end(present: &[Present]) -> Option<&Present> {
     present.last().filter(|rule| rule.is_return())
-}
-
-fn insert(family: u8, before: Option<&Present>, rule: Attribute) -> Operation {
-    let attributes = vec![string(1, TABLE), string(2, CHAIN), rule, bytes(7, comment())];
-    let position = before.map(|rule| bytes(6, rule.handle.as_slice()));
-    let attributes: Vec<_> = attributes.into_iter().chain(position).collect();
-    let mut insertion = operation("add a rule to", object(family), family, message::NEWRULE, attributes);
-    if before.is_some() {
-        insertion.message.flags = NLM_F_CREATE;
-    }
-    insertion
-}
-
-fn delete(family: u8, handle: &[u8]) -> Operation {
-    let attributes = vec![string(1, TABLE), string(2, CHAIN), bytes(3, handle)];
-    operation("delete a rule of", object(family), family, message::DELRULE, attributes)
-}
-
-fn object(family: u8) -> String {
-    format!("chain {} {TABLE} {CHAIN}", if family == FAMILIES[0] { "ip" } else { "ip6" })
 }
 
 /// `NFTNL_UDATA_RULE_COMMENT`, which both `nft` and `iptables` show.

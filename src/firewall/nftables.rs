@@ -94,7 +94,7 @@ fn commit(socket: &Socket, operations: &[Operation]) -> Result<(), FirewallError
 
 /// Sends what Docker's chains need, each family by itself: they come and go with Docker, and must not hold up our own table.
 fn pass_docker(socket: &Socket, chains: io::Result<Vec<Vec<Operation>>>) -> Result<usize, FirewallError> {
-    let failed = |cause| FirewallError { operation: "read", object: "chain DOCKER-USER".into(), cause };
+    let failed = |cause| FirewallError { operation: "read", object: "Docker's chains".into(), cause };
     let mut mended = 0;
     for operations in chains.map_err(failed)? {
         commit(socket, &operations)?;

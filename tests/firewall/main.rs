@@ -142,7 +142,7 @@ async fn what_others_change_wakes_and_what_we_change_does_not() {
     let firewall = fresh();
     let mut changes = firewall.changes();
     firewall.converge(&one_of_each()).await.unwrap();
-    run("nft add table inet other; nft add table ip filter; nft add chain ip filter FORWARD");
+    run("nft add table inet other; nft add table ip filter; nft add chain ip filter INPUT");
     assert!(tokio::time::timeout(Duration::from_millis(200), changes.recv()).await.is_err(), "none of this concerns us");
     for theirs in [
         "nft flush ruleset",
@@ -188,6 +188,21 @@ async fn docker_user_gets_two_rules_that_iptables_can_read_behind_the_administra
     run("iptables-nft -D DOCKER-USER 2; iptables-nft -F DOCKER-USER");
     assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 2);
     assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn without_docker_user_the_rules_stand_at_the_end_of_forward_until_it_is_there() {
+    let firewall = fresh();
+    run("ip6tables-nft -P FORWARD DROP; ip6tables-nft -A FORWARD -s fd09::7 -j DROP");
+    firewall.converge(&one_of_each()).await.unwrap();
+    let rules = run("ip6tables-nft -S FORWARD");
+    assert_eq!(rules.matches("rsb-+").count(), 2, "{rules}");
+    assert!(rules.find("fd09::7") < rules.find("rsb-+"), "{rules}");
+    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
+    run("ip6tables-nft -N DOCKER-USER; ip6tables-nft -I FORWARD -j DOCKER-USER");
+    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 4);
+    assert!(!run("ip6tables-nft -S FORWARD").contains("rsb-+"));
+    assert!(run("ip6tables-nft -S DOCKER-USER").contains("rsb-+"));
 }
 
 #[tokio::test]
