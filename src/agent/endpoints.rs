@@ -1,5 +1,6 @@
 //! Endpoints: create, join, leave, delete.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -33,6 +34,16 @@ pub struct Joined {
     pub gateway_service: bool,
 }
 
+/// The same for the same address: engines before 28.0 announce no IPv6 address, and a neighbour would go on sending to the MAC that a
+/// container had before its restart.
+fn mac_of(network: &NetworkId, addresses: &[IpNet]) -> Mac {
+    let Some(address) = addresses.first() else { return Mac::local(rand::random()) };
+    let mut hasher = DefaultHasher::new();
+    (network.as_str(), address.addr()).hash(&mut hasher);
+    let [a, b, c, d, e, f, ..] = hasher.finish().to_ne_bytes();
+    Mac::local([a, b, c, d, e, f])
+}
+
 impl Agent {
     /// Engine: `CreateEndpoint`; gives the MAC. A known id is replaced: the engine repeats a call whose answer it lost.
     pub async fn create_endpoint(&self, new: NewEndpoint) -> Result<Mac, Error> {
@@ -40,7 +51,7 @@ impl Agent {
         let _network = self.locks.hold(new.network.as_str()).await;
         let _held = self.locks.hold(new.id.as_str()).await;
         let NewEndpoint { id, network, addresses, mac, interface_name, sysctls } = new;
-        let mac = mac.unwrap_or_else(|| Mac::local(rand::random()));
+        let mac = mac.unwrap_or_else(|| mac_of(&network, &addresses));
         let endpoint = Endpoint { id, network, addresses, mac, interface_name, sysctls, attached: Attached::No, bindings: Vec::new() };
         self.declare(endpoint, Presence::awaited()).await?;
         Ok(mac)
