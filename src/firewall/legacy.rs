@@ -41,6 +41,9 @@ const PART_NAME: Range<usize> = 2..31;
 const COMMENT_SIZE: usize = 256;
 /// Held by `iptables-legacy` while it replaces a table.
 const LOCK: &str = "/run/xtables.lock";
+/// Half a second in all.
+const LOCK_ATTEMPTS: usize = 50;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// `-NF_ACCEPT - 1`, `-NF_DROP - 1`, `XT_RETURN`.
 const ACCEPT: i32 = -2;
@@ -120,13 +123,20 @@ pub fn dockers(family: Family) -> io::Result<BTreeSet<IfName>> {
     }
 }
 
-/// The lock of `iptables-legacy`, where its file can be seen.
+/// The lock of `iptables-legacy`, where its file can be seen. Whoever has it replaces a table and gives it back within milliseconds.
 fn lock() -> io::Result<Option<Flock<File>>> {
-    match File::open(LOCK) {
-        Ok(file) => Flock::lock(file, FlockArg::LockExclusiveNonblock).map(Some).map_err(|(_, errno)| errno.into()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    let mut file = match File::open(LOCK) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    for _ in 0..LOCK_ATTEMPTS {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((file, _)) => file,
+        };
+        std::thread::sleep(LOCK_PAUSE);
     }
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{LOCK} is held by another process")))
 }
 
 fn rules(layout: &Layout, links: &Links) -> Vec<Vec<u8>> {
