@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod plugin;
 mod smoke;
 
 /// Makes of each `module::function(Engine)` one test per engine.
@@ -17,6 +18,10 @@ macro_rules! on_every_engine {
 }
 
 on_every_engine! {
+    plugin::a_plugin_from_a_registry_carries_a_network,
+    plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
+    plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
+    plugin::a_plugin_with_a_wrong_setting_says_which,
     smoke::a_host_runs_a_container_on_dockers_own_bridge,
     smoke::a_station_reaches_a_port_published_by_docker,
     smoke::a_rebooted_host_has_its_disk_and_nothing_else,
