@@ -6,6 +6,7 @@
 mod lab;
 
 mod plugin;
+mod run;
 mod smoke;
 
 /// Makes of each `module::function(Engine)` one test per engine.

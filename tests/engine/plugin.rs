@@ -14,7 +14,7 @@ const NAME: &str = "rsnet/driver";
 const REPOSITORY: &str = "5000/rsnet/driver";
 
 /// The directory that `make plugin` makes, up to date.
-fn dist() -> &'static Path {
+pub fn dist() -> &'static Path {
     static DIST: OnceLock<PathBuf> = OnceLock::new();
     DIST.get_or_init(|| {
         let project = Path::new(env!("CARGO_MANIFEST_DIR"));
