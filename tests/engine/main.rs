@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod packaging;
 mod plugin;
 mod run;
 mod smoke;
@@ -19,6 +20,7 @@ macro_rules! on_every_engine {
 }
 
 on_every_engine! {
+    packaging::two_capabilities_are_enough,
     plugin::a_plugin_from_a_registry_carries_a_network,
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
     plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
