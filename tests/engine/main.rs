@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod compose;
 mod packaging;
 mod plugin;
 mod run;
@@ -20,6 +21,8 @@ macro_rules! on_every_engine {
 }
 
 on_every_engine! {
+    compose::the_bridge_example_does_what_dockers_bridge_does,
+    compose::the_none_example_runs_where_nothing_is_reached,
     packaging::two_capabilities_are_enough,
     plugin::a_plugin_from_a_registry_carries_a_network,
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
