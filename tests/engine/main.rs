@@ -6,6 +6,7 @@
 mod lab;
 
 mod compose;
+mod docs;
 mod packaging;
 mod plugin;
 mod run;
