@@ -5,9 +5,14 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod compose;
+mod docs;
 mod matrix;
 mod options;
+mod packaging;
+mod plugin;
 mod publish;
+mod run;
 mod smoke;
 mod traffic;
 
@@ -21,6 +26,13 @@ macro_rules! on_every_engine {
 }
 
 on_every_engine! {
+    compose::the_bridge_example_does_what_dockers_bridge_does,
+    compose::the_none_example_runs_where_nothing_is_reached,
+    packaging::two_capabilities_are_enough,
+    plugin::a_plugin_from_a_registry_carries_a_network,
+    plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
+    plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
+    plugin::a_plugin_with_a_wrong_setting_says_which,
     smoke::a_host_runs_a_container_on_dockers_own_bridge,
     smoke::a_station_reaches_a_port_published_by_docker,
     smoke::a_rebooted_host_has_its_disk_and_nothing_else,
