@@ -5,7 +5,9 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod drift;
 mod smoke;
+mod standing;
 
 /// Makes of each `module::function(Engine)` one test per engine.
 macro_rules! on_every_engine {
@@ -23,4 +25,5 @@ on_every_engine! {
     smoke::a_paused_host_answers_again_when_resumed,
     smoke::a_cut_host_is_reached_again_when_mended,
     smoke::two_segments_are_joined_by_a_router,
+    drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
 }
