@@ -5,7 +5,9 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod crash;
 mod drift;
+mod flow;
 mod smoke;
 mod standing;
 
@@ -25,5 +27,8 @@ on_every_engine! {
     smoke::a_paused_host_answers_again_when_resumed,
     smoke::a_cut_host_is_reached_again_when_mended,
     smoke::two_segments_are_joined_by_a_router,
+    crash::fifty_kills_cost_running_containers_no_packet,
+    crash::kills_amid_calls_leave_nothing_behind,
+    crash::kills_amid_calls_leave_nothing_behind_in_sandboxes,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
 }
