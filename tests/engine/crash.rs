@@ -73,7 +73,9 @@ fn storm(engine: Engine, settings: &str) {
     two_containers(&host);
     make_foreign(&host);
     let before = (standing(&host), foreign(&host));
-    let flow = Place::container(&host, "client").ask("container to container", at([172, 30, 1, 80], 80));
+    // engines up to 27 take their jump to DOCKER-USER out of FORWARD for a moment whenever a network is made, which costs packets by itself
+    let undisturbed = engine == Engine::V28_5;
+    let flow = undisturbed.then(|| Place::container(&host, "client").ask("container to container", at([172, 30, 1, 80], 80)));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let guests: Vec<_> = (1..=3)
@@ -92,14 +94,15 @@ fn storm(engine: Engine, settings: &str) {
         println!("{rounds} rounds of networks and containers in {KILLS} kills");
         assert!(rounds > 0, "nothing came and went");
     });
-    flow.none_missing();
+    flow.into_iter().for_each(Flow::none_missing);
     everybody_leaves(&host);
     let as_before = || {
         let now = standing(&host);
         if now == before.0 { Ok(()) } else { Err(difference(&before.0, &now)) }
     };
     wait_until("what the guests had to be gone", SETTLED, as_before);
-    assert_eq!(foreign(&host), before.1, "what is not rsnet's");
+    let now = foreign(&host);
+    assert!(now == before.1, "what is not rsnet's has changed:\n{}", difference(&before.1, &now));
     a_fresh_process_finds_nothing_to_mend(&host, settings);
 }
 
