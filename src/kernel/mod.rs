@@ -47,7 +47,7 @@ pub trait Kernel: Send + Sync {
     }
     async fn delete(&self, key: &Key) -> Result<(), KernelError>;
     /// What happens to objects under our marks, whoever did it, since this value was made. To be called once; later receivers are empty.
-    /// Sysctls are not told: see `watch`.
+    /// Of sysctls those named to `observe` or put are told, within half a second.
     fn changes(&self) -> mpsc::Receiver<Change>;
     /// What the host has apart from us.
     async fn surroundings(&self) -> Result<Surroundings, KernelError>;

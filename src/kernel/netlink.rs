@@ -5,16 +5,21 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::crew::{self, Crew};
-use super::sysctl::Sysctls;
+use super::sysctl::{Sysctls, Watched};
 use super::watch::Watch;
 use super::wire::Wire;
 use super::{Change, Kernel, KernelError, Surroundings, address, attachment, describe, link, observe, port, ports, route};
 use crate::model::{Attachment, HostPort, IfName, Key, Object, Place, Port, PortRange, Protocol};
+
+/// How often the sysctls that are wanted are read again.
+const POLL: Duration = Duration::from_millis(500);
 
 /// Where the kernel is to be found.
 #[derive(Clone, Debug)]
@@ -33,15 +38,17 @@ impl Default for NetlinkConfig {
 
 /// The network namespace in which it was made, for as long as it lives.
 pub struct Netlink {
-    crew: Crew,
+    crew: Arc<Crew>,
     host: Arc<Host>,
     changes: Mutex<Option<mpsc::Receiver<Change>>>,
     _watch: Watch,
+    _poll: AbortOnDropHandle<()>,
 }
 
 /// What the jobs share.
 struct Host {
     sysctls: Sysctls,
+    watched: Watched,
     ports: ports::Ports,
     /// Where the container's ends made in sandboxes are, to have them announced. Forgotten at a restart: then nobody new is there to tell.
     sandboxes: Mutex<HashMap<IfName, PathBuf>>,
@@ -53,10 +60,16 @@ impl Netlink {
     /// Raises the process's limit of open files to what it may be. Fails if the process may not open sockets or start threads.
     pub fn new(config: NetlinkConfig) -> io::Result<Self> {
         ports::raise_file_limit();
-        let (watch, changes) = Watch::start()?;
-        let sysctls = Sysctls::new(config.proc_sys_net);
-        let host = Arc::new(Host { sysctls, ports: ports::Ports::default(), sandboxes: Mutex::default() });
-        Ok(Netlink { crew: Crew::muster(config.threads.max(1))?, host, changes: Mutex::new(Some(changes)), _watch: watch })
+        let (watch, tell, changes) = Watch::start()?;
+        let host = Arc::new(Host {
+            sysctls: Sysctls::new(config.proc_sys_net),
+            watched: Watched::default(),
+            ports: ports::Ports::default(),
+            sandboxes: Mutex::default(),
+        });
+        let crew = Arc::new(Crew::muster(config.threads.max(1))?);
+        let poll = AbortOnDropHandle::new(tokio::spawn(poll(crew.clone(), host.clone(), tell)));
+        Ok(Netlink { crew, host, changes: Mutex::new(Some(changes)), _watch: watch, _poll: poll })
     }
 
     async fn run<T, J>(&self, operation: &'static str, object: String, job: J) -> Result<T, KernelError>
@@ -73,11 +86,28 @@ fn put(host: &Host, wire: &mut Wire, object: &Object) -> Result<(), KernelError>
     host.put(wire, object).map_err(|cause| KernelError { operation: "create", object: describe(&object.key()), cause })
 }
 
+/// Tells of sysctls that somebody altered.
+async fn poll(crew: Arc<Crew>, host: Arc<Host>, tell: mpsc::Sender<Change>) {
+    loop {
+        tokio::time::sleep(POLL).await;
+        let host = host.clone();
+        let changed = crew.run(move |_| Ok(host.watched.changed(&host.sysctls))).await.unwrap_or_default();
+        for object in changed {
+            if tell.send(Change::Now(Box::new(object))).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl Host {
     fn put(&self, wire: &mut Wire, object: &Object) -> io::Result<()> {
         match object {
             Object::HostPort(wanted) => self.ports.put(wanted),
-            Object::HostSysctl { path, value } | Object::LinkSysctl { path, value } => self.sysctls.write(path, value),
+            Object::HostSysctl { path, value } | Object::LinkSysctl { path, value } => {
+                self.watched.add(object.key(), value);
+                self.sysctls.write(path, value)
+            }
             Object::Link(wanted) => link::put(wire, wanted),
             Object::Address { link, address } => address::put(wire, link, *address),
             Object::Route { destination, link, local } => route::put(wire, *destination, link, *local),
@@ -115,7 +145,10 @@ impl Host {
                 Ok(())
             }
             // The one is never taken back, the other goes with its link.
-            Key::HostSysctl(_) | Key::LinkSysctl(_) => Ok(()),
+            Key::HostSysctl(_) | Key::LinkSysctl(_) => {
+                self.watched.remove(key);
+                Ok(())
+            }
             Key::Link(name) => link::delete(wire, name),
             Key::Attachment(name) => {
                 self.sandboxes().remove(name);
@@ -128,6 +161,7 @@ impl Host {
     }
 
     fn observe(&self, wire: &mut Wire, wanted: &[Key]) -> io::Result<Vec<Object>> {
+        self.watched.expect(&self.sysctls, wanted);
         let mut objects = observe::observe(wire, &self.sysctls, wanted)?;
         objects.extend(self.ports.held());
         Ok(objects)

@@ -8,7 +8,7 @@ use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::route::RouteProtocol;
 
 use super::link::{self, Seen};
-use super::sysctl::Sysctls;
+use super::sysctl::{self, Sysctls};
 use super::wire::Wire;
 use super::{Surroundings, address, attachment, route};
 use crate::model::{IfName, Key, Link, LinkKind, Mac, Object, Port};
@@ -93,14 +93,10 @@ pub(super) fn route_object(links: &Links, seen: &route::Seen) -> Option<Object> 
 
 /// A sysctl that cannot be read is not there.
 fn sysctl_object(sysctls: &Sysctls, key: &Key) -> Option<Object> {
-    match key {
-        Key::HostSysctl(path) => Some(Object::HostSysctl { path: path.clone(), value: sysctls.read(path).ok()? }),
-        Key::LinkSysctl(path) => Some(Object::LinkSysctl { path: path.clone(), value: sysctls.read(path).ok()? }),
-        _ => None,
-    }
+    let (Key::HostSysctl(path) | Key::LinkSysctl(path)) = key else { return None };
+    sysctl::as_object(key, sysctls.read(path).ok()?)
 }
 
-/// Costs what the host has of routes and of links that they lead by, not of links: there may be thousands of ours.
 pub(super) fn surroundings(wire: &mut Wire, sysctls: &Sysctls) -> io::Result<Surroundings> {
     let mut routes = route::dump(wire, RouteProtocol::Unspec)?;
     routes.retain(|route| route.unicast && !address::is_link_local(route.destination));

@@ -1,8 +1,68 @@
 //! Files below `/proc/sys/net`. They show the network namespace of the thread that opens them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::model::{Key, Object};
+
+/// The sysctls that are wanted, with their last known values. The kernel sends no news of most of them (`route_localnet`), and `/proc` has
+/// no inotify: they are read again and again, 3 µs each.
+#[derive(Default)]
+pub(super) struct Watched(Mutex<BTreeMap<Key, String>>);
+
+impl Watched {
+    /// Those of `wanted` are watched from now on, and no others.
+    pub fn expect(&self, sysctls: &Sysctls, wanted: &[Key]) {
+        let known = wanted.iter().filter_map(|key| Some((key.clone(), sysctls.read(path_of(key)?).unwrap_or_default())));
+        *self.lock() = known.collect();
+    }
+
+    pub fn add(&self, key: Key, value: &str) {
+        self.lock().insert(key, value.to_owned());
+    }
+
+    pub fn remove(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    /// Those whose values are others than before. What cannot be read went with its link, which is told by other news.
+    pub fn changed(&self, sysctls: &Sysctls) -> Vec<Object> {
+        let mut watched = self.lock();
+        let mut changed = Vec::new();
+        for (key, known) in watched.iter_mut() {
+            let Some(Ok(value)) = path_of(key).map(|path| sysctls.read(path)) else { continue };
+            if value != *known {
+                known.clone_from(&value);
+                changed.extend(as_object(key, value));
+            }
+        }
+        changed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of a sysctl, its path.
+fn path_of(key: &Key) -> Option<&str> {
+    match key {
+        Key::HostSysctl(path) | Key::LinkSysctl(path) => Some(path),
+        _ => None,
+    }
+}
+
+/// The sysctl of this key with this value.
+pub(super) fn as_object(key: &Key, value: String) -> Option<Object> {
+    match key {
+        Key::HostSysctl(path) => Some(Object::HostSysctl { path: path.clone(), value }),
+        Key::LinkSysctl(path) => Some(Object::LinkSysctl { path: path.clone(), value }),
+        _ => None,
+    }
+}
 
 /// Where `/proc/sys/net` is writable: a managed plugin's own is read-only, and the host's is mounted elsewhere.
 #[derive(Clone, Debug)]
@@ -66,6 +126,19 @@ mod tests {
             let error = sysctls.write_for("net0", bad, "1").unwrap_err();
             assert!([io::ErrorKind::InvalidInput, io::ErrorKind::NotFound].contains(&error.kind()), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn a_sysctl_that_somebody_alters_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sysctls, watched) = (Sysctls::new(dir.path().into()), Watched::default());
+        let (key, gone) = (Key::HostSysctl("forward".into()), Key::LinkSysctl("gone".into()));
+        sysctls.write("forward", "1").unwrap();
+        watched.expect(&sysctls, &[key, gone]);
+        assert_eq!(watched.changed(&sysctls), []);
+        sysctls.write("forward", "0").unwrap();
+        assert_eq!(watched.changed(&sysctls), [Object::HostSysctl { path: "forward".into(), value: "0".into() }]);
+        assert_eq!(watched.changed(&sysctls), []);
     }
 
     #[test]

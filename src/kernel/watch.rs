@@ -1,7 +1,7 @@
 //! The kernel's own news: multicast groups of rtnetlink, told as changes of objects.
 //!
-//! Not told: sysctls. The kernel sends news of some (forwarding, rp_filter) and of others none (route_localnet), and `/proc` has no
-//! inotify; whoever cares looks again from time to time. Host ports change only by us.
+//! Not told: sysctls. The kernel sends news of some (forwarding, rp_filter) and of others none (route_localnet): `netlink` reads them again
+//! and again. Host ports change only by us.
 
 use std::io;
 
@@ -34,16 +34,16 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Subscribes in the network namespace of the calling thread: what happens after this call is told.
-    pub fn start() -> io::Result<(Self, mpsc::Receiver<Change>)> {
+    /// Subscribes in the network namespace of the calling thread: what happens after this call is told. Others may tell what they know too.
+    pub fn start() -> io::Result<(Self, mpsc::Sender<Change>, mpsc::Receiver<Change>)> {
         let (mut connection, _, news) = new_multicast_connection(&GROUPS)?;
         enlarge_receive_buffer(connection.socket_mut().socket_mut())?;
         let (tell, changes) = mpsc::channel(CAPACITY);
         // After subscribing, so that nothing falls between.
         let links = Links::dump(&mut Wire::open()?)?;
-        let teller = Teller { links, tell };
+        let teller = Teller { links, tell: tell.clone() };
         let spawn = |task| AbortOnDropHandle::new(task);
-        Ok((Watch { _tasks: [spawn(tokio::spawn(connection)), spawn(tokio::spawn(teller.run(news.boxed())))] }, changes))
+        Ok((Watch { _tasks: [spawn(tokio::spawn(connection)), spawn(tokio::spawn(teller.run(news.boxed())))] }, tell, changes))
     }
 }
 

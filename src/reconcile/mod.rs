@@ -108,7 +108,11 @@ impl Reconciler {
         }
         let entries = self.lock().entries();
         match self.firewall.converge(&entries).await {
-            Ok(mended) => report.mended += mended,
+            Ok(0) => {}
+            Ok(count) => {
+                info!(count, "mended in the firewall");
+                report.mended += count;
+            }
             Err(error) => report.failed.push(error.into()),
         }
         for key in delete.into_iter().rev() {
@@ -191,9 +195,9 @@ impl Report {
         }
     }
 
-    /// Logs what failed; true if anything did.
+    /// Logs what was mended and what failed; true if anything did.
     fn tell(&self) -> bool {
-        debug!(mended = self.mended, failed = self.failed.len(), "looked at the host");
+        debug!(mended = self.mended, failed = self.failed.len(), "looked at the whole host");
         for error in &self.failed {
             warn!(%error, "not as it should be; trying again");
         }

@@ -6,14 +6,20 @@
 mod lab;
 
 mod compose;
+mod crash;
 mod docs;
+mod drift;
+mod flow;
+mod hostile;
 mod matrix;
 mod options;
 mod packaging;
 mod plugin;
 mod publish;
+mod restart;
 mod run;
 mod smoke;
+mod standing;
 mod traffic;
 
 /// Makes of each `module::function(Engine)` one test per engine.
@@ -65,4 +71,16 @@ on_every_engine! {
     options::addresses_come_from_dockers_ipam_as_for_its_own_bridge,
     options::addresses_come_from_rsnets_ipam_and_are_reused_last,
     options::without_ipam_containers_have_a_link_and_no_address,
+    crash::fifty_kills_cost_running_containers_no_packet,
+    crash::kills_amid_calls_leave_nothing_behind,
+    crash::kills_amid_calls_leave_nothing_behind_in_sandboxes,
+    hostile::ten_thousand_connections_do_not_keep_the_engine_out,
+    hostile::half_requests_huge_bodies_and_path_tricks_are_refused,
+    restart::sigterm_leaves_the_network_and_a_start_answers_within_a_second,
+    restart::containers_come_back_after_a_restart_of_the_engine,
+    restart::containers_come_back_after_a_crash_of_the_engine,
+    restart::containers_run_on_through_a_restart_with_live_restore,
+    restart::containers_come_back_after_a_reboot_with_the_plugin_first,
+    restart::containers_come_back_after_a_reboot_with_the_engine_first,
+    drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
 }

@@ -1,0 +1,99 @@
+//! What others take away or alter, rsnet puts back within a second; what is not rsnet's it leaves alone.
+
+use std::time::{Duration, Instant};
+
+use crate::lab::{Engine, Host, Lab, PATIENCE, wait_until};
+use crate::standing::{bridge, difference, in_dockers_chains, inside, own, standing, veth};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One dual-stack network with a `client` and a `server` that publishes 8080, and on loopback only 8081.
+fn two_containers(host: &Host) {
+    host.docker("network create -d rsnet --ipv6 --subnet 172.30.1.0/24 --subnet fd30:1::/64 net").ok();
+    host.docker("run -d --name client --network net box sleep 10000").ok();
+    let serve = "sh -c 'echo hello >index.html; httpd -f -p 80'";
+    host.docker(&format!("run -d --name server --network net --ip 172.30.1.80 -p 8080:80 -p 127.0.0.1:8081:80 box {serve}")).ok();
+    wait_until("the server to answer its neighbour", PATIENCE, || answers(host.in_container("client", &ask("172.30.1.80:80"))));
+}
+
+fn answers(seen: crate::lab::Output) -> Result<(), String> {
+    if seen.stdout.ends_with("hello\n") { Ok(()) } else { Err(seen.to_string()) }
+}
+
+/// A request by HTTP; `port` as in `10.0.0.1:80`.
+fn ask(port: &str) -> String {
+    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -T2 - TCP:{port}")
+}
+
+/// Runs `damage` and expects all as before within a second.
+#[track_caller]
+fn comes_back(host: &Host, before: &str, look: fn(&Host) -> String, damage: &str) {
+    let began = Instant::now();
+    host.sh(damage).ok();
+    let whole = || {
+        let now = look(host);
+        if now == before { Ok(()) } else { Err(difference(before, &now)) }
+    };
+    wait_until(&format!("all to be back after `{damage}`"), SECOND, whole);
+    println!("{:4} ms: {damage}", began.elapsed().as_millis());
+}
+
+pub fn what_is_deleted_or_altered_by_hand_is_back_within_a_second(engine: Engine) {
+    let lab = Lab::new();
+    let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
+    let host = lab.host("h1", engine, &[&lan]);
+    let station = lab.station("s1", &[&lan]);
+    host.start_rsnet();
+    two_containers(&host);
+    host.sh("iptables -S FORWARD").says("-P FORWARD DROP");
+    let (before, inside_before) = (standing(&host), inside(&host, "server"));
+    let (br, rsv) = (bridge(&host), veth(&host, "server"));
+    for damage in [
+        format!("ip link del {br}"),
+        format!("ip link set {br} down"),
+        format!("ip link set {br} mtu 1400"),
+        format!("ip link set {br} address 02:00:00:00:00:99"),
+        format!("ip addr flush dev {br}"),
+        format!("ip addr del 172.30.1.1/24 dev {br}"),
+        format!("ip addr del fd30:1::1/64 dev {br}"),
+        format!("ip route del local ::1 dev {br} table local proto 195"),
+        format!("ip link set {rsv} nomaster"),
+        format!("ip link set {rsv} down"),
+        format!("ip link set {rsv} mtu 1300"),
+        format!("bridge link set dev {rsv} isolated on"),
+        format!("bridge link set dev {rsv} hairpin off"),
+        format!("ip link del {rsv}"),
+        format!("sysctl -q -w net.ipv4.conf.{br}.route_localnet=0"),
+        format!("sysctl -q -w net.ipv6.conf.{br}.accept_ra=1"),
+        format!("sysctl -q -w net.ipv6.conf.{br}.disable_ipv6=1"),
+        "sysctl -q -w net.ipv4.ip_forward=0".to_string(),
+        "sysctl -q -w net.ipv6.conf.all.forwarding=0".to_string(),
+        "nft flush chain inet rsnet forward".to_string(),
+        "nft insert rule inet rsnet forward drop".to_string(),
+        "nft flush table inet rsnet".to_string(),
+        "nft delete table inet rsnet".to_string(),
+        "iptables -F DOCKER-USER".to_string(),
+        "iptables -D DOCKER-USER 1".to_string(),
+    ] {
+        comes_back(&host, &before, standing, &damage);
+    }
+    assert_eq!(inside(&host, "server"), inside_before, "the container's own end is as before");
+    wait_until("the published port to answer", SECOND, || answers(station.sh(&ask(&format!("{}:8080", host.ipv4())))));
+    wait_until("the port on loopback to answer", SECOND, || answers(host.sh(&ask("127.0.0.1:8081"))));
+    host.in_container("client", &ask("172.30.1.80:80")).says("hello");
+    comes_back(&host, &own(&host), own, "nft flush ruleset");
+    restart_of_docker_is_followed(&host, &station, &before);
+}
+
+/// Docker makes its chains anew; rsnet's rules are in them again within a second, and the port answers the segment.
+fn restart_of_docker_is_followed(host: &Host, station: &Host, before: &str) {
+    host.stop_dockerd();
+    host.start_dockerd();
+    let rules = || {
+        let now = in_dockers_chains(host);
+        if before.contains(&now) { Ok(()) } else { Err(now) }
+    };
+    wait_until("rsnet's rules in Docker's new chains", SECOND, rules);
+    host.docker("start client server").ok();
+    wait_until("the published port to answer", PATIENCE, || answers(station.sh(&ask(&format!("{}:8080", host.ipv4())))));
+}
