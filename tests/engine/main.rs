@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod beside;
 mod smoke;
 
 /// Makes of each `module::function(Engine)` one test per engine.
@@ -17,6 +18,8 @@ macro_rules! on_every_engine {
 }
 
 on_every_engine! {
+    beside::all_stands_beside_docker_where_bridges_are_filtered,
+    beside::all_stands_beside_docker_on_legacy_iptables,
     smoke::a_host_runs_a_container_on_dockers_own_bridge,
     smoke::a_station_reaches_a_port_published_by_docker,
     smoke::a_rebooted_host_has_its_disk_and_nothing_else,
