@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod beside;
 mod compose;
 mod crash;
 mod docs;
@@ -39,6 +40,8 @@ on_every_engine! {
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
     plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
     plugin::a_plugin_with_a_wrong_setting_says_which,
+    beside::all_stands_beside_docker_where_bridges_are_filtered,
+    beside::all_stands_beside_docker_on_legacy_iptables,
     smoke::a_host_runs_a_container_on_dockers_own_bridge,
     smoke::a_station_reaches_a_port_published_by_docker,
     smoke::a_rebooted_host_has_its_disk_and_nothing_else,
