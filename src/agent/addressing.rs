@@ -16,6 +16,8 @@ use crate::addresses::{AddressError, DockerDefaults, Pool, Record, Space};
 use crate::model::{Endpoint, Family, Mac};
 use crate::store::{Expect, Key, Op, Store};
 
+/// The name of our address space.
+pub const SPACE: &str = "rsnet-local";
 /// The host's unique local /48, from which IPv6 pools are chosen.
 const ULA: &str = "host/ula";
 

@@ -112,6 +112,7 @@ impl Agent {
     fn remember(&self, endpoint: Endpoint, presence: Presence) -> Result<(), Error> {
         let mut state = self.state();
         let live = state.networks.get_mut(&endpoint.network).ok_or_else(|| Error::UnknownNetwork(endpoint.network.clone()))?;
+        live.origin.unheard = false;
         live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
         Ok(())
     }

@@ -27,7 +27,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::model::{EndpointId, InvalidName, NetworkId, Plan, Way};
 use crate::reconcile::{self, Owner, Reconciler};
 use crate::store::{Expect, InvalidKey, Key, Store, StoreError};
-pub use addressing::{NewAddress, NewPool};
+pub use addressing::{NewAddress, NewPool, SPACE};
 pub use endpoints::{Joined, NewEndpoint};
 pub use networks::NewNetwork;
 pub use publish::Published;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tracing::info;
 
-use super::state::{Live, declare_network};
+use super::state::{Live, Origin, declare_network};
 use super::{Agent, Error};
 use crate::drivers::{self, Mode};
 use crate::kernel::Surroundings;
@@ -38,10 +38,11 @@ impl Agent {
         let surroundings = self.kernel.surroundings().await?;
         let network = self.with_defaults(new, &surroundings);
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
+        self.make_way(&network, &mode.claims()).await?;
         self.check_claims(&mode.claims(), &surroundings)?;
         self.settle(declare_network(&network.id, None), declare_network(&network.id, Some((&network, &*mode)))).await?;
         info!(network = %network.id, mode = drivers::kind_name(&network.options), "network created");
-        self.state().networks.insert(network.id.clone(), Live { network, mode, endpoints: BTreeMap::new() });
+        self.state().networks.insert(network.id.clone(), Live { network, mode, endpoints: BTreeMap::new(), origin: Origin::new(false) });
         Ok(())
     }
 
@@ -79,6 +80,24 @@ impl Agent {
         let host_mtu = surroundings.mtu.unwrap_or(ETHERNET);
         let host_without_ipv6 = surroundings.without_ipv6;
         Network { id, options, ipv4, ipv6, internal, pools, host_mtu, host_without_ipv6, host_way: self.settings.way }
+    }
+
+    /// Forgets what an earlier process declared where the engine now makes `new`: in one address space it gives out no subnet twice, so it
+    /// does not know the other. It takes a call that was under way when rsnet died for failed, or for done.
+    async fn make_way(&self, new: &Network, claims: &[IpNet]) -> Result<(), Error> {
+        let overlaps = |live: &Live| live.mode.claims().iter().any(|old| claims.iter().any(|net| net.contains(old) || old.contains(net)));
+        let same_space = |live: &Live| live.network.spaces().any(|old| new.spaces().any(|space| space == old));
+        let forgotten = |live: &&Live| live.origin.unheard && live.endpoints.is_empty() && overlaps(live) && same_space(live);
+        let forgotten: Vec<NetworkId> = {
+            let state = self.state();
+            let candidates = state.networks.values().filter(forgotten).map(|live| live.network.id.clone());
+            candidates.filter(|id| self.names.of(id).is_none()).collect()
+        };
+        for id in forgotten {
+            info!(network = %id, by = %new.id, "the engine gave its subnet to another network; it is removed");
+            self.delete_network(&id).await?;
+        }
+        Ok(())
     }
 
     /// A subnet must not overlap another network's, nor swallow one that the host is on: packets to it would go astray.

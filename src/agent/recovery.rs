@@ -2,27 +2,33 @@
 //!
 //! The engine never repeats `CreateNetwork` after a reboot, and after a crash it may never send the `DeleteEndpoint` of a container that
 //! died with it (a v1 plugin that is not loaded yet is told nothing). An endpoint whose sandbox is gone has no container.
+//!
+//! A call that was under way when the process died is not repeated either: the engine takes it for failed and, of a `DeleteNetwork`, for
+//! done. Such networks are known by the engine's list, or by another one in their place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
-use super::addressing::Addressing;
-use super::state::{Known, Live, Presence, State, endpoint_owner, network_owner};
+use super::addressing::{Addressing, SPACE};
+use super::state::{Known, Live, Origin, Presence, State, endpoint_owner, network_owner};
 use super::{Agent, Error, Settings};
 use crate::drivers;
 use crate::kernel::Kernel;
-use crate::model::{Endpoint, Network};
+use crate::model::{Endpoint, IfName, Network, Object};
 use crate::reconcile::Reconciler;
 use crate::store::{Entry, Key, Prefix, Store};
 
 /// How long an engine up to 27 may take from `Join` to a running container.
 const AWAITED: Duration = Duration::from_secs(60);
-/// How often the agent looks for containers that are gone.
-const COLLECT: Duration = Duration::from_secs(30);
+/// How long an engine may take to list a network that it made.
+const LISTED: Duration = Duration::from_secs(20);
+/// How often the agent looks for containers and networks that are gone: a call of the system for each container.
+const COLLECT: Duration = Duration::from_secs(10);
 
 impl Agent {
     /// Reads what was declared. The host is not touched: the reconciler's first look does that, with all of it known.
@@ -32,7 +38,7 @@ impl Agent {
         reconciler: Arc<Reconciler>,
         settings: Settings,
     ) -> Result<Agent, Error> {
-        let state = Mutex::new(read(&*store).await?);
+        let state = Mutex::new(read(&*store, &links(&*kernel).await?).await?);
         let addressing = tokio::sync::Mutex::new(Addressing::load(&*store).await?);
         let agent = Agent { kernel, store, reconciler, state, addressing, locks: Default::default(), names: Arc::default(), settings };
         agent.forget_vanished().await?;
@@ -63,6 +69,9 @@ impl Agent {
             if let Err(error) = self.forget_vanished().await {
                 warn!(%error, "could not forget containers that are gone; trying again");
             }
+            if let Err(error) = self.forget_unknown().await {
+                warn!(%error, "could not forget networks that the engine has not; trying again");
+            }
         }
     }
 
@@ -76,6 +85,25 @@ impl Agent {
         Ok(())
     }
 
+    /// Forgets networks that the engine, which can be asked, does not have: it does not repeat a `DeleteNetwork` that nobody answered.
+    async fn forget_unknown(&self) -> Result<(), Error> {
+        let forgotten =
+            |live: &&Live| live.endpoints.is_empty() && live.origin.since.elapsed() > LISTED && self.names.lack(&live.network.id);
+        let unknown: Vec<Network> = self.state().networks.values().filter(forgotten).map(|live| live.network.clone()).collect();
+        for Network { id, pools, .. } in unknown {
+            info!(network = %id, "the engine does not have the network; it is removed");
+            self.delete_network(&id).await?;
+            for pool in pools.iter().filter(|pool| pool.space == SPACE && !self.is_in_use(pool.subnet)) {
+                self.release_pool(&pool.subnet.to_string()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_in_use(&self, subnet: IpNet) -> bool {
+        self.state().networks.values().any(|live| live.network.pools.iter().any(|pool| pool.subnet == subnet))
+    }
+
     fn is_lost(&self, known: &Known) -> bool {
         let due = match known.presence {
             Presence::Seen => true,
@@ -85,17 +113,26 @@ impl Agent {
     }
 }
 
-async fn read(store: &dyn Store) -> Result<State, Error> {
+/// The host's ends of links that stand.
+async fn links(kernel: &dyn Kernel) -> Result<BTreeSet<IfName>, Error> {
+    let attachment = |object| if let Object::Attachment(attachment) = object { Some(attachment.host) } else { None };
+    Ok(kernel.observe(&[]).await?.into_iter().filter_map(attachment).collect())
+}
+
+async fn read(store: &dyn Store, links: &BTreeSet<IfName>) -> Result<State, Error> {
     let mut state = State::default();
     for network in records::<Network>(list(store, "network").await?) {
         match drivers::open(&network) {
-            Ok(mode) => drop(state.networks.insert(network.id.clone(), Live { network, mode: mode.into(), endpoints: BTreeMap::new() })),
+            Ok(mode) => {
+                let live = Live { network, mode: mode.into(), endpoints: BTreeMap::new(), origin: Origin::new(true) };
+                state.networks.insert(live.network.id.clone(), live);
+            }
             Err(error) => warn!(network = %network.id, %error, "options of an earlier version cannot be read; the network is left out"),
         }
     }
     for endpoint in records::<Endpoint>(list(store, "endpoint").await?) {
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
-            let presence = Presence::of_stored(&endpoint);
+            let presence = Presence::of_stored(&endpoint, links.contains(&endpoint.host_link()));
             live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
         }
     }

@@ -18,6 +18,20 @@ pub struct Live {
     pub network: Network,
     pub mode: Arc<dyn Mode>,
     pub endpoints: BTreeMap<EndpointId, Known>,
+    pub origin: Origin,
+}
+
+/// Since when this process has known a network, and from where.
+pub struct Origin {
+    pub since: Instant,
+    /// An earlier process declared it and the engine has not spoken of it since: it may never have had the answer, or have forgotten it.
+    pub unheard: bool,
+}
+
+impl Origin {
+    pub fn new(unheard: bool) -> Self {
+        Origin { since: Instant::now(), unheard }
+    }
 }
 
 #[derive(Clone)]
@@ -40,11 +54,12 @@ impl Presence {
         Presence::Awaited(Instant::now())
     }
 
-    /// Of an endpoint that an earlier process declared.
-    pub fn of_stored(endpoint: &Endpoint) -> Self {
+    /// Of an endpoint that an earlier process declared. Where its link stands and its sandbox does not, the engine is about to move the link,
+    /// or has just moved it back.
+    pub fn of_stored(endpoint: &Endpoint, link_stands: bool) -> Self {
         match endpoint.attached {
-            Attached::Joined(_) => Presence::Seen,
-            Attached::No | Attached::Joining(_) => Presence::awaited(),
+            Attached::Joined(_) if !link_stands => Presence::Seen,
+            _ => Presence::awaited(),
         }
     }
 }

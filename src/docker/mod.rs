@@ -1,7 +1,7 @@
 //! The only room that names bollard: what the engine knows and never tells a driver, such as the names of networks.
 //!
-//! Never called from inside a driver call: the engine holds locks while it waits for us. What is learnt here is for people only; nothing
-//! that rsnet does depends on it, and without an engine's API there are ids instead of names.
+//! Never called from inside a driver call: the engine holds locks while it waits for us. What is learnt here are names, for people, and
+//! which networks the engine has forgotten. No call's answer depends on it; without an engine's API there are ids instead of names.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,12 +22,25 @@ const PATIENCE: u64 = 30;
 
 /// The names that users gave to networks.
 #[derive(Default)]
-pub struct Names(RwLock<HashMap<NetworkId, String>>);
+pub struct Names(RwLock<Known>);
+
+#[derive(Default)]
+struct Known {
+    names: HashMap<NetworkId, String>,
+    /// The list is up to date, and comes from an engine that has rsnet for a driver.
+    counts: bool,
+}
 
 impl Names {
     /// The name, if the engine was asked since the network was made.
     pub fn of(&self, network: &NetworkId) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(network).cloned()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).names.get(network).cloned()
+    }
+
+    /// Whether the engine says now that it has no such network. False while the engine cannot be asked.
+    pub fn lack(&self, network: &NetworkId) -> bool {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        known.counts && !known.names.contains_key(network)
     }
 
     /// `"blue" (0123456789)`, or the id alone.
@@ -35,8 +48,13 @@ impl Names {
         self.of(network).map_or_else(|| network.short().to_owned(), |name| format!("\"{name}\" ({})", network.short()))
     }
 
-    fn replace(&self, names: HashMap<NetworkId, String>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = names;
+    fn replace(&self, known: Known) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// The names are kept, for people; they say no more what the engine lacks.
+    fn grow_old(&self) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).counts = false;
     }
 
     /// Asks the engine at `socket`, now and whenever it says that a network came or went; until the process ends.
@@ -45,6 +63,7 @@ impl Names {
             if let Err(error) = self.follow(socket).await {
                 debug!(socket = %socket.display(), %error, "the engine does not tell the names of networks; asking again");
             }
+            self.grow_old();
             tokio::time::sleep(AGAIN).await;
         }
     }
@@ -65,7 +84,9 @@ impl Names {
     }
 }
 
-async fn list(engine: &Docker) -> Result<HashMap<NetworkId, String>, bollard::errors::Error> {
+async fn list(engine: &Docker) -> Result<Known, bollard::errors::Error> {
     let networks = engine.list_networks(None::<ListNetworksOptions>).await?;
-    Ok(networks.into_iter().filter_map(|network| Some((network.id?.parse().ok()?, network.name?))).collect())
+    let names = networks.into_iter().filter_map(|network| Some((network.id?.parse().ok()?, network.name?))).collect();
+    let drivers = engine.info().await?.plugins.and_then(|plugins| plugins.network).unwrap_or_default();
+    Ok(Known { names, counts: drivers.iter().any(|driver| driver.starts_with("rsnet")) })
 }

@@ -73,6 +73,8 @@ pub struct NetworkOptions {
 
 #[derive(Deserialize)]
 struct IpamData {
+    #[serde(rename = "AddressSpace", default, deserialize_with = "or_default")]
+    space: String,
     #[serde(rename = "Pool")]
     pool: IpNet,
     #[serde(rename = "Gateway", default, deserialize_with = "or_default")]
@@ -102,7 +104,7 @@ impl IpamData {
             let found = address("auxiliary address", &value)?;
             found.map(|found| (name, found.addr())).ok_or_else(|| Error::Refused("an auxiliary address is empty".to_owned()))
         });
-        Ok(Pool { subnet: self.pool.trunc(), gateway, auxiliary: auxiliary.collect::<Result<_, _>>()? })
+        Ok(Pool { space: self.space, subnet: self.pool.trunc(), gateway, auxiliary: auxiliary.collect::<Result<_, _>>()? })
     }
 }
 

@@ -14,7 +14,7 @@ use axum::response::Response;
 use axum::routing::post;
 use serde_json::json;
 
-use crate::agent::{Agent, Error};
+use crate::agent::{self, Agent, Error};
 use crate::plugin::{call, reply};
 use wire::{PoolId, ReleaseAddress, RequestAddress, RequestPool};
 
@@ -38,7 +38,7 @@ async fn capabilities() -> Response {
 }
 
 async fn spaces() -> Response {
-    reply(&json!({ "LocalDefaultAddressSpace": "rsnet-local", "GlobalDefaultAddressSpace": "rsnet-global" }))
+    reply(&json!({ "LocalDefaultAddressSpace": agent::SPACE, "GlobalDefaultAddressSpace": "rsnet-global" }))
 }
 
 async fn request_pool(State(agent): Calls, body: Bytes) -> Response {

@@ -29,9 +29,19 @@ pub struct Network {
     pub host_way: Way,
 }
 
+impl Network {
+    /// The address spaces of its pools, where they are known.
+    pub fn spaces(&self) -> impl Iterator<Item = &str> {
+        self.pools.iter().map(|pool| pool.space.as_str()).filter(|space| !space.is_empty())
+    }
+}
+
 /// One subnet of a network; the engine's `IPAMData`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
+    /// The IPAM driver's name for where it is from: `LocalDefault`, `rsnet-local` …. Empty in records of earlier versions.
+    #[serde(default)]
+    pub space: String,
     pub subnet: IpNet,
     pub gateway: Option<IpAddr>,
     pub auxiliary: BTreeMap<String, IpAddr>,

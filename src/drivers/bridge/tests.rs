@@ -22,7 +22,7 @@ fn network(options: &[(&str, &str)]) -> Network {
 }
 
 fn pool(subnet: &str, gateway: &str) -> Pool {
-    Pool { subnet: subnet.parse().unwrap(), gateway: gateway.parse().ok(), auxiliary: BTreeMap::new() }
+    Pool { space: "LocalDefault".into(), subnet: subnet.parse().unwrap(), gateway: gateway.parse().ok(), auxiliary: BTreeMap::new() }
 }
 
 fn endpoint(way: Way) -> Endpoint {
