@@ -3,13 +3,15 @@
 //! The engine sends no `Content-Type`, expects exactly 200 with a JSON object, and reads an error from `Err` or, for IPAM, from `Error`
 //! (engine-client of 20.10 to 29). A retry of its may have lost its body: an empty one is refused where one is needed.
 
+mod body;
+mod guests;
 mod socket;
 
 use std::fmt::Display;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -17,13 +19,9 @@ use axum::routing::post;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
-use tower_http::limit::RequestBodyLimitLayer;
 use tracing::{debug, warn};
 
 pub use socket::{Sockets, serve};
-
-/// A container with 65,535 published ports asks in 6 MB.
-const LARGEST_BODY: usize = 8 << 20;
 
 const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 
@@ -32,8 +30,9 @@ pub fn router(calls: Router) -> Router {
     calls
         .route("/Plugin.Activate", post(async || reply(&json!({ "Implements": ["NetworkDriver", "IpamDriver"] }))))
         .fallback(async || failure(StatusCode::NOT_FOUND, &"no such call"))
-        .layer(RequestBodyLimitLayer::new(LARGEST_BODY))
+        .layer(DefaultBodyLimit::disable()) // axum's own is 2 MB
         .layer(from_fn(to_the_end))
+        .layer(from_fn(body::whole))
 }
 
 /// Handles a call on a task of its own: one that the engine no longer waits for is done all the same, not half; and one that panics has an

@@ -7,19 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-/// The engine keeps six idle connections; what is beyond this many waits in the socket's queue.
-const CONNECTIONS: usize = 256;
-/// A request that does not come whole within this time is dropped; the engine's own idle limit is 30 s.
+use super::guests::{Guests, Seat};
+
+/// A request's head that does not come whole within this time is dropped; the engine's own idle limit is 30 s.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What connections without a call under way still have, once the daemon is asked to end, to finish their request.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Listening sockets, and the files to remove in the end.
 #[derive(Default)]
@@ -86,28 +91,27 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 
 /// Answers until `stop`, then finishes the calls under way and removes the socket files.
 pub async fn serve(mut sockets: Sockets, router: Router, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let tasks = TaskTracker::new();
+    let (guests, tasks) = (Arc::new(Guests::default()), TaskTracker::new());
     for listener in sockets.listeners.drain(..) {
-        tasks.spawn(accept(listener, router.clone(), room.clone(), tasks.clone(), stop.clone()));
+        tasks.spawn(accept(listener, router.clone(), guests.clone(), tasks.clone(), stop.clone()));
     }
     stop.cancelled().await;
     tasks.close();
     tasks.wait().await;
 }
 
-async fn accept(listener: UnixListener, router: Router, room: Arc<Semaphore>, tasks: TaskTracker, stop: CancellationToken) {
+async fn accept(listener: UnixListener, router: Router, guests: Arc<Guests>, tasks: TaskTracker, stop: CancellationToken) {
     loop {
         let next = async {
-            let place = room.clone().acquire_owned().await;
-            (listener.accept().await, place)
+            let (stream, _) = listener.accept().await?;
+            Ok::<_, io::Error>((stream, guests.admit().await))
         };
-        let (stream, place) = tokio::select! {
+        let next = tokio::select! {
             () = stop.cancelled() => return,
-            (stream, Ok(place)) = next => (stream, place),
+            next = next => next,
         };
-        match stream {
-            Ok((stream, _)) => drop(tasks.spawn(converse(TokioIo::new(stream), router.clone(), place, stop.clone()))),
+        match next {
+            Ok((stream, seat)) => drop(tasks.spawn(converse(TokioIo::new(stream), router.clone(), seat, stop.clone()))),
             // out of file descriptors, most likely: others will be closed
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
@@ -117,18 +121,30 @@ async fn accept(listener: UnixListener, router: Router, room: Arc<Semaphore>, ta
     }
 }
 
-async fn converse(stream: TokioIo<tokio::net::UnixStream>, router: Router, _place: OwnedSemaphorePermit, stop: CancellationToken) {
+async fn converse(stream: TokioIo<tokio::net::UnixStream>, router: Router, seat: Seat, stop: CancellationToken) {
+    let guest = seat.guest();
+    let answers = TowerToHyperService::new(router);
+    // who asks is to be found in the request
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(guest.clone());
+        answers.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
         .max_buf_size(64 << 10)
-        .serve_connection(stream, TowerToHyperService::new(router));
+        .serve_connection(stream, service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = guest.dismissed() => return debug!("connection ended to make room"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match timeout(FAREWELL, &mut connection).await {
+                Err(_) if !guest.has_call() => return,
+                Err(_) => connection.await,
+                Ok(ended) => ended,
+            }
         }
     };
     if let Err(error) = ended {
