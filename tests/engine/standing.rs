@@ -80,3 +80,24 @@ pub fn inside(host: &Host, container: &str) -> String {
     let show = "ip -o addr show scope global | cut -d' ' -f2- ; ip -o link show eth0 | grep -o 'link/ether [^ ]*'; ip route; ip -6 route | grep -v fe80";
     host.in_container(container, show).ok().to_string()
 }
+
+/// Makes beside rsnet's what others might have: a bridge, a route, a table and a tunnel, with names and numbers of their own.
+#[track_caller]
+pub fn make_foreign(host: &Host) {
+    let make = "ip link add br-other type bridge && ip addr add 10.250.0.1/24 dev br-other && ip link set br-other up \
+        && ip route add 10.251.0.0/16 dev br-other proto 99 && ip link add vx-other type vxlan id 42 dstport 4790 local 127.0.0.1 \
+        && nft 'table inet other { set s { type ifname; elements = { \"br-other\" }; }; chain c { type filter hook forward priority 5; \
+        iifname @s accept; }; }'";
+    host.sh(make).ok();
+    host.docker("run -d --stop-signal KILL --name neighbour -p 7070:70 box sleep 10000").ok();
+}
+
+/// What stands on the host that is not rsnet's.
+#[track_caller]
+pub fn foreign(host: &Host) -> String {
+    let show = "ip -o link show | grep -v ' rs[bvc]-' | grep -v 'link-netns\\|veth' | cut -d' ' -f2-; ip -o addr show | grep -v ' rs[bvc]-\\|veth' | cut -d' ' -f2- ; \
+        ip route show table all | grep -v 'dev rs\\|proto 195'; nft list table inet other; iptables -t nat -S; iptables -S | grep -v rsnet";
+    // link-local addresses come of themselves, a second or two after their links
+    let text = host.sh(show).stdout;
+    text.lines().filter(|line| !line.contains("fe80:") && !line.contains("ff00:")).map(|line| format!("{line}\n")).collect()
+}
