@@ -24,12 +24,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["agent", "app", "config", "telemetry"]),
 ];
 
-/// A library → the one room that names it.
+/// A library → the rooms that name it: one, unless it is a layer below several.
 const ONE_ROOM: &[(&str, &[&str])] = &[
     ("rtnetlink", &["kernel"]),
     ("netlink_packet_route", &["kernel"]),
-    ("netlink_packet_netfilter", &["firewall"]),
-    ("netlink_proto", &["kernel", "firewall"]),
+    ("netlink_proto", &["kernel"]),
+    // Sockets and the header that all of netlink has.
+    ("netlink_sys", &["kernel", "firewall"]),
+    ("netlink_packet_core", &["kernel", "firewall"]),
+    ("nix", &["app", "firewall", "kernel", "plugin", "store"]),
     ("redb", &["store"]),
     ("bollard", &["docker"]),
     ("clap", &["cli", "config"]),

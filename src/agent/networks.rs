@@ -65,7 +65,8 @@ impl Agent {
             id: "0".parse()?,
             options,
             ipv4: true,
-            ipv6: true,
+            // which families there are is not told; what depends on it is looked at when the network is made
+            ipv6: false,
             internal,
             pools: Vec::new(),
             host_mtu: ETHERNET,

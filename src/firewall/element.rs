@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, family_of};
 
 use super::attribute::{Attribute, bytes, find, find_number, find_string, nest, read};
+use super::conntrack::Way;
 use super::expression::{Field, Verdict, interface, nfproto, verdict_data};
 use super::table::{ANYTHING, Data, OPENED, Shape};
 
@@ -16,6 +17,8 @@ pub enum Set {
     Hairpin,
     Inner,
     Internal,
+    /// Bridges of Docker's.
+    Foreign,
     Trusted,
     Enter,
     Masquerade,
@@ -36,7 +39,7 @@ const TARGET_V6: &[Field] = &[Field::Destination(Family::V6), Field::Port];
 
 impl Set {
     pub fn all() -> impl Iterator<Item = Set> {
-        let plain = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Trusted, Set::Enter, Set::Masquerade];
+        let plain = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Foreign, Set::Trusted, Set::Enter, Set::Masquerade];
         let twofold = [Set::SourceNat, Set::Publish, Set::PublishAny, Set::PublishRange, Set::Open];
         plain.into_iter().chain(twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)]))
     }
@@ -47,6 +50,7 @@ impl Set {
             Set::Hairpin => "hairpin",
             Set::Inner => "inner",
             Set::Internal => "internal",
+            Set::Foreign => "foreign",
             Set::Trusted => "trusted",
             Set::Enter => "enter",
             Set::Masquerade => "masquerade",
@@ -65,7 +69,7 @@ impl Set {
 
     pub fn shape(self) -> Shape {
         let (key, data): (&[Field], _) = match self {
-            Set::Segments | Set::Internal => (&[Field::Iifname], Data::None),
+            Set::Segments | Set::Internal | Set::Foreign => (&[Field::Iifname], Data::None),
             Set::Hairpin | Set::Inner | Set::Trusted => (&[Field::Iifname, Field::Oifname], Data::None),
             Set::Enter => (&[Field::Nfproto, Field::Oifname], Data::Verdict),
             Set::Masquerade => (&[Field::Nfproto, Field::Iifname], Data::None),
@@ -183,6 +187,24 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
+/// Of an address, in bytes.
+fn length(family: Family) -> usize {
+    Field::Destination(family).length() as usize
+}
+
+/// The address at the beginning.
+fn address(family: Family, octets: &[u8]) -> Option<IpAddr> {
+    match family {
+        Family::V4 => octets.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        Family::V6 => octets.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+    }
+}
+
+/// The port behind a protocol.
+fn port_of(protocol_and_port: &[u8]) -> Option<u16> {
+    protocol_and_port.get(4..6).and_then(|port| port.try_into().ok()).map(u16::from_be_bytes)
+}
+
 fn number(value: u8) -> Vec<u8> {
     vec![value, 0, 0, 0]
 }
@@ -202,6 +224,37 @@ const VERDICT: u16 = 2;
 impl Element {
     fn plain(set: Set, key: Vec<u8>) -> Self {
         Element { set, key, end: None, data: Datum::None }
+    }
+
+    /// `link` is a bridge of Docker's.
+    pub fn foreign(link: &IfName) -> Self {
+        Element::plain(Set::Foreign, name(link))
+    }
+
+    /// The link that it makes a segment.
+    pub fn segment(&self) -> Option<IfName> {
+        let name = self.key.split(|byte| *byte == 0).next().filter(|_| self.set == Set::Segments)?;
+        str::from_utf8(name).ok()?.parse().ok()
+    }
+
+    /// Whether it leads to another address.
+    pub fn translates(&self) -> bool {
+        matches!(self.set, Set::Publish(_) | Set::PublishAny(_) | Set::PublishRange(_))
+    }
+
+    /// What a published or opened port takes in; nothing of another element.
+    pub fn way(&self) -> Option<Way> {
+        let (family, skip) = match self.set {
+            Set::Publish(family) | Set::PublishRange(family) | Set::Open(family) => (family, length(family)),
+            Set::PublishAny(family) => (family, 0),
+            _ => return None,
+        };
+        let end = self.end.as_ref().unwrap_or(&self.key);
+        let (first, last) = (self.key.split_at_checked(skip)?, end.split_at_checked(skip)?);
+        // A range over all addresses is one from the lowest to the highest.
+        let host = if first.0 == last.0 { address(family, first.0) } else { None };
+        let to = if let Datum::Value(data) = &self.data { address(family, data) } else { host }?;
+        Some(Way { protocol: *first.1.first()?, host, ports: port_of(first.1)?..=port_of(last.1)?, to })
     }
 
     /// As a member of `NFTA_SET_ELEM_LIST_ELEMENTS`.

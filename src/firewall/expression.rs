@@ -5,7 +5,7 @@
 
 use crate::model::Family;
 
-use super::attribute::{Attribute, bytes, list, nest, number, string};
+use super::attribute::{Attribute, bytes, find, find_number, find_string, list, nest, number, read, string};
 
 pub type Expression = Attribute;
 
@@ -14,6 +14,7 @@ pub const RULE_EXPRESSIONS: u16 = 4;
 
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
+const OIFNAME: u32 = 7;
 const EQ: u32 = 0;
 const NEQ: u32 = 1;
 
@@ -67,7 +68,7 @@ impl Field {
     fn load(self, word: u32) -> Expression {
         match self {
             Field::Iifname => meta(6, word),
-            Field::Oifname => meta(7, word),
+            Field::Oifname => meta(OIFNAME, word),
             Field::Nfproto => meta(15, word),
             Field::L4proto => meta(16, word),
             Field::Source(Family::V4) => payload(NETWORK_HEADER, 12, 4, word),
@@ -152,6 +153,16 @@ pub fn interface(name: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..name.len()].copy_from_slice(name.as_bytes());
     bytes
+}
+
+/// The outgoing interface that a dumped rule asks for by its whole name.
+pub fn out_interface(rule: &[u8]) -> Option<&str> {
+    let mut parts = read(find(rule, RULE_EXPRESSIONS)?).map(|(_, part)| (find_string(part, 1), find(part, 2).unwrap_or_default()));
+    parts.find(|(name, data)| *name == Some("meta") && find_number(data, 2) == Some(OIFNAME))?;
+    let (_, data) = parts.next().filter(|(name, data)| *name == Some("cmp") && find_number(data, 2) == Some(EQ))?;
+    let name = find(find(data, 3)?, 1)?;
+    // Without a NUL it is the beginning of names.
+    str::from_utf8(&name[..name.iter().position(|byte| *byte == 0)?]).ok()
 }
 
 /// The interface name begins with `prefix` and is at least `length` bytes long.

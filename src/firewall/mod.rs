@@ -1,11 +1,36 @@
 //! MECHANISM: the only room that speaks nftables or knows Docker's own chains. It knows entries, no modes and no networks.
+//!
+//! The rules are constant (`table`); an entry is an element of their sets and maps (`element`). So a change is one small batch whatever
+//! the host runs, and a packet meets the same few rules. `docs/firewall.md` tells why each stands where it does.
+//!
+//! # A packet's way
+//!
+//! From the wire to a published port, 192.0.2.1:80:
+//!
+//! 1. `raw` lets it by: it drops what a segment sends to loopback addresses.
+//! 2. `prerouting` sees a local destination and asks `publish4`, `publish4_any`, `publish4_range`: the destination becomes 10.1.0.2:8080.
+//! 3. The kernel routes it to the segment's bridge. `FORWARD` of iptables may drop by policy: two rules of ours in `DOCKER-USER` accept
+//!    whatever comes from or goes to a segment (`docker`, and `legacy` for the old tables).
+//! 4. `forward` accepts it as translated. Without translation `enter` would decide: nothing, open ports, or anything but from containers.
+//! 5. `postrouting` leaves the caller's address as it is.
+//!
+//! Its answer, and all later packets, follow what connection tracking noted of the first; `forward` accepts them in its first rule. When the
+//! entry goes, `conntrack` forgets the flow.
+//!
+//! From a container to the world: `forward` walls off Docker's bridges, `postrouting` gives a source by `snat4` or `masquerade`. From the
+//! host itself: `output` instead of `prerouting`, and from 127.0.0.1 with the bridge's address as source. From a container to its own or its
+//! neighbour's published port (hairpin): steps 2 to 4, then `postrouting` gives the bridge's address, or the answer would go past the host.
+//! Between two containers of a segment a packet crosses the bridge only, and meets none of this unless `bridge-nf-call-iptables` is on;
+//! then `inner` accepts it.
 
 mod attribute;
 mod batch;
+mod conntrack;
 mod docker;
 mod element;
 mod expression;
 pub mod fake;
+mod legacy;
 pub mod nftables;
 mod socket;
 mod table;

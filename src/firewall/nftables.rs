@@ -8,18 +8,21 @@ use async_trait::async_trait;
 use netlink_sys::TokioSocket;
 use tokio::sync::{Mutex, mpsc};
 
-use crate::model::Entry;
+use crate::model::{Entry, Family, IfName};
 
 use super::attribute::{Attribute, covers, find_string, string};
 use super::batch::{INET, Operation, change, message, rebuild, remove_table};
+use super::conntrack::Flows;
+use super::docker::Links;
 use super::element::{Element, Set, elements, parse_list};
 use super::socket::{Message, NFTABLES, Refused, Reply, Socket};
 use super::table::{TABLE, chains, set_attributes};
-use super::{Firewall, FirewallError, docker, watch};
+use super::{Firewall, FirewallError, docker, legacy, watch};
 
 /// The firewall of the network namespace in which it was opened.
 pub struct Nftables {
     socket: Arc<Mutex<Socket>>,
+    flows: Arc<Flows>,
     /// The port of `socket`, by which our own changes are known.
     port: u32,
     /// Hears of changes since the opening.
@@ -31,8 +34,9 @@ impl Nftables {
     pub fn open() -> Result<Self, FirewallError> {
         let failed = |cause| FirewallError { operation: "open", object: "a netlink socket to netfilter".into(), cause };
         let socket = Socket::open().map_err(failed)?;
+        let flows = Arc::new(Flows::open().map_err(failed)?);
         let events = watch::subscribe().map_err(failed)?;
-        Ok(Nftables { port: socket.port(), socket: Arc::new(Mutex::new(socket)), events: Some(events).into() })
+        Ok(Nftables { port: socket.port(), socket: Arc::new(Mutex::new(socket)), flows, events: Some(events).into() })
     }
 }
 
@@ -41,16 +45,26 @@ impl Firewall for Nftables {
     async fn apply(&self, remove: &[Entry], add: &[Entry]) -> Result<(), FirewallError> {
         let (old, new) = (encoded(remove)?, encoded(add)?);
         let socket = self.socket.lock().await;
+        self.flows.settled(&new).await;
         commit(&socket, &change(old.difference(&new), new.difference(&old)))?;
-        let chains = docker::change(&socket, &docker::named_by_users(remove), &docker::named_by_users(add));
-        pass_docker(&socket, chains).map(drop)
+        self.flows.forget(old.difference(&new), new.difference(&old));
+        if !docker::named_by_users(docker::segments(remove.iter().chain(add))).is_empty() {
+            let links = docker::named_by_users(present_segments(&socket)?);
+            pass_docker(&socket, &Links::Ours(links))?;
+        }
+        Ok(())
     }
 
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError> {
-        let (wanted, links) = (encoded(all)?, docker::named_by_users(all));
+        let (mut wanted, links) = (encoded(all)?, Links::Ours(docker::named_by_users(docker::segments(all))));
         let socket = self.socket.clone().lock_owned().await;
+        self.flows.settled(&wanted).await;
+        let flows = self.flows.clone();
         // Thousands of elements take milliseconds.
-        let work = move || Ok(mend(&socket, &wanted)? + pass_docker(&socket, docker::converge(&socket, &links))?);
+        let work = move || {
+            wanted.extend(dockers(&socket)?.iter().map(Element::foreign));
+            Ok(mend(&socket, &flows, &wanted)? + pass_docker(&socket, &links)?)
+        };
         let failed = |cause| FirewallError { operation: "converge", object: "table inet rsnet".into(), cause };
         tokio::task::spawn_blocking(work).await.map_err(|error| failed(io::Error::other(error)))?
     }
@@ -58,7 +72,7 @@ impl Firewall for Nftables {
     async fn clear(&self) -> Result<(), FirewallError> {
         let socket = self.socket.lock().await;
         commit(&socket, &remove_table())?;
-        pass_docker(&socket, docker::clear(&socket)).map(drop)
+        pass_docker(&socket, &Links::None).map(drop)
     }
 
     fn changes(&self) -> mpsc::Receiver<()> {
@@ -92,29 +106,49 @@ fn commit(socket: &Socket, operations: &[Operation]) -> Result<(), FirewallError
     })
 }
 
-/// Sends what Docker's chains need, each family by itself: they come and go with Docker, and must not hold up our own table.
-fn pass_docker(socket: &Socket, chains: io::Result<Vec<Vec<Operation>>>) -> Result<usize, FirewallError> {
-    let failed = |cause| FirewallError { operation: "read", object: "chain DOCKER-USER".into(), cause };
+/// Makes Docker's chains let `links` past, each family by itself: they come and go with Docker, and must not hold up our own table.
+fn pass_docker(socket: &Socket, links: &Links) -> Result<usize, FirewallError> {
     let mut mended = 0;
-    for operations in chains.map_err(failed)? {
+    for family in [Family::V4, Family::V6] {
+        let failed = |cause| FirewallError { operation: "read", object: format!("Docker's chains of {family}"), cause };
+        let operations = docker::differences(socket, family, links).map_err(failed)?;
         commit(socket, &operations)?;
-        mended += operations.len();
+        let failed = |cause| FirewallError { operation: "change", object: format!("the legacy iptables table filter of {family}"), cause };
+        mended += operations.len() + legacy::converge(family, links).map_err(failed)?;
     }
     Ok(mended)
 }
 
+/// Docker's bridges, as its chains name them.
+fn dockers(socket: &Socket) -> Result<BTreeSet<IfName>, FirewallError> {
+    let mut found = BTreeSet::new();
+    for family in [Family::V4, Family::V6] {
+        let failed = |cause| FirewallError { operation: "read", object: format!("Docker's chains of {family}"), cause };
+        found.extend(docker::dockers(socket, family).map_err(failed)?);
+        found.extend(legacy::dockers(family).map_err(failed)?);
+    }
+    Ok(found)
+}
+
+fn present_segments(socket: &Socket) -> Result<Vec<IfName>, FirewallError> {
+    let failed = |cause| FirewallError { operation: "read", object: "set inet rsnet segments".into(), cause };
+    let (present, _) = elements_of(socket, Set::Segments).map_err(failed)?;
+    Ok(present.iter().filter_map(Element::segment).collect())
+}
+
 /// Makes the table right in one batch: the elements that differ, or all of it where a constant part does.
-fn mend(socket: &Socket, wanted: &BTreeSet<Element>) -> Result<usize, FirewallError> {
+fn mend(socket: &Socket, flows: &Flows, wanted: &BTreeSet<Element>) -> Result<usize, FirewallError> {
     let failed = |cause| FirewallError { operation: "read", object: "table inet rsnet".into(), cause };
     let wrong = wrong_constants(socket).map_err(failed)?;
     let (present, strange) = observed(socket).map_err(failed)?;
     let (gone, new): (Vec<_>, Vec<_>) = (present.difference(wanted).collect(), wanted.difference(&present).collect());
     let differences = wrong + strange + gone.len() + new.len();
     let operations = match wrong + strange {
-        0 => change(gone, new),
+        0 => change(gone.iter().copied(), new.iter().copied()),
         _ => rebuild().into_iter().chain(change([], wanted)).collect(),
     };
     commit(socket, &operations)?;
+    flows.forget(gone, new);
     Ok(differences)
 }
 
@@ -156,18 +190,21 @@ fn wrong_rules(chain: &str, wanted: &[Attribute], present: &[Reply]) -> usize {
 fn observed(socket: &Socket) -> io::Result<(BTreeSet<Element>, usize)> {
     let (mut present, mut strange) = (BTreeSet::new(), 0);
     for set in Set::all() {
-        let request = get(message::GETSETELEM, vec![string(1, TABLE), string(2, set.name())]);
-        match socket.dump(&request) {
-            Ok(replies) => {
-                for (some, others) in replies.iter().map(|reply| parse_list(set, &reply.attributes)) {
-                    present.extend(some);
-                    strange += others;
-                }
-            }
-            // No such set: its absence was counted among the constants.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
+        let (some, others) = elements_of(socket, set)?;
+        present.extend(some);
+        strange += others;
     }
     Ok((present, strange))
+}
+
+/// Those of one set; none where there is no such set, whose absence is counted among the constants.
+fn elements_of(socket: &Socket, set: Set) -> io::Result<(Vec<Element>, usize)> {
+    let request = get(message::GETSETELEM, vec![string(1, TABLE), string(2, set.name())]);
+    let replies = match socket.dump(&request) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        replies => replies?,
+    };
+    let parsed: Vec<_> = replies.iter().map(|reply| parse_list(set, &reply.attributes)).collect();
+    let strange = parsed.iter().map(|(_, strange)| strange).sum();
+    Ok((parsed.into_iter().flat_map(|(elements, _)| elements).collect(), strange))
 }

@@ -184,10 +184,10 @@ fn anything() -> Vec<Rule> {
         .collect()
 }
 
-/// Docker's own bridges: `docker0`, `docker_gwbridge`, and `br-` with twelve digits of an id. The length tells the last from the bridges
-/// that people and other software call `br-lan` or `br-ex`, which may be the way to the world.
+/// Docker's own bridges: `docker0`, `docker_gwbridge`, and `br-` with twelve digits of an id; those with names of a user's choice are in a
+/// set. The length tells `br-` from the bridges that people and other software call `br-lan` or `br-ex`, which may be the way to the world.
 fn docker_links(field: Field) -> impl Iterator<Item = Vec<Expression>> {
-    [begins(field, b"docker"), named_at_least(field, "br-", 15)].into_iter()
+    [begins(field, b"docker"), named_at_least(field, "br-", 15), within(&[field], "foreign")].into_iter()
 }
 
 fn postrouting() -> Vec<Rule> {

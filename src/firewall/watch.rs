@@ -7,9 +7,12 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use nix::libc::ENOBUFS;
 use tokio::sync::mpsc;
 
+use crate::model::Family;
+
 use super::attribute::find_string;
 use super::batch::{INET, message};
 use super::docker;
+use super::expression::nfproto;
 use super::socket::{NFTABLES, READ, Reply, messages, prepare, reply};
 use super::table::TABLE;
 
@@ -51,7 +54,7 @@ fn concerns(event: &Reply, own: u32) -> bool {
     // The table's name is attribute 1 of every object.
     match find_string(&event.attributes, 1) {
         Some(TABLE) => event.family == INET,
-        Some(docker::TABLE) => docker::FAMILIES.contains(&event.family) && chain(event).is_none_or(docker::depends_on),
+        Some(docker::TABLE) => [Family::V4, Family::V6].map(nfproto).contains(&event.family) && chain(event).is_none_or(docker::depends_on),
         _ => false,
     }
 }

@@ -38,6 +38,13 @@ pub trait Kernel: Send + Sync {
     async fn observe(&self, wanted: &[Key]) -> Result<Vec<Object>, KernelError>;
     /// Makes the kernel have exactly this object: creates it, or alters the one of the same key.
     async fn put(&self, object: &Object) -> Result<(), KernelError>;
+    /// One after the other, up to the first that fails.
+    async fn put_all(&self, objects: &[Object]) -> Result<(), KernelError> {
+        for object in objects {
+            self.put(object).await?;
+        }
+        Ok(())
+    }
     async fn delete(&self, key: &Key) -> Result<(), KernelError>;
     /// What happens to objects under our marks, whoever did it, since this value was made. To be called once; later receivers are empty.
     /// Of sysctls those named to `observe` or put are told, within half a second.

@@ -76,8 +76,8 @@ impl Reconciler {
         let _shared = self.whole.read().await;
         let difference = self.lock().replace(owner, plan)?;
         self.disposal.finished(difference.put.iter().map(Object::key)).await;
-        for object in &difference.put {
-            self.kernel.put(object).await?;
+        if !difference.put.is_empty() {
+            self.kernel.put_all(&difference.put).await?;
         }
         if !(difference.remove.is_empty() && difference.add.is_empty()) {
             self.firewall.apply(&difference.remove, &difference.add).await?;

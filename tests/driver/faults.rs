@@ -1,7 +1,10 @@
 //! Every kernel and every firewall call of a network's whole life fails once, with its effect and without. The call that met the fault is
 //! refused, or takes away all the same; after one converge the host is as if the refused calls had never been; a second one changes nothing.
 
-use rsnet::kernel::fake::Effect;
+use std::time::Duration;
+
+use rsnet::kernel::fake::{Call, Effect};
+use rsnet::model::Key;
 use serde_json::{Value, json};
 
 use crate::world::*;
@@ -141,4 +144,28 @@ async fn after_a_reboot_networks_stand_again_and_dead_endpoints_are_forgotten() 
     let world = world.restart().await;
     world.converge().await;
     assert_eq!(world.host().await, expected[1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_of_damage_is_acted_upon_and_news_of_our_own_work_is_not() {
+    let world = World::new().await;
+    let reconciler = world.reconciler.clone();
+    tokio::spawn(async move { reconciler.watch().await });
+    for (call, body) in &life()[..4] {
+        world.ok(call, body.clone()).await;
+    }
+    let whole = world.host().await;
+    let looks = || world.kernel.take_calls().into_iter().filter(|call| *call == Call::Observe).count();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    looks();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(looks(), 0, "nothing happened, and the host was looked at");
+    for key in world.kernel.objects().keys().filter(|key| !matches!(key, Key::HostSysctl(_))) {
+        world.kernel.vanish(key);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(world.host().await, whole, "half a second after {key:?} vanished");
+    }
+    world.kernel.lose_events();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(looks() > 0, "events were lost, and nobody looked");
 }

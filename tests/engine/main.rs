@@ -5,13 +5,22 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod compose;
 mod crash;
+mod docs;
 mod drift;
 mod flow;
 mod hostile;
+mod matrix;
+mod options;
+mod packaging;
+mod plugin;
+mod publish;
 mod restart;
+mod run;
 mod smoke;
 mod standing;
+mod traffic;
 
 /// Makes of each `module::function(Engine)` one test per engine.
 macro_rules! on_every_engine {
@@ -23,12 +32,45 @@ macro_rules! on_every_engine {
 }
 
 on_every_engine! {
+    compose::the_bridge_example_does_what_dockers_bridge_does,
+    compose::the_none_example_runs_where_nothing_is_reached,
+    packaging::two_capabilities_are_enough,
+    plugin::a_plugin_from_a_registry_carries_a_network,
+    plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
+    plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
+    plugin::a_plugin_with_a_wrong_setting_says_which,
     smoke::a_host_runs_a_container_on_dockers_own_bridge,
     smoke::a_station_reaches_a_port_published_by_docker,
     smoke::a_rebooted_host_has_its_disk_and_nothing_else,
     smoke::a_paused_host_answers_again_when_resumed,
     smoke::a_cut_host_is_reached_again_when_mended,
     smoke::two_segments_are_joined_by_a_router,
+    matrix::the_default_network,
+    matrix::an_internal_network,
+    matrix::a_network_without_icc,
+    publish::a_published_port_is_reached_from_everywhere_and_the_segments_address_is_kept,
+    publish::ranges_and_ports_left_to_rsnet_are_found_by_rsnet_ports,
+    publish::a_binding_to_loopback_is_reached_from_the_host_and_from_nowhere_else,
+    publish::a_binding_to_one_address_of_the_host_is_reached_by_that_one_only,
+    publish::a_port_that_is_taken_is_refused_with_who_has_it,
+    publish::a_port_is_free_after_disconnect_and_removal_and_kept_over_a_restart,
+    publish::publish_engine_shows_ports_in_docker_ps_and_they_answer,
+    publish::published_ports_move_with_the_containers_gateway,
+    publish::a_container_on_rsnet_and_dockers_bridge_publishes_by_its_gateway,
+    options::a_container_has_the_mtu_and_the_interface_names_asked_for,
+    options::the_segment_sees_the_source_that_the_options_say,
+    options::a_gateway_mode_opens_what_it_says_per_family,
+    options::an_isolated_network_has_no_address_of_the_host,
+    options::the_bridge_is_named_as_asked_and_has_no_ipv4_if_inhibited,
+    options::a_trusted_interface_enters_and_host_binding_binds,
+    options::bad_options_are_refused_by_name_with_the_nearest_valid_one,
+    options::overlaps_and_foreign_bridges_are_refused_and_not_touched,
+    options::links_moved_by_the_engine_pass_the_core_tests,
+    options::links_made_directly_pass_the_core_tests,
+    options::links_made_directly_by_default_pass_the_core_tests,
+    options::addresses_come_from_dockers_ipam_as_for_its_own_bridge,
+    options::addresses_come_from_rsnets_ipam_and_are_reused_last,
+    options::without_ipam_containers_have_a_link_and_no_address,
     crash::fifty_kills_cost_running_containers_no_packet,
     crash::kills_amid_calls_leave_nothing_behind,
     crash::kills_amid_calls_leave_nothing_behind_in_sandboxes,

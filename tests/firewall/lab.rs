@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rsnet::firewall::nftables::Nftables;
@@ -22,6 +22,18 @@ pub fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Tries for five seconds until there is a result.
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match attempt() {
+            Some(result) => return result,
+            None => assert!(Instant::now() < deadline, "{what}: not in five seconds"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 pub fn name(text: &str) -> IfName {

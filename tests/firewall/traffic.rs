@@ -223,9 +223,12 @@ async fn the_world_sees_the_address_that_masquerade_or_source_nat_gives() {
 const DOCKER: &str = "
     for iptables in iptables-nft ip6tables-nft; do
         $iptables -P FORWARD DROP
-        $iptables -N DOCKER-USER
+        for chain in DOCKER-USER DOCKER-ISOLATION-STAGE-1 DOCKER-ISOLATION-STAGE-2; do $iptables -N $chain; done
         $iptables -A DOCKER-USER -j RETURN
+        $iptables -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+        $iptables -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
         $iptables -A FORWARD -j DOCKER-USER
+        $iptables -A FORWARD -j DOCKER-ISOLATION-STAGE-1
         $iptables -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
         $iptables -A FORWARD -i docker0 -j ACCEPT
     done
@@ -234,8 +237,29 @@ const DOCKER: &str = "
 
 #[tokio::test]
 async fn beside_docker_with_a_dropping_policy_all_works_and_the_walls_stand_both_ways() {
+    beside_docker("nft", "docker0").await;
+}
+
+#[tokio::test]
+async fn so_beside_docker_on_legacy_tables() {
+    beside_docker("legacy", "docker0").await;
+}
+
+#[tokio::test]
+async fn so_where_a_user_chose_the_name_of_dockers_bridge() {
+    beside_docker("nft", "bluebird").await;
+}
+
+#[tokio::test]
+async fn so_with_both() {
+    beside_docker("legacy", "bluebird").await;
+}
+
+async fn beside_docker(tables: &str, bridge: &str) {
     let lab = Lab::new();
-    run(DOCKER);
+    run(&format!("ip link set docker0 down; ip link set docker0 name {bridge}; ip link set {bridge} up"));
+    run(&format!("ip -6 addr replace fd17::1/64 dev {bridge} nodad"));
+    run(&DOCKER.replace("-nft", &format!("-{tables}")).replace("docker0", bridge));
     for space in [&lab.a1, &lab.docker] {
         space.serve(6000);
     }
@@ -253,6 +277,19 @@ async fn beside_docker_with_a_dropping_policy_all_works_and_the_walls_stand_both
         lab.world.assert_no_answer(protocol, at(f, "docker"), 6000);
     }
     lab.a1.ask(Protocol::Tcp, "192.0.2.1", 60);
+}
+
+/// A bridge that Docker does not name is the way to somewhere: to the wire, or to virtual machines.
+#[tokio::test]
+async fn a_bridge_that_is_none_of_dockers_stays_reachable() {
+    let lab = Lab::new();
+    run("ip link set docker0 down; ip link set docker0 name br-lan; ip link set br-lan up");
+    run("ip -6 addr replace fd17::1/64 dev br-lan nodad");
+    lab.docker.serve(6000);
+    install(&lab, closed()).await;
+    for (f, protocol) in ways() {
+        assert_eq!(lab.a1.ask(protocol, at(f, "docker"), 6000), at(f, "a1"));
+    }
 }
 
 #[tokio::test]

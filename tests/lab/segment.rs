@@ -48,6 +48,8 @@ pub(super) struct Nic {
     segment: Arc<Shared>,
     /// The interface in the machine, `eth0` ….
     pub name: String,
+    /// The card's own address: a reboot does not change it, or the neighbours would look for the old one for half a minute.
+    mac: String,
     /// The switch's end of the wire.
     port: String,
     pub addresses: Vec<IpNet>,
@@ -61,9 +63,11 @@ impl Nic {
         let host = segment.machines.fetch_add(1, Ordering::SeqCst) + 1;
         let hosts = if second { vec![host, host + 100] } else { vec![host] };
         let addresses = hosts.iter().flat_map(|n| segment.prefixes.iter().map(|prefix| nth(prefix, *n)));
+        let wire = segment.lab.wires.fetch_add(1, Ordering::SeqCst);
         Nic {
             name: format!("eth{number}"),
-            port: format!("port{}", segment.lab.wires.fetch_add(1, Ordering::SeqCst)),
+            mac: format!("02:72:73:00:{:02x}:{:02x}", wire / 256 % 256, wire % 256),
+            port: format!("port{wire}"),
             addresses: addresses.collect(),
             gateways: segment.gateways.lock().expect("no panic while held").clone(),
             segment: segment.clone(),
@@ -72,8 +76,8 @@ impl Nic {
 
     /// Plugs the card into the machine whose first process is `machine`.
     pub fn plug(&self, machine: i32) {
-        let (switch, port, name) = (self.segment.lab.switch.init, &self.port, &self.name);
-        ip(switch, &format!("link add {port} type veth peer name {name} netns {machine}"));
+        let (switch, port, name, mac) = (self.segment.lab.switch.init, &self.port, &self.name, &self.mac);
+        ip(switch, &format!("link add {port} type veth peer name {name} address {mac} netns {machine}"));
         ip(switch, &format!("link set {port} master {} up", self.segment.bridge));
         for address in &self.addresses {
             let nodad = if address.addr().is_ipv6() { "nodad" } else { "" };

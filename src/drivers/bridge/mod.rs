@@ -44,7 +44,8 @@ impl Bridge {
         Object::Link(Link { name: self.spec.bridge.clone(), alias, kind: LinkKind::Bridge, mac: self.mac(), mtu: self.spec.mtu })
     }
 
-    /// The host forwards as soon as one network has a way out.
+    /// The host forwards as soon as one container has a way out; not earlier, since an engine that finds forwarding on at its start takes
+    /// it for the user's wish and leaves the policy of FORWARD open.
     fn forwarding(&self) -> impl Iterator<Item = Object> {
         let sysctl = |path: &str| Object::HostSysctl { path: path.to_owned(), value: "1".to_owned() };
         let open = move |side: &&Side| !self.spec.internal && side.subnet.is_some();
@@ -219,7 +220,7 @@ impl Side {
 
 impl Mode for Bridge {
     fn network(&self) -> Plan {
-        let objects = self.forwarding().chain([self.link()]).chain(self.sysctls()).chain(self.addresses()).chain(self.loopback_route());
+        let objects = [self.link()].into_iter().chain(self.sysctls()).chain(self.addresses()).chain(self.loopback_route());
         Plan::new(objects, self.entries())
     }
 
@@ -227,7 +228,7 @@ impl Mode for Bridge {
         let Some(attachment) = self.attachment(endpoint) else { return Plan::default() };
         let host_ports = endpoint.bindings.iter().flat_map(|binding| self.host_ports(endpoint, binding)).map(Object::HostPort);
         let entries = endpoint.bindings.iter().flat_map(|binding| self.binding_entries(endpoint, binding));
-        Plan::new([attachment, self.port(endpoint)].into_iter().chain(host_ports), entries)
+        Plan::new([attachment, self.port(endpoint)].into_iter().chain(self.forwarding()).chain(host_ports), entries)
     }
 
     fn join(&self, endpoint: &Endpoint) -> Join {

@@ -1,0 +1,69 @@
+//! packaging/: the systemd units, as far as they can be tried on a machine that systemd does not run.
+
+use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, wait_until};
+use nix::sys::signal::Signal;
+use std::path::Path;
+
+const SOCKET: &str = "/run/docker/plugins/rsnet.sock";
+
+/// A Docker host that shows the project.
+fn host(lab: &Lab, engine: Engine) -> Host {
+    lab.make(&HostSpec::new("h1").engine(engine).showing(Path::new(env!("CARGO_MANIFEST_DIR"))))
+}
+
+fn answers(host: &Host) -> Result<(), String> {
+    let answer = host.plugin("/Plugin.Activate", "").map_err(|e| e.to_string())?;
+    if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+}
+
+/// Two containers on a network of rsnet reach each other, and the host reaches one by its published port.
+#[track_caller]
+fn carries_a_network(host: &Host) {
+    host.docker("network create -d rsnet --ipam-driver rsnet blue").ok();
+    host.docker("run -d --name web --network blue -p 8080:80 box httpd -f -p 80").ok();
+    host.docker("run --rm --network blue box ping -c 3 -W 5 web").ok();
+    let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -T2 - TCP:127.0.0.1:8080,connect-timeout=2";
+    wait_until("an answer from the published port", PATIENCE, || {
+        let seen = host.sh(ask);
+        if seen.stdout.starts_with("HTTP/1.") { Ok(()) } else { Err(seen.to_string()) }
+    });
+    host.docker("rm -f web").ok();
+    host.docker("network rm blue").ok();
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    let lab = Lab::new();
+    let host = lab.boot(&HostSpec::new("h1").engine(Engine::V20_10).showing(Path::new(env!("CARGO_MANIFEST_DIR"))));
+    let units = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging");
+    host.sh(&format!("ln -s /usr/local/sbin/rsnet /usr/bin/rsnet; cp {units}/rsnet.* /etc/systemd/system/")).ok();
+    host.sh("systemd-analyze verify rsnet.socket rsnet.service").ok();
+}
+
+#[test]
+fn a_socket_that_systemd_holds_outlives_rsnet() {
+    let lab = Lab::new();
+    let host = host(&lab, Engine::V20_10);
+    host.sh("mkdir -p /run/docker/plugins").ok();
+    let serve = format!("systemd-socket-activate -l {SOCKET} -E RSNET_DATA_DIR=/var/lib/rsnet -E RSNET_DOCKER=none rsnet serve");
+    let rsnet = host.spawn("rsnet", &serve);
+    wait_until("rsnet to answer", PATIENCE, || answers(&host));
+    carries_a_network(&host);
+    assert!(rsnet.stop(PATIENCE).success());
+    host.sh(&format!("test -S {SOCKET}")).ok();
+}
+
+pub fn two_capabilities_are_enough(engine: Engine) {
+    let lab = Lab::new();
+    let host = host(&lab, engine);
+    let few = "setpriv --no-new-privs --bounding-set=-all,+net_admin,+sys_admin --inh-caps=-all --ambient-caps=-all";
+    let settings = "RSNET_DATA_DIR=/var/lib/rsnet RSNET_DOCKER=none RSNET_ATTACH=direct";
+    let rsnet = host.spawn("rsnet", &format!("env {settings} {few} rsnet serve"));
+    wait_until("rsnet to answer", PATIENCE, || answers(&host));
+    let effective = std::fs::read_to_string(format!("/proc/{}/status", rsnet.pid)).expect("rsnet runs");
+    let two = 1 << 12 | 1 << 21; // CAP_NET_ADMIN, CAP_SYS_ADMIN
+    assert!(effective.contains(&format!("CapEff:\t{two:016x}")), "{effective}");
+    carries_a_network(&host);
+    assert!(rsnet.end_by(Signal::SIGTERM).success());
+    host.sh(&format!("test -e {SOCKET}")).fails();
+}

@@ -1,0 +1,235 @@
+//! rsnet as a managed plugin: from a registry into an engine, used, set, upgraded under load, and there again after a reboot.
+//!
+//! The plugin is the one of `make plugin`: the static release program. It is built here if it is not there or is older than the source.
+
+use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_until};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The plugin's name in the engine. Not `rsnet`: that would hide the driver `rsnet` (see docs/install.md).
+const NAME: &str = "rsnet/driver";
+/// Where the registry's station stores it, after the station's address and port.
+const REPOSITORY: &str = "5000/rsnet/driver";
+
+/// The directory that `make plugin` makes, up to date.
+pub fn dist() -> &'static Path {
+    static DIST: OnceLock<PathBuf> = OnceLock::new();
+    DIST.get_or_init(|| {
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        Output::of("this machine", "scripts/plugin", Command::new(project.join("scripts/plugin"))).ok();
+        project.join("dist/plugin")
+    })
+}
+
+/// A segment with a registry, a Docker host that trusts it, and a station to ask from.
+struct Scene {
+    host: Host,
+    station: Host,
+    registry: Process,
+    _lab: Lab,
+}
+
+impl Scene {
+    fn new(engine: Engine) -> Scene {
+        let lab = Lab::new();
+        let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
+        let station = lab.station("s1", &[&lan]);
+        station.sh(&format!("cat >/tmp/registry.yml <<END\n{REGISTRY}\nEND")).ok();
+        let registry = station.spawn("registry", "docker-registry serve /tmp/registry.yml");
+        station.wait_listening("tcp", 5000);
+        let trust = format!("--insecure-registry {}:5000", station.ipv4());
+        let host = lab.make(&HostSpec::new("h1").engine(engine).on(&[&lan]).dockerd_flags(&trust).showing(dist()));
+        Scene { host, station, registry, _lab: lab }
+    }
+
+    /// The plugin's name in the registry.
+    fn reference(&self, tag: &str) -> String {
+        format!("{}:{REPOSITORY}:{tag}", self.station.ipv4())
+    }
+
+    /// Makes the plugin with this description and pushes it.
+    fn push(&self, tag: &str, description: &str) {
+        let (reference, from) = (self.reference(tag), dist().display());
+        let describe = format!("jq '.description = \"{description}\"' {from}/config.json >/tmp/p/config.json");
+        self.host.sh(&format!("rm -rf /tmp/p; cp -r {from} /tmp/p && {describe}")).ok();
+        self.host.docker(&format!("plugin create {reference} /tmp/p")).ok();
+        self.host.docker(&format!("plugin push {reference}")).ok();
+        self.host.docker(&format!("plugin rm {reference}")).ok();
+    }
+
+    fn install(&self, settings: &str) -> Output {
+        let from = self.reference("1");
+        self.host.docker(&format!("plugin install --grant-all-permissions --alias {NAME} {from} {settings}"))
+    }
+
+    /// What the station gets from a port of the host: the page of `serve`.
+    #[track_caller]
+    fn sees_page(&self, port: u16) {
+        let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -T2 - TCP:{}:{port},connect-timeout=2", self.host.ipv4());
+        wait_until("the station to see the published page", PATIENCE, || {
+            let seen = self.station.sh(&ask);
+            if seen.stdout.ends_with("hello\n") { Ok(()) } else { Err(seen.to_string()) }
+        });
+    }
+
+    /// A container that serves a page on port 80.
+    #[track_caller]
+    fn serve(&self, name: &str, flags: &str) {
+        let server = "sh -c 'echo hello >/tmp/index.html; httpd -f -p 80 -h /tmp'";
+        self.host.docker(&format!("run -d --name {name} {flags} box {server}")).ok();
+    }
+}
+
+const REGISTRY: &str = "version: 0.1\nstorage: {inmemory: {}}\nhttp: {addr: \":5000\"}";
+
+/// From `container`, by name.
+#[track_caller]
+fn reaches(host: &Host, container: &str, other: &str) {
+    host.docker(&format!("exec {container} ping -c 3 -W 5 {other}")).ok();
+}
+
+/// What a `ping -q` says of losses at its end.
+fn lost(printed: &str) -> Option<&str> {
+    let line = printed.lines().find(|line| line.contains("packet loss"))?;
+    line.split(", ").find(|part| part.contains("packet loss"))
+}
+
+pub fn a_plugin_from_a_registry_carries_a_network(engine: Engine) {
+    let scene = Scene::new(engine);
+    scene.push("1", "the first");
+    scene.install("").ok();
+    let host = &scene.host;
+    host.docker(&format!("plugin inspect -f {{{{.Enabled}}}} {NAME}")).says("true");
+    host.docker("network create -d rsnet --ipam-driver rsnet --subnet 10.20.0.0/24 blue").ok();
+    scene.serve("web", "--network blue -p 8080:80");
+    host.docker("run -d --name shell --network blue box sleep 1000").ok();
+    reaches(host, "shell", "web");
+    reaches(host, "web", "shell");
+    scene.sees_page(8080);
+    host.docker("rm -f web shell").ok();
+    host.docker("network rm blue").ok();
+    host.docker(&format!("plugin disable {NAME}")).ok();
+    host.sh("test -S /run/docker/plugins/rsnet.sock").fails();
+    host.docker(&format!("plugin rm {NAME}")).ok();
+}
+
+pub fn an_upgrade_interrupts_nobody_and_forgets_nothing(engine: Engine) {
+    let mut scene = Scene::new(engine);
+    scene.push("1", "the first");
+    scene.push("2", "the second");
+    scene.install("").ok();
+    let host = &scene.host;
+    host.docker("network create -d rsnet --ipam-driver rsnet --subnet 10.20.0.0/24 blue").ok();
+    scene.serve("web", "--network blue --ip 10.20.0.7 -p 8080:80 --restart always");
+    host.docker("run -d --name shell --network blue --restart always box sleep 1000").ok();
+    scene.sees_page(8080);
+
+    let inside = host.spawn_in_container("shell", "ping", "ping -q -i 0.01 10.20.0.7");
+    let outside = listener(&scene);
+    upgrade(&scene);
+    inside.signal(nix::sys::signal::Signal::SIGINT);
+    let printed = wait_until("ping to sum up", PATIENCE, || lost(&inside.printed()).map(str::to_owned).ok_or_else(|| inside.printed()));
+    assert_eq!(printed, "0% packet loss", "{}", inside.printed());
+    outside.keeps_flowing(&scene);
+
+    host.docker("run -d --name late --network blue --restart always box sleep 1000").ok();
+    reaches(host, "late", "web");
+    scene.sees_page(8080);
+
+    scene.host.reboot();
+    scene.host.start_dockerd();
+    let host = &scene.host;
+    let running = || match host.docker("ps -q").ok().lines().count() {
+        3 => Ok(()),
+        n => Err(format!("{n} of 3 containers run")),
+    };
+    wait_until("the containers to come back", PATIENCE, running);
+    let addresses = addresses(host, &["web", "shell", "late"]);
+    assert!(addresses.len() == 3 && addresses.contains("10.20.0.7"), "three addresses, one of them fixed: {addresses:?}");
+    reaches(host, "shell", "web");
+    scene.sees_page(8080);
+    host.docker("rm -f web shell late").ok();
+    host.docker("network rm blue").ok();
+    drop(scene.registry);
+}
+
+/// `docker plugin upgrade` as people type it, with every setting set on the way.
+fn upgrade(scene: &Scene) {
+    let plugin = |arguments: &str| scene.host.docker(&format!("plugin {arguments}"));
+    plugin(&format!("disable -f {NAME}")).ok();
+    let settings =
+        "RSNET_STORE=embedded RSNET_UNDERLAY=eth0 RSNET_DOCKER=none RSNET_METRICS=127.0.0.1:9123 RSNET_LOG=debug RSNET_ATTACH=engine";
+    plugin(&format!("upgrade --grant-all-permissions --skip-remote-check {NAME} {}", scene.reference("2"))).ok();
+    plugin(&format!("set {NAME} {settings}")).ok();
+    plugin(&format!("enable {NAME}")).ok();
+    plugin(&format!("inspect -f {{{{.Config.Description}}}} {NAME}")).says("the second");
+    for setting in settings.split(' ') {
+        plugin(&format!("inspect -f {{{{.Settings.Env}}}} {NAME}")).says(setting);
+    }
+    let ask = "printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' | socat -T2 - TCP:127.0.0.1:9123";
+    scene.host.sh(ask).says("rsnet_");
+}
+
+/// A connection from the station through a published port that stands since before.
+struct Conversation(Process);
+
+fn listener(scene: &Scene) -> Conversation {
+    scene.host.docker("run -d --name echo --network blue -p 7000:7 box nc -ll -p 7 -e cat").ok();
+    scene.host.in_container("echo", "until ss -Hltn sport = :7 | grep -q 7; do sleep 0.05; done").ok();
+    let talk = format!("sh -c 'i=0; while sleep 0.1; do i=$((i+1)); echo $i; done | socat -T5 - TCP:{}:7000'", scene.host.ipv4());
+    let conversation = Conversation(scene.station.spawn("conversation", &talk));
+    conversation.keeps_flowing(scene);
+    conversation
+}
+
+impl Conversation {
+    /// More comes back on the connection than had come until now.
+    #[track_caller]
+    fn keeps_flowing(&self, scene: &Scene) {
+        let before = self.0.printed().lines().count();
+        wait_until(&format!("an echo on the connection to {}", scene.host.name), PATIENCE, || {
+            let now = self.0.printed();
+            if now.lines().count() > before + 3 { Ok(()) } else { Err(now) }
+        });
+    }
+}
+
+fn addresses(host: &Host, containers: &[&str]) -> BTreeSet<String> {
+    let ask = "inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'";
+    containers.iter().map(|container| host.docker(&format!("{ask} {container}")).ok().to_owned()).collect()
+}
+
+pub fn links_made_straight_in_the_sandbox_work_through_the_plugin(engine: Engine) {
+    let scene = Scene::new(engine);
+    scene.push("1", "the first");
+    scene.install("RSNET_ATTACH=direct").ok();
+    let host = &scene.host;
+    host.docker("network create -d rsnet --ipam-driver rsnet --ipv6 --subnet 10.20.0.0/24 --subnet fd20::/64 blue").ok();
+    scene.serve("web", "--network blue -p 8080:80");
+    host.docker("run -d --name shell --network blue box sleep 1000").ok();
+    // engines up to 27 have no sandbox yet when they ask: theirs is the other way
+    let link = if engine == Engine::V28_5 { "net0" } else { "eth0" };
+    host.docker("exec shell ip -o addr").says(link);
+    host.docker("exec shell ip -o route").says(&format!("default via 10.20.0.1 dev {link}"));
+    reaches(host, "shell", "web");
+    scene.sees_page(8080);
+    host.docker("restart -t 0 web").ok();
+    reaches(host, "shell", "web");
+    host.docker("network disconnect blue shell").ok();
+    host.docker("network connect blue shell").ok();
+    reaches(host, "shell", "web");
+    host.docker("rm -f web shell").ok();
+    host.docker("network rm blue").ok();
+}
+
+pub fn a_plugin_with_a_wrong_setting_says_which(engine: Engine) {
+    let scene = Scene::new(engine);
+    scene.push("1", "the first");
+    scene.install("RSNET_ATTACH=sideways RSNET_METRICS=9").fails();
+    let log = std::fs::read_to_string(scene.host.log("dockerd")).expect("the engine has a log");
+    for wrong in ["attach=sideways", "metrics=9"] {
+        assert!(log.contains(wrong), "{wrong} is not in the engine's log:\n{log}");
+    }
+}
