@@ -28,9 +28,10 @@ impl<'l> Village<'l> {
         village
     }
 
-    /// Both containers answer each other's network's host and the segment by their published ports.
+    /// Both containers answer their host, and the segment by their published ports.
     #[track_caller]
     fn works(&self) {
+        self.station.sh("ip neigh flush all").ok(); // a machine that was rebooted here has new cards
         for n in [1, 2] {
             let ports = [(&self.station, format!("{}:808{n}", self.host.ipv4())), (&self.host, format!("172.30.{n}.80:80"))];
             for (from, port) in ports {
