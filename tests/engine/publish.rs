@@ -1,7 +1,7 @@
 //! Published ports: rsnet leads the host's ports to containers itself, without proxies.
 
 use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, wait_until};
-use crate::traffic::{Place, Question, addresses, ask, reaches, reaches_all, reaches_none, run, serve, serve_at, tcp, udp};
+use crate::traffic::{Place, Question, addresses, ask, icmp, reaches, reaches_all, reaches_none, run, serve, serve_at, tcp, udp};
 use std::net::IpAddr;
 
 /// A host with two addresses of each family, and a station beside it.
@@ -49,6 +49,12 @@ impl World {
         [self.host.ipv4(), self.host.ipv6()].into_iter().flat_map(|to| [tcp(to, port), udp(to, port)]).collect()
     }
 
+    /// Whether frames that cross a bridge pass the filter; on in a new machine whose kernel has `br_netfilter`.
+    pub fn bridge_filter(&self, on: bool) {
+        let values = ["iptables", "ip6tables"].map(|of| format!("net.bridge.bridge-nf-call-{of}={}", u8::from(on)));
+        self.host.sh(&format!("[ ! -d /proc/sys/net/bridge ] || sysctl -qw {}", values.join(" "))).ok();
+    }
+
     /// `rsnet ports --json`
     pub fn ports(&self) -> serde_json::Value {
         serde_json::from_str(self.host.sh("rsnet ports --json").ok()).expect("JSON")
@@ -67,10 +73,18 @@ pub fn a_published_port_is_reached_from_everywhere_and_the_segments_address_is_k
         let station = if question.to.is_ipv4() { w.station.ipv4() } else { w.station.ipv6() };
         assert_eq!(reaches(w.outside(), question), station, "the server sees who asks: {question}");
     }
-    for place in [w.here(), w.inside("web"), w.inside("neighbour"), w.inside("stranger")] {
-        reaches_all(place, &w.all(8080));
+    // frames that stay on a bridge take another way through the kernel's filter, if br_netfilter is there and on
+    for filtered in [true, false] {
+        w.bridge_filter(filtered);
+        for place in [w.here(), w.inside("web"), w.inside("neighbour"), w.inside("stranger")] {
+            reaches_all(place, &w.all(8080));
+        }
+        for to in [w.host.ipv4(), w.host.ipv6()] {
+            let bridge: IpAddr = if to.is_ipv4() { [172, 30, 1, 1].into() } else { "fd30:1::1".parse().expect("an address") };
+            assert_eq!(reaches(w.inside("neighbour"), tcp(to, 8080)), bridge, "{to}, filtered: {filtered}");
+        }
+        reaches_all(w.here(), &[tcp(local(), 8080), udp(local(), 8080)]);
     }
-    reaches_all(w.here(), &[tcp(local(), 8080), udp(local(), 8080)]);
     let proxies = w.host.sh("pgrep -c docker-proxy");
     assert_eq!(proxies.stdout.trim(), "0", "no proxy stands between: {proxies}");
 }
@@ -119,7 +133,7 @@ pub fn a_binding_to_loopback_is_reached_from_the_host_and_from_nowhere_else(engi
     let six: IpAddr = std::net::Ipv6Addr::LOCALHOST.into();
     reaches_all(w.here(), &[tcp(local(), 8080), udp(local(), 8080)]);
     // with it on, the kernel translates an answer to ::1 before it looks for such addresses on the wire, and drops it (docs/bridge.md)
-    w.host.sh("sysctl -qw net.bridge.bridge-nf-call-ip6tables=0").ok();
+    w.bridge_filter(false);
     reaches_all(w.here(), &[tcp(six, 8080), udp(six, 8080)]);
     for place in [w.outside(), w.inside("neighbour"), w.inside("docker"), w.inside("web")] {
         reaches_none(place, &w.all(8080));
@@ -204,6 +218,22 @@ fn free(w: &World, port: u16) {
     reaches(w.outside(), tcp(w.host.ipv4(), port));
 }
 
+/// What Docker's `icc=false` makes different from this, the matrix shows: it turns the filter on.
+pub fn without_icc_neighbours_meet_by_published_ports_only(engine: Engine) {
+    let w = World::new(engine);
+    w.bridge_filter(false);
+    w.network("net", 1, "-o icc=false");
+    run(&w.host, "web", "--network net -p 8080:80 -p 8080:80/udp");
+    run(&w.host, "neighbour", "--network net");
+    let _servers = serve(&w.host, "web", &[80]);
+    for place in [w.inside("web"), w.inside("neighbour"), w.outside()] {
+        reaches_all(place, &w.all(8080));
+    }
+    for to in addresses(&w.host, "web", "net") {
+        reaches_none(w.inside("neighbour"), &[tcp(to, 80), udp(to, 80), icmp(to)]);
+    }
+}
+
 /// This machine's kernel may have no SCTP sockets; its packets are translated all the same.
 pub fn an_sctp_packet_is_led_to_the_container_too(engine: Engine) {
     let w = World::new(engine);
@@ -244,7 +274,9 @@ pub fn publish_engine_shows_ports_in_docker_ps_and_they_answer(engine: Engine) {
     run(&w.host, "friend", "--network net");
     let _servers = serve(&w.host, "web", &[80]);
     w.host.docker("ps").says("0.0.0.0:8080->80/tcp");
-    reaches(w.outside(), tcp(w.host.ipv4(), 8080));
+    assert_eq!(reaches(w.outside(), tcp(w.host.ipv4(), 8080)), w.station.ipv4());
+    let gateway = w.host.docker("network inspect -f '{{(index .IPAM.Config 0).Gateway}}' docker_gwbridge");
+    assert_eq!(reaches(w.outside(), tcp(w.host.ipv6(), 8080)).to_string(), gateway.ok(), "IPv6 comes by the engine's proxy");
     reaches(w.inside("friend"), tcp(addresses(&w.host, "web", "net")[0], 80));
     assert_eq!(w.ports(), serde_json::json!([]));
 }
