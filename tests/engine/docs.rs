@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The pages that have commands.
-const PAGES: [&str; 3] = ["README.md", "docs/install.md", "docs/options.md"];
+const PAGES: [&str; 3] = ["README.md", "docs/install.md", "docs/bridge.md"];
 
 /// The commands of a page, joined.
 fn commands(page: &Path) -> String {
@@ -58,6 +58,6 @@ fn the_page_on_installing_runs() {
 }
 
 #[test]
-fn the_page_on_options_runs() {
+fn the_page_on_bridge_networks_runs() {
     runs(PAGES[2], Host::start_rsnet);
 }
