@@ -208,8 +208,4 @@ impl Kernel for Netlink {
     fn is_sandbox(&self, path: &Path) -> bool {
         crew::is_sandbox(path)
     }
-
-    fn is_gone(&self, path: &Path) -> bool {
-        crew::is_gone(path)
-    }
 }

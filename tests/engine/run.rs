@@ -74,7 +74,7 @@ fn make_run_puts_a_new_build_under_running_containers() {
     host.docker("run --rm --network demo rsnet-demo ping -c 3 rsnet-web").ok();
 }
 
-/// As on a machine that systemd does not run: the engine's mounts do not come through to the plugin.
+/// As on a machine that systemd does not run.
 #[test]
 fn make_run_lasts_where_mounts_are_private() {
     let lab = Lab::new();
