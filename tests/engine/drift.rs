@@ -42,11 +42,19 @@ fn comes_back(host: &Host, before: &str, look: fn(&Host) -> String, damage: &str
 }
 
 pub fn what_is_deleted_or_altered_by_hand_is_back_within_a_second(engine: Engine) {
+    damage(engine, "RSNET_ATTACH=engine");
+}
+
+pub fn what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links(engine: Engine) {
+    damage(engine, "RSNET_ATTACH=direct");
+}
+
+fn damage(engine: Engine, settings: &str) {
     let lab = Lab::new();
     let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
     let host = lab.host("h1", engine, &[&lan]);
     let station = lab.station("s1", &[&lan]);
-    host.start_rsnet();
+    host.start_rsnet_with(settings);
     two_containers(&host);
     host.sh("iptables -S FORWARD").says("-P FORWARD DROP");
     let (before, inside_before) = (standing(&host), inside(&host, "server"));
