@@ -34,6 +34,7 @@ fmt:
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	if command -v cargo-deny >/dev/null; then cargo deny check; fi
 
 deps:
 	scripts/deps

@@ -3,7 +3,7 @@
 //! A table is one block of entries which is read, rebuilt with our rules and replaced as a whole, as the `iptables-legacy` binary does it:
 //! `include/uapi/linux/netfilter_ipv4/ip_tables.h`, `netfilter_ipv6/ip6_tables.h`, `netfilter/x_tables.h`. All that is not ours stays as it
 //! is, its counters too. Only tables that `/proc/net/ip_tables_names` names are asked for: asking for another would create it. The kernel
-//! reports no changes of these tables: they are looked at whenever everything is.
+//! reports no changes of these tables: their sizes are looked at every second ([`sizes`]), all of them whenever everything is.
 //!
 //! The options reach netfilter through any socket of the family; an unconnected UDP socket needs no right of its own.
 
@@ -115,6 +115,11 @@ pub fn converge(family: Family, links: &Links) -> io::Result<usize> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "it was changed during each of three attempts"))
 }
 
+/// How many entries the table of each family has, and how large it is; nothing where it is not.
+pub fn sizes() -> [Option<[u8; 8]>; 2] {
+    [Family::V4, Family::V6].map(|family| Filter::open(family).ok()??.info().ok()?.last_chunk().copied())
+}
+
 /// Links that Docker's chains of this family name as its own.
 pub fn dockers(family: Family) -> io::Result<BTreeSet<IfName>> {
     match Filter::open(family)? {
@@ -211,10 +216,15 @@ impl Filter {
         Ok(Some(Filter { layout, socket }))
     }
 
-    fn read(&self) -> io::Result<Table> {
+    fn info(&self) -> io::Result<[u8; INFO]> {
         let mut info = [0; INFO];
         info[..TABLE.len()].copy_from_slice(TABLE.as_bytes());
         self.get(GET_INFO, &mut info)?;
+        Ok(info)
+    }
+
+    fn read(&self) -> io::Result<Table> {
+        let info = self.info()?;
         let size = word(&info, INFO - 4)?;
         let mut block = vec![0; HEAD + size as usize];
         block[..TABLE.len()].copy_from_slice(TABLE.as_bytes());

@@ -1,11 +1,13 @@
-//! What others do to our table and to Docker's chains (`NFNLGRP_NFTABLES`).
+//! What others do to our table and to Docker's chains (`NFNLGRP_NFTABLES`), and to those of the old iptables, of which no event tells.
 
 use std::io;
+use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket};
 use nix::libc::ENOBUFS;
 use tokio::sync::mpsc;
+use tokio::time::interval;
 
 use crate::model::Family;
 
@@ -13,10 +15,13 @@ use super::attribute::find_string;
 use super::batch::{INET, message};
 use super::docker;
 use super::expression::nfproto;
+use super::legacy;
 use super::socket::{NFTABLES, READ, Reply, messages, prepare, reply};
 use super::table::TABLE;
 
 const NFNLGRP_NFTABLES: u32 = 7;
+/// How often the sizes of the old tables are looked at: two small files and, where there are such tables, two calls.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// A socket that hears of every change from now on, in the network namespace of the calling thread.
 pub fn subscribe() -> io::Result<TokioSocket> {
@@ -28,11 +33,20 @@ pub fn subscribe() -> io::Result<TokioSocket> {
 
 /// Wakes the receiver until it is dropped. `own` is the port of the socket whose changes are ours.
 pub async fn watch(socket: TokioSocket, own: u32, wake: mpsc::Sender<()>) -> io::Result<()> {
+    let mut sizes = legacy::sizes();
+    let mut glance = interval(GLANCE);
     loop {
         let mut datagram = Vec::with_capacity(READ);
         let received = tokio::select! {
             received = socket.recv(&mut datagram) => received,
             () = wake.closed() => return Ok(()),
+            _ = glance.tick() => {
+                let before = std::mem::replace(&mut sizes, legacy::sizes());
+                if before != sizes {
+                    let _ = wake.try_send(());
+                }
+                continue;
+            }
         };
         let concerned = match received {
             Ok(_) => messages(&datagram).filter_map(|m| reply(&m)).any(|event| concerns(&event, own)),

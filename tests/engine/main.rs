@@ -5,6 +5,7 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod beside;
 mod compose;
 mod crash;
 mod docs;
@@ -39,6 +40,8 @@ on_every_engine! {
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
     plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
     plugin::a_plugin_with_a_wrong_setting_says_which,
+    beside::all_stands_beside_docker_where_bridges_are_filtered,
+    beside::all_stands_beside_docker_on_legacy_iptables,
     smoke::a_host_runs_a_container_on_dockers_own_bridge,
     smoke::a_station_reaches_a_port_published_by_docker,
     smoke::a_rebooted_host_has_its_disk_and_nothing_else,
@@ -54,6 +57,8 @@ on_every_engine! {
     publish::a_binding_to_one_address_of_the_host_is_reached_by_that_one_only,
     publish::a_port_that_is_taken_is_refused_with_who_has_it,
     publish::a_port_is_free_after_disconnect_and_removal_and_kept_over_a_restart,
+    publish::without_icc_neighbours_meet_by_published_ports_only,
+    publish::an_sctp_packet_is_led_to_the_container_too,
     publish::publish_engine_shows_ports_in_docker_ps_and_they_answer,
     publish::published_ports_move_with_the_containers_gateway,
     publish::a_container_on_rsnet_and_dockers_bridge_publishes_by_its_gateway,

@@ -306,8 +306,9 @@ pub fn addresses_come_from_rsnets_ipam_and_are_reused_last(engine: Engine) {
     assert_ne!(address("next"), freed, "a freed address is reused last");
     // without a subnet, rsnet chooses one; another time another
     for name in ["some", "more"] {
-        w.host.docker(&format!("network create -d rsnet --ipam-driver rsnet {name}")).ok();
+        w.host.docker(&format!("network create -d rsnet --ipam-driver rsnet --ipv6 {name}")).ok();
         run(&w.host, name, &format!("--network {name}"));
+        assert_eq!(addresses(&w.host, name, name).len(), 2, "one of each family");
     }
     let subnets = ["some", "more"].map(|name| w.host.docker(&format!("network inspect -f '{{{{(index .IPAM.Config 0).Subnet}}}}' {name}")));
     assert_ne!(subnets[0].ok(), subnets[1].ok());

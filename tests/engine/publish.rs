@@ -1,7 +1,7 @@
 //! Published ports: rsnet leads the host's ports to containers itself, without proxies.
 
 use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, wait_until};
-use crate::traffic::{Place, Question, addresses, ask, reaches, reaches_all, reaches_none, run, serve, serve_at, tcp, udp};
+use crate::traffic::{Place, Question, addresses, ask, icmp, reaches, reaches_all, reaches_none, run, serve, serve_at, tcp, udp};
 use std::net::IpAddr;
 
 /// A host with two addresses of each family, and a station beside it.
@@ -49,6 +49,12 @@ impl World {
         [self.host.ipv4(), self.host.ipv6()].into_iter().flat_map(|to| [tcp(to, port), udp(to, port)]).collect()
     }
 
+    /// Whether frames that cross a bridge pass the filter; on in a new machine whose kernel has `br_netfilter`.
+    pub fn bridge_filter(&self, on: bool) {
+        let values = ["iptables", "ip6tables"].map(|of| format!("net.bridge.bridge-nf-call-{of}={}", u8::from(on)));
+        self.host.sh(&format!("[ ! -d /proc/sys/net/bridge ] || sysctl -qw {}", values.join(" "))).ok();
+    }
+
     /// `rsnet ports --json`
     pub fn ports(&self) -> serde_json::Value {
         serde_json::from_str(self.host.sh("rsnet ports --json").ok()).expect("JSON")
@@ -67,10 +73,18 @@ pub fn a_published_port_is_reached_from_everywhere_and_the_segments_address_is_k
         let station = if question.to.is_ipv4() { w.station.ipv4() } else { w.station.ipv6() };
         assert_eq!(reaches(w.outside(), question), station, "the server sees who asks: {question}");
     }
-    for place in [w.here(), w.inside("web"), w.inside("neighbour"), w.inside("stranger")] {
-        reaches_all(place, &w.all(8080));
+    // frames that stay on a bridge take another way through the kernel's filter, if br_netfilter is there and on
+    for filtered in [true, false] {
+        w.bridge_filter(filtered);
+        for place in [w.here(), w.inside("web"), w.inside("neighbour"), w.inside("stranger")] {
+            reaches_all(place, &w.all(8080));
+        }
+        for to in [w.host.ipv4(), w.host.ipv6()] {
+            let bridge: IpAddr = if to.is_ipv4() { [172, 30, 1, 1].into() } else { "fd30:1::1".parse().expect("an address") };
+            assert_eq!(reaches(w.inside("neighbour"), tcp(to, 8080)), bridge, "{to}, filtered: {filtered}");
+        }
+        reaches_all(w.here(), &[tcp(local(), 8080), udp(local(), 8080)]);
     }
-    reaches_all(w.here(), &[tcp(local(), 8080), udp(local(), 8080)]);
     let proxies = w.host.sh("pgrep -c docker-proxy");
     assert_eq!(proxies.stdout.trim(), "0", "no proxy stands between: {proxies}");
 }
@@ -119,21 +133,17 @@ pub fn a_binding_to_loopback_is_reached_from_the_host_and_from_nowhere_else(engi
     let six: IpAddr = std::net::Ipv6Addr::LOCALHOST.into();
     reaches_all(w.here(), &[tcp(local(), 8080), udp(local(), 8080)]);
     // with it on, the kernel translates an answer to ::1 before it looks for such addresses on the wire, and drops it (docs/bridge.md)
-    w.host.sh("sysctl -qw net.bridge.bridge-nf-call-ip6tables=0").ok();
+    w.bridge_filter(false);
     reaches_all(w.here(), &[tcp(six, 8080), udp(six, 8080)]);
     for place in [w.outside(), w.inside("neighbour"), w.inside("docker"), w.inside("web")] {
         reaches_none(place, &w.all(8080));
     }
-    // a neighbour on the wire, and one in the network, who send to 127.0.0.1 by the host
-    let lead = |via: IpAddr, link: &str| {
-        format!(
-            "sysctl -qw net.ipv4.conf.all.route_localnet=1; ip route add 127.9.9.9 via {via} dev {link}; ip rule add to 127.9.9.9 lookup main pref 0"
-        )
-    };
-    w.outside().sh(&lead(w.host.ipv4(), "eth0")).ok();
-    w.inside("neighbour").sh(&lead([172, 30, 1, 1].into(), "eth0")).ok();
-    for place in [w.outside(), w.inside("neighbour")] {
-        reaches_none(place, &[tcp([127, 9, 9, 9].into(), 8080)]);
+    // those who may send to 127.0.0.1 over the wire: a machine on the segment, and a container
+    for (place, gateway) in [(w.outside(), w.host.ipv4()), (w.inside("neighbour"), [172, 30, 1, 1].into())] {
+        let wire = "ip route del local 127.0.0.1 dev lo table local; ip route del local 127.0.0.0/8 dev lo table local";
+        place.sh(&format!("sysctl -qw net.ipv4.conf.all.route_localnet=1; {wire}; ip route add 127.0.0.1 via {gateway} dev eth0")).ok();
+        place.sh("ip route get 127.0.0.1").says(&format!("via {gateway}"));
+        reaches_none(place, &[tcp(local(), 8080), udp(local(), 8080)]);
     }
 }
 
@@ -156,7 +166,8 @@ pub fn a_port_that_is_taken_is_refused_with_who_has_it(engine: Engine) {
     w.network("net", 1, "");
     run(&w.host, "first", "--network net -p 8080:80");
     run(&w.host, "docker", "-p 8082:80");
-    let _process = serve_at(w.here(), &[8081]);
+    let _squatter = w.host.spawn("squatter", "socat TCP6-LISTEN:8081,ipv6only=0,fork PIPE");
+    w.host.wait_listening("tcp", 8081);
     let refused = |flags: &str, reasons: &[&str]| {
         let seen = w.host.docker(&format!("run -d --name loser --network net {flags} box sleep 1000"));
         for reason in reasons {
@@ -167,9 +178,8 @@ pub fn a_port_that_is_taken_is_refused_with_who_has_it(engine: Engine) {
     let first = w.host.docker("inspect -f '{{.NetworkSettings.Networks.net.EndpointID}}' first");
     refused("-p 8080:80", &["8080", "published already", &first.ok()[..10]]);
     refused("-p 127.0.0.1:8080:80", &["published already"]);
-    refused("-p 8081:80", &["8081", "in use"]);
-    refused("-p 8081:80/udp", &["8081", "in use"]);
-    refused("-p 8082:80", &["8082", "in use"]);
+    refused("-p 8081:80", &["port 8081/tcp", "in use by socat (pid"]);
+    refused("-p 8082:80", &["port 8082/tcp", "in use by docker"]);
     // nothing is left of those who lost: the next one gets what they had besides
     run(&w.host, "winner", "--network net -p 8080:80/udp -p 8083:80");
     let _servers = serve(&w.host, "winner", &[80]);
@@ -208,6 +218,55 @@ fn free(w: &World, port: u16) {
     reaches(w.outside(), tcp(w.host.ipv4(), port));
 }
 
+/// What Docker's `icc=false` makes different from this, the matrix shows: it turns the filter on.
+pub fn without_icc_neighbours_meet_by_published_ports_only(engine: Engine) {
+    let w = World::new(engine);
+    w.bridge_filter(false);
+    w.network("net", 1, "-o icc=false");
+    run(&w.host, "web", "--network net -p 8080:80 -p 8080:80/udp");
+    run(&w.host, "neighbour", "--network net");
+    let _servers = serve(&w.host, "web", &[80]);
+    for place in [w.inside("web"), w.inside("neighbour"), w.outside()] {
+        reaches_all(place, &w.all(8080));
+    }
+    for to in addresses(&w.host, "web", "net") {
+        reaches_none(w.inside("neighbour"), &[tcp(to, 80), udp(to, 80), icmp(to)]);
+    }
+}
+
+/// This machine's kernel may have no SCTP sockets; its packets are translated all the same.
+pub fn an_sctp_packet_is_led_to_the_container_too(engine: Engine) {
+    let w = World::new(engine);
+    w.network("net", 1, "");
+    run(&w.host, "web", "--network net -p 9000:9001/sctp");
+    assert_eq!(w.ports()[0]["protocol"], "sctp", "{}", w.ports());
+    let mut seen = w.host.spawn_in_container("web", "tcpdump", "tcpdump -c1 -lni eth0 sctp");
+    let packet: String = sctp_init(9000).iter().map(|byte| format!("\\{byte:03o}")).collect();
+    let send = format!("printf '{packet}' | socat -u - IP4-SENDTO:{}:132", w.host.ipv4());
+    wait_until("the packet to arrive", PATIENCE / 4, || {
+        w.station.sh(&send).ok();
+        seen.ended().ok_or_else(|| seen.printed())
+    });
+    let (from, to) = (w.station.ipv4(), addresses(&w.host, "web", "net")[0]);
+    assert!(seen.printed().contains(&format!("IP {from}.9 > {to}.9001: sctp")), "{}", seen.printed());
+}
+
+/// A packet that asks for an association (RFC 9260, 3.3.2), from port 9.
+fn sctp_init(port: u16) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    let header = [0, 9, high, low, 0, 0, 0, 0, 0, 0, 0, 0];
+    let init = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
+    let mut packet = [&header[..], &init].concat();
+    let checksum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&checksum);
+    packet
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
+}
+
 pub fn publish_engine_shows_ports_in_docker_ps_and_they_answer(engine: Engine) {
     let w = World::new(engine);
     w.host.docker("network create -d rsnet -o publish=engine net").ok();
@@ -215,7 +274,9 @@ pub fn publish_engine_shows_ports_in_docker_ps_and_they_answer(engine: Engine) {
     run(&w.host, "friend", "--network net");
     let _servers = serve(&w.host, "web", &[80]);
     w.host.docker("ps").says("0.0.0.0:8080->80/tcp");
-    reaches(w.outside(), tcp(w.host.ipv4(), 8080));
+    assert_eq!(reaches(w.outside(), tcp(w.host.ipv4(), 8080)), w.station.ipv4());
+    let gateway = w.host.docker("network inspect -f '{{(index .IPAM.Config 0).Gateway}}' docker_gwbridge");
+    assert_eq!(reaches(w.outside(), tcp(w.host.ipv6(), 8080)).to_string(), gateway.ok(), "IPv6 comes by the engine's proxy");
     reaches(w.inside("friend"), tcp(addresses(&w.host, "web", "net")[0], 80));
     assert_eq!(w.ports(), serde_json::json!([]));
 }

@@ -24,13 +24,13 @@ pub fn run(command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Tries for five seconds until there is a result.
+/// Tries for twenty seconds until there is a result.
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match attempt() {
             Some(result) => return result,
-            None => assert!(Instant::now() < deadline, "{what}: not in five seconds"),
+            None => assert!(Instant::now() < deadline, "{what}: not in twenty seconds"),
         }
         thread::sleep(Duration::from_millis(5));
     }

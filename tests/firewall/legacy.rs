@@ -1,6 +1,7 @@
 //! Docker's chains in the tables of `iptables-legacy`, whose own binary is the second opinion.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rsnet::firewall::Firewall;
 use rsnet::model::Entry;
@@ -131,4 +132,18 @@ async fn in_forward(kind: &str) {
     firewall.converge(&one_of_each()).await.unwrap();
     firewall.clear().await.unwrap();
     assert!(!rules().concat().contains("rsb-"));
+}
+
+#[tokio::test]
+async fn a_legacy_chain_that_somebody_flushes_wakes_within_a_second_or_two() {
+    let firewall = fresh();
+    let mut changes = firewall.changes();
+    tokio::task::yield_now().await;
+    for change in
+        ["iptables-legacy -N DOCKER-USER", "iptables-legacy -A DOCKER-USER -j RETURN", "iptables-legacy -F", "ip6tables-legacy -N MINE"]
+    {
+        run(change);
+        tokio::time::timeout(Duration::from_secs(3), changes.recv()).await.expect(change).expect("the firewall lives");
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(2500), changes.recv()).await.is_err(), "nothing changed");
 }

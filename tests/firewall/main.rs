@@ -144,13 +144,15 @@ async fn what_others_change_wakes_and_what_we_change_does_not() {
     let firewall = fresh();
     let mut changes = firewall.changes();
     firewall.converge(&one_of_each()).await.unwrap();
-    run("nft add table inet other; nft add table ip filter; nft add chain ip filter INPUT");
+    run("nft add table inet other; nft add table ip filter; nft add chain ip filter DOCKER; nft add rule ip filter DOCKER counter");
     assert!(tokio::time::timeout(Duration::from_millis(200), changes.recv()).await.is_err(), "none of this concerns us");
     for theirs in [
         "nft flush ruleset",
         "nft add table ip filter; nft add chain ip filter DOCKER-USER",
         "nft add rule ip filter DOCKER-USER counter return",
         "nft flush chain ip filter DOCKER-USER",
+        "nft add chain ip filter FORWARD",
+        "nft add chain ip filter DOCKER-BRIDGE",
     ] {
         run(theirs);
         tokio::time::timeout(Duration::from_secs(2), changes.recv()).await.expect(theirs).expect(theirs);

@@ -56,7 +56,7 @@ pub enum GatewayMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Publisher {
     Rsnet,
-    /// The engine, by `docker_gwbridge`: shown in `docker ps`, IPv4 only, the client's address lost.
+    /// The engine, by `docker_gwbridge`: shown in `docker ps`; IPv6 comes by its proxy, and the client's address is lost.
     Engine,
 }
 
