@@ -123,7 +123,7 @@ impl Agent {
 
     pub(super) fn has_vanished(&self, endpoint: &Endpoint) -> bool {
         match &endpoint.attached {
-            Attached::Joined(sandbox) => !self.is_sandbox(&sandbox.path),
+            Attached::Joined(sandbox) => self.kernel.is_gone(&sandbox.path),
             Attached::No | Attached::Joining(_) => true,
         }
     }

@@ -72,6 +72,20 @@ pub(super) fn is_sandbox(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC)
 }
 
+/// Whether the namespace at `path` is no more. Where the engine's mounts do not come through (a managed plugin on a host whose `/run` is
+/// private, as without systemd), the file to mount it on is all there is to see: the engine removes that too, within a minute.
+pub(super) fn is_gone(path: &Path) -> bool {
+    let mounts = || std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    !is_sandbox(path) && (!path.exists() || come_through(&mounts(), path))
+}
+
+/// Whether mounts made by others below `path` come through to this mount namespace, by its `mountinfo` (proc(5)).
+fn come_through(mountinfo: &str, path: &Path) -> bool {
+    let rows = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>()).filter(|row| row.len() > 6 && path.starts_with(row[4]));
+    let innermost = rows.max_by_key(|row| row[4].len());
+    innermost.is_none_or(|row| row[6..].iter().take_while(|field| **field != "-").any(|field| field.contains(':')))
+}
+
 /// Opens the namespace at `path`: `NotFound` if there is nothing, `InvalidInput` if it is something else.
 pub(super) fn open_namespace(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -94,4 +108,19 @@ pub(super) fn within<T: Send>(namespace: &File, job: impl FnOnce() -> io::Result
         let thread = thread::Builder::new().name("rsnet-sandbox".into()).spawn_scoped(scope, entered)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("a defect in rsnet: the job in the namespace panicked, see the log")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_come_through_to_shared_mounts_and_slaves_only() {
+        let mounts = "1 0 0:1 / / rw shared:1 - overlay overlay rw\n\
+                      2 1 0:2 / /var/run/docker rw,nosuid master:7 - tmpfs tmpfs rw\n\
+                      3 1 0:2 / /private rw - tmpfs tmpfs rw\n";
+        assert!(come_through(mounts, Path::new("/run/docker/netns/x")));
+        assert!(come_through(mounts, Path::new("/var/run/docker/netns/x")));
+        assert!(!come_through(mounts, Path::new("/private/netns/x")));
+    }
 }

@@ -55,6 +55,10 @@ pub trait Kernel: Send + Sync {
     async fn is_free(&self, protocol: Protocol, host: std::net::IpAddr, ports: PortRange) -> bool;
     /// Whether this path, as the engine names it, is a container's network namespace now: engines before 28.0 name some that are none yet.
     fn is_sandbox(&self, path: &Path) -> bool;
+    /// Whether the container's network namespace at this path is no more, as far as this process can see.
+    fn is_gone(&self, path: &Path) -> bool {
+        !self.is_sandbox(path)
+    }
 }
 
 /// News of one object, or of an unknown number of them.

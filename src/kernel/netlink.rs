@@ -208,4 +208,8 @@ impl Kernel for Netlink {
     fn is_sandbox(&self, path: &Path) -> bool {
         crew::is_sandbox(path)
     }
+
+    fn is_gone(&self, path: &Path) -> bool {
+        crew::is_gone(path)
+    }
 }

@@ -91,7 +91,7 @@ fn reaches(host: &Host, container: &str, other: &str) {
 }
 
 /// What a `ping -q` says of losses at its end.
-fn lost(printed: &str) -> Option<&str> {
+pub fn lost(printed: &str) -> Option<&str> {
     let line = printed.lines().find(|line| line.contains("packet loss"))?;
     line.split(", ").find(|part| part.contains("packet loss"))
 }

@@ -1,7 +1,7 @@
 //! `make run`, on a machine where no engine runs yet and there is no systemd. What it builds was built before.
 
 use crate::lab::{Engine, Host, HostSpec, Lab};
-use crate::plugin::dist;
+use crate::plugin::{dist, lost};
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,4 +72,18 @@ fn make_run_puts_a_new_build_under_running_containers() {
     host.docker("plugin inspect -f '{{.Settings.Env}}' rsnet/driver").says("RSNET_LOG=debug");
     assert_eq!(containers(&host), before, "the containers ran on");
     host.docker("run --rm --network demo rsnet-demo ping -c 3 rsnet-web").ok();
+}
+
+/// As on a machine that systemd does not run: the engine's mounts do not come through to the plugin.
+#[test]
+fn make_run_lasts_where_mounts_are_private() {
+    let lab = Lab::new();
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let host = lab.boot(&HostSpec::new("h1").engine(Engine::V20_10).showing(project));
+    host.sh("mount --make-rprivate /").ok();
+    run(&host, &dist().display().to_string());
+    // rsnet looks every 10 s for containers that are gone, and gives a new one a minute to come
+    let ping = host.docker("exec rsnet-shell ping -q -w 80 rsnet-web");
+    assert_eq!(lost(ping.ok()), Some("0% packet loss"), "{ping}");
+    assert_eq!(host.docker("run --rm --network demo rsnet-demo ping -c 3 rsnet-web").code, 0);
 }
