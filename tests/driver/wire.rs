@@ -301,3 +301,23 @@ async fn pools_are_chosen_apart_until_there_are_none() {
     let v6 = world.ok("IpamDriver.RequestPool", json!({ "AddressSpace": "rsnet-local", "Pool": "", "V6": true })).await;
     assert!(v6["Pool"].as_str().unwrap().starts_with("fd"), "{v6}");
 }
+
+#[tokio::test]
+async fn an_address_keeps_its_mac_until_somebody_else_has_that() {
+    let world = World::new().await;
+    world.ok("NetworkDriver.CreateNetwork", create_network()).await;
+    let create = |id: &str, mac: &str| {
+        let mut body = create_endpoint();
+        (body["EndpointID"], body["Interface"]["MacAddress"]) = (json!(id), json!(mac));
+        body
+    };
+    let delete = |id: &str| json!({ "NetworkID": NETWORK, "EndpointID": id });
+    let mac = world.ok("NetworkDriver.CreateEndpoint", create("a", "")).await["Interface"]["MacAddress"].clone();
+    world.ok("NetworkDriver.DeleteEndpoint", delete("a")).await;
+    assert_eq!(world.ok("NetworkDriver.CreateEndpoint", create("b", "")).await["Interface"]["MacAddress"], mac);
+    world.ok("NetworkDriver.DeleteEndpoint", delete("b")).await;
+    let mut elsewhere = create("c", mac.as_str().unwrap());
+    (elsewhere["Interface"]["Address"], elsewhere["Interface"]["AddressIPv6"]) = (json!("172.18.0.9/16"), json!(""));
+    world.ok("NetworkDriver.CreateEndpoint", elsewhere).await;
+    assert_ne!(world.ok("NetworkDriver.CreateEndpoint", create("d", "")).await["Interface"]["MacAddress"], mac);
+}
