@@ -244,6 +244,7 @@ async fn an_existing_bridge_of_another_is_refused_and_untouched() {
     let refusal = world.refused("NetworkDriver.CreateNetwork", create_network_with(json!({ "bridge_name": "br-lan" }))).await;
     assert!(refusal.contains("br-lan exists"), "{refusal}");
     assert_eq!(world.host().await, before);
+    assert_eq!(world.firewall.log(), [], "what was never added was taken out");
 }
 
 #[tokio::test]
