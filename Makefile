@@ -25,7 +25,7 @@ test:
 plugin:
 	scripts/plugin
 
-bench: deps engines plugin
+bench: deps engines
 	scripts/bench
 
 fmt:

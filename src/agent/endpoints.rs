@@ -40,7 +40,7 @@ impl Agent {
         let _network = self.locks.hold(new.network.as_str()).await;
         let _held = self.locks.hold(new.id.as_str()).await;
         let NewEndpoint { id, network, addresses, mac, interface_name, sysctls } = new;
-        let mac = mac.unwrap_or_else(|| Mac::local(rand::random()));
+        let mac = mac.or_else(|| self.last_mac(&network, &addresses)).unwrap_or_else(|| Mac::local(rand::random()));
         let endpoint = Endpoint { id, network, addresses, mac, interface_name, sysctls, attached: Attached::No, bindings: Vec::new() };
         self.declare(endpoint, Presence::awaited()).await?;
         Ok(mac)
@@ -113,8 +113,17 @@ impl Agent {
         let mut state = self.state();
         let live = state.networks.get_mut(&endpoint.network).ok_or_else(|| Error::UnknownNetwork(endpoint.network.clone()))?;
         live.origin.unheard = false;
+        live.macs.extend(endpoint.addresses.iter().map(|address| (address.addr(), endpoint.mac)));
         live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
         Ok(())
+    }
+
+    /// The MAC that one of the addresses had before, unless a container has it now.
+    fn last_mac(&self, network: &NetworkId, addresses: &[IpNet]) -> Option<Mac> {
+        let state = self.state();
+        let live = state.networks.get(network)?;
+        let mac = addresses.iter().find_map(|address| live.macs.get(&address.addr()))?;
+        live.endpoints.values().all(|known| known.endpoint.mac != *mac).then_some(*mac)
     }
 
     pub(super) fn known(&self, network: &NetworkId, id: &EndpointId) -> Result<Known, Error> {

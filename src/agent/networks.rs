@@ -42,7 +42,7 @@ impl Agent {
         self.check_claims(&mode.claims(), &surroundings)?;
         self.settle(declare_network(&network.id, None), declare_network(&network.id, Some((&network, &*mode)))).await?;
         info!(network = %network.id, mode = drivers::kind_name(&network.options), "network created");
-        self.state().networks.insert(network.id.clone(), Live { network, mode, endpoints: BTreeMap::new(), origin: Origin::new(false) });
+        self.state().networks.insert(network.id.clone(), Live::new(network, mode, Origin::new(false)));
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //! A call that was under way when the process died is not repeated either: the engine takes it for failed and, of a `DeleteNetwork`, for
 //! done. Such networks are known by the engine's list, or by another one in their place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ async fn read(store: &dyn Store, links: &BTreeSet<IfName>) -> Result<State, Erro
     for network in records::<Network>(list(store, "network").await?) {
         match drivers::open(&network) {
             Ok(mode) => {
-                let live = Live { network, mode: mode.into(), endpoints: BTreeMap::new(), origin: Origin::new(true) };
+                let live = Live::new(network, mode.into(), Origin::new(true));
                 state.networks.insert(live.network.id.clone(), live);
             }
             Err(error) => warn!(network = %network.id, %error, "options of an earlier version cannot be read; the network is left out"),
@@ -132,6 +132,7 @@ async fn read(store: &dyn Store, links: &BTreeSet<IfName>) -> Result<State, Erro
     }
     for endpoint in records::<Endpoint>(list(store, "endpoint").await?) {
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
+            live.macs.extend(endpoint.addresses.iter().map(|address| (address.addr(), endpoint.mac)));
             let presence = Presence::of_stored(&endpoint, links.contains(&endpoint.host_link()));
             live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
         }

@@ -1,12 +1,13 @@
 //! What is declared, in memory: a copy of the store's records with each network's options parsed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Declaration, record};
 use crate::drivers::Mode;
-use crate::model::{Attached, Endpoint, EndpointId, Network, NetworkId, Plan};
+use crate::model::{Attached, Endpoint, EndpointId, Mac, Network, NetworkId, Plan};
 use crate::reconcile::Owner;
 
 #[derive(Default)]
@@ -19,6 +20,9 @@ pub struct Live {
     pub mode: Arc<dyn Mode>,
     pub endpoints: BTreeMap<EndpointId, Known>,
     pub origin: Origin,
+    /// The MAC that an address had last. It is given again with the address: engines before 28.0 announce no IPv6 address, and neighbours
+    /// would go on sending to the old one. Random all the same, and another on every host.
+    pub macs: BTreeMap<IpAddr, Mac>,
 }
 
 /// Since when this process has known a network, and from where.
@@ -61,6 +65,12 @@ impl Presence {
             Attached::Joined(_) if !link_stands => Presence::Seen,
             _ => Presence::awaited(),
         }
+    }
+}
+
+impl Live {
+    pub fn new(network: Network, mode: Arc<dyn Mode>, origin: Origin) -> Self {
+        Live { network, mode, endpoints: BTreeMap::new(), origin, macs: BTreeMap::new() }
     }
 }
 

@@ -56,6 +56,13 @@ impl Desired {
         Ok(difference)
     }
 
+    /// Takes back the entries of a difference that was not applied so far: they are no part of what the next one starts from.
+    pub fn keep_entries(&mut self, owner: &Owner, difference: Difference) {
+        let plan = self.plans.entry(owner.clone()).or_default();
+        plan.entries.retain(|entry| !difference.add.contains(entry));
+        plan.entries.extend(difference.remove);
+    }
+
     fn check(&self, owner: &Owner, plan: &Plan) -> Result<(), Conflict> {
         let other = |key: &&Key| self.objects.get(key).filter(|(other, _)| other != owner).map(|(other, _)| other.clone());
         let taken = plan.objects.keys().filter(|key| !shared(key)).find_map(|key| Some((key, other(&key)?)));

@@ -76,8 +76,11 @@ impl Reconciler {
         let _shared = self.whole.read().await;
         let difference = self.lock().replace(owner, plan)?;
         self.disposal.finished(difference.put.iter().map(Object::key)).await;
-        if !difference.put.is_empty() {
-            self.kernel.put_all(&difference.put).await?;
+        if !difference.put.is_empty()
+            && let Err(error) = self.kernel.put_all(&difference.put).await
+        {
+            self.lock().keep_entries(owner, difference);
+            return Err(error.into());
         }
         if !(difference.remove.is_empty() && difference.add.is_empty()) {
             self.firewall.apply(&difference.remove, &difference.add).await?;

@@ -169,3 +169,27 @@ async fn news_of_damage_is_acted_upon_and_news_of_our_own_work_is_not() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(looks() > 0, "events were lost, and nobody looked");
 }
+
+/// The engine takes a `DeleteNetwork` that was under way when rsnet died for done, and gives its subnet away.
+#[tokio::test]
+async fn a_network_that_the_engine_has_forgotten_makes_way_for_the_next_one_on_its_subnet() {
+    let expected = undisturbed().await;
+    let world = World::new().await;
+    world.ok("NetworkDriver.CreateNetwork", create_network()).await;
+    let mut next = create_network();
+    next["NetworkID"] = json!("89abcdef0123456789abcdef0123456789abcdef0123456789abcdef01234567");
+    let refusal = world.refused("NetworkDriver.CreateNetwork", next.clone()).await;
+    assert!(refusal.contains("overlaps"), "what this process has made stays: {refusal}");
+    let world = world.restart().await;
+    world.converge().await;
+    assert_eq!(world.host().await, expected[1]);
+    world.ok("NetworkDriver.CreateNetwork", next.clone()).await;
+    let host = world.host().await;
+    assert!(host.contains("rsb-89abcdef01") && !host.contains("rsb-0123456789"), "{host}");
+    // nobody has spoken of the new one since the start, but its own subnet is from elsewhere
+    let world = world.restart().await;
+    let mut elsewhere = create_network();
+    elsewhere["IPv4Data"][0]["AddressSpace"] = json!("rsnet-local");
+    elsewhere["IPv6Data"][0]["AddressSpace"] = json!("rsnet-local");
+    world.refused("NetworkDriver.CreateNetwork", elsewhere).await;
+}

@@ -244,6 +244,7 @@ async fn an_existing_bridge_of_another_is_refused_and_untouched() {
     let refusal = world.refused("NetworkDriver.CreateNetwork", create_network_with(json!({ "bridge_name": "br-lan" }))).await;
     assert!(refusal.contains("br-lan exists"), "{refusal}");
     assert_eq!(world.host().await, before);
+    assert_eq!(world.firewall.log(), [], "what was never added was taken out");
 }
 
 #[tokio::test]
@@ -300,4 +301,24 @@ async fn pools_are_chosen_apart_until_there_are_none() {
     assert!(refusal.contains("--subnet"), "{refusal}");
     let v6 = world.ok("IpamDriver.RequestPool", json!({ "AddressSpace": "rsnet-local", "Pool": "", "V6": true })).await;
     assert!(v6["Pool"].as_str().unwrap().starts_with("fd"), "{v6}");
+}
+
+#[tokio::test]
+async fn an_address_keeps_its_mac_until_somebody_else_has_that() {
+    let world = World::new().await;
+    world.ok("NetworkDriver.CreateNetwork", create_network()).await;
+    let create = |id: &str, mac: &str| {
+        let mut body = create_endpoint();
+        (body["EndpointID"], body["Interface"]["MacAddress"]) = (json!(id), json!(mac));
+        body
+    };
+    let delete = |id: &str| json!({ "NetworkID": NETWORK, "EndpointID": id });
+    let mac = world.ok("NetworkDriver.CreateEndpoint", create("a", "")).await["Interface"]["MacAddress"].clone();
+    world.ok("NetworkDriver.DeleteEndpoint", delete("a")).await;
+    assert_eq!(world.ok("NetworkDriver.CreateEndpoint", create("b", "")).await["Interface"]["MacAddress"], mac);
+    world.ok("NetworkDriver.DeleteEndpoint", delete("b")).await;
+    let mut elsewhere = create("c", mac.as_str().unwrap());
+    (elsewhere["Interface"]["Address"], elsewhere["Interface"]["AddressIPv6"]) = (json!("172.18.0.9/16"), json!(""));
+    world.ok("NetworkDriver.CreateEndpoint", elsewhere).await;
+    assert_ne!(world.ok("NetworkDriver.CreateEndpoint", create("d", "")).await["Interface"]["MacAddress"], mac);
 }

@@ -88,4 +88,5 @@ on_every_engine! {
     restart::containers_come_back_after_a_reboot_with_the_plugin_first,
     restart::containers_come_back_after_a_reboot_with_the_engine_first,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
+    drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,
 }

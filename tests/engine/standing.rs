@@ -77,7 +77,7 @@ pub fn veth(host: &Host, container: &str) -> String {
 /// A container's links, addresses and routes, without indices.
 #[track_caller]
 pub fn inside(host: &Host, container: &str) -> String {
-    let show = "ip -o addr show scope global | cut -d' ' -f2- ; ip -o link show eth0 | grep -o 'link/ether [^ ]*'; ip route; ip -6 route | grep -v fe80";
+    let show = "ip -o addr show scope global | cut -d' ' -f2- ; ip -o link show type veth | grep -o 'link/ether [^ ]*'; ip route; ip -6 route | grep -v fe80";
     host.in_container(container, show).ok().to_string()
 }
 

@@ -29,12 +29,12 @@ fn caller(space: &Space, family: Family, port: u16) -> UdpSocket {
     space.within(|| {
         let socket = UdpSocket::bind((at(family, "world"), 0)).unwrap();
         socket.connect(host).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         socket
     })
 }
 
-/// Who answers; nobody in a short time, or a refusal: an empty name.
+/// Who answers; nobody in time, or a refusal: an empty name.
 fn who(socket: &UdpSocket) -> String {
     let mut answer = [0; 64];
     let asked = socket.send(b"?").and_then(|_| socket.recv(&mut answer));
@@ -50,26 +50,25 @@ fn both(protocol: Protocol, host: &str, ports: (u16, u16), to: &str, to_port: u1
 }
 
 #[tokio::test]
-async fn a_udp_flow_follows_its_port_from_the_host_to_one_container_and_to_the_next() {
+async fn a_udp_flow_that_nobody_answered_follows_its_port_to_one_container_and_to_the_next() {
     let lab = Lab::new();
-    answer_as(&lab.host, 53, "host");
     answer_as(&lab.a1, 53, "a1");
     answer_as(&lab.a2, 53, "a2");
     lab.firewall.converge(&segment(A, Inbound::Closed).into_iter().collect()).await.unwrap();
     let callers = FAMILIES.map(|family| caller(&lab.world, family, 53));
     let expect = |name: &str| callers.iter().for_each(|caller| eventually(name, || (who(caller) == name).then_some(())));
-    expect("host");
+    expect("");
     let (first, second) = (both(Protocol::Udp, "any", (53, 53), "a1", 53), both(Protocol::Udp, "host", (53, 53), "a2", 53));
     lab.firewall.apply(&[], &first).await.unwrap();
     expect("a1");
     lab.firewall.apply(&first, &[]).await.unwrap();
-    expect("host");
+    expect("");
     lab.firewall.apply(&[], &second).await.unwrap();
     expect("a2");
     lab.firewall.apply(&second, &first).await.unwrap();
     expect("a1");
     lab.firewall.converge(&segment(A, Inbound::Closed).into_iter().collect()).await.unwrap();
-    expect("host");
+    expect("");
 }
 
 #[tokio::test]

@@ -175,6 +175,8 @@ pub fn at(family: Family, who: &str) -> &'static str {
         (Family::V6, "a2") => "fd01::3",
         (Family::V4, "b1") => "10.2.0.2",
         (Family::V6, "b1") => "fd02::2",
+        (Family::V4, "docker gateway") => "172.17.0.1",
+        (Family::V6, "docker gateway") => "fd17::1",
         (Family::V4, "docker") => "172.17.0.2",
         (Family::V6, "docker") => "fd17::2",
         _ => panic!("{who}"),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rsnet::firewall::Firewall;
 use rsnet::model::{Entry, Family, Inbound, Protocol};
 
-use crate::lab::{A, B, FAMILIES, Lab, Space, at, name, open, publish, run, segment};
+use crate::lab::{A, B, FAMILIES, Lab, Space, at, eventually, name, open, publish, run, segment};
 
 const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
@@ -259,6 +259,7 @@ async fn beside_docker(tables: &str, bridge: &str) {
     let lab = Lab::new();
     run(&format!("ip link set docker0 down; ip link set docker0 name {bridge}; ip link set {bridge} up"));
     run(&format!("ip -6 addr replace fd17::1/64 dev {bridge} nodad"));
+    eventually("the bridge is up", || ping(&lab.docker, at(Family::V6, "docker gateway")).then_some(()));
     run(&DOCKER.replace("-nft", &format!("-{tables}")).replace("docker0", bridge));
     for space in [&lab.a1, &lab.docker] {
         space.serve(6000);
@@ -285,6 +286,7 @@ async fn a_bridge_that_is_none_of_dockers_stays_reachable() {
     let lab = Lab::new();
     run("ip link set docker0 down; ip link set docker0 name br-lan; ip link set br-lan up");
     run("ip -6 addr replace fd17::1/64 dev br-lan nodad");
+    eventually("the bridge is up", || ping(&lab.docker, at(Family::V6, "docker gateway")).then_some(()));
     lab.docker.serve(6000);
     install(&lab, closed()).await;
     for (f, protocol) in ways() {

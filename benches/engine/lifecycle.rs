@@ -1,0 +1,98 @@
+//! Networks and containers that come and go, by the engine's API; rounds of all ways in turn, so that a slow moment meets all.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::lab::Host;
+use crate::report::Report;
+use crate::{ALL, REAL, Way};
+
+/// Lets what is done behind an answer be done, so that no figure carries the last one's.
+const REST: Duration = Duration::from_millis(80);
+
+pub fn measure(host: &Host, report: &mut Report, rounds: usize) {
+    let standing = container(host, &json!({ "Image": "box", "Cmd": ["sleep", "9999"] }));
+    ALL.iter().for_each(|way| drop(create(host, &format!("standing-{}", way.driver_and_way()), *way)));
+    for _ in 0..rounds {
+        for way in ALL {
+            round(host, report, way, &standing);
+        }
+    }
+    remove(host, &standing);
+    for way in REAL {
+        many_ports(host, report, way);
+    }
+    ALL.iter().for_each(|way| drop(call(host, "DELETE", &format!("/networks/standing-{}", way.driver_and_way()), "")));
+}
+
+impl Way {
+    /// A word for names.
+    pub fn driver_and_way(&self) -> String {
+        self.name.replace([' ', ':'], "-")
+    }
+}
+
+fn round(host: &Host, report: &mut Report, way: Way, standing: &str) {
+    let (network, own) = (format!("standing-{}", way.driver_and_way()), format!("passing-{}", way.driver_and_way()));
+    let (connect, disconnect) = (format!("/networks/{network}/connect"), format!("/networks/{network}/disconnect"));
+    let body = json!({ "Container": standing }).to_string();
+    report.add("network create, ms", way, timed(|| drop(create(host, &own, way))));
+    report.add("network delete, ms", way, timed(|| drop(call(host, "DELETE", &format!("/networks/{own}"), ""))));
+    report.add("connect, ms", way, timed(|| drop(call(host, "POST", &connect, &body))));
+    report.add("disconnect, ms", way, timed(|| drop(call(host, "POST", &disconnect, &body))));
+    let id = container(host, &json!({ "Image": "box", "Cmd": ["sleep", "9999"], "HostConfig": { "NetworkMode": network } }));
+    report.add("container start, ms", way, timed(|| start(host, &id)));
+    report.add("container remove, ms", way, timed(|| remove(host, &id)));
+}
+
+/// A thousand ports as one range for the engine, which sends them one by one.
+fn many_ports(host: &Host, report: &mut Report, way: Way) {
+    let bindings: serde_json::Map<String, Value> =
+        (20000..21000).map(|port| (format!("{port}/tcp"), json!([{ "HostPort": port.to_string() }]))).collect();
+    let exposed: serde_json::Map<String, Value> = bindings.keys().map(|port| (port.clone(), json!({}))).collect();
+    let network = format!("standing-{}", way.driver_and_way());
+    let config = json!({
+        "Image": "box", "Cmd": ["sleep", "9999"], "ExposedPorts": exposed,
+        "HostConfig": { "NetworkMode": network, "PortBindings": bindings },
+    });
+    let id = container(host, &config);
+    report.add("1,000 ports: container start, ms", way, timed(|| start(host, &id)));
+    let proxies = host.sh("pgrep -c docker-proxy || true").ok().trim().parse().unwrap_or_default();
+    report.add("1,000 ports: processes", way, proxies);
+    report.add("1,000 ports: container remove, ms", way, timed(|| remove(host, &id)));
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    let took = start.elapsed().as_secs_f64() * 1e3;
+    std::thread::sleep(REST);
+    took
+}
+
+pub fn create(host: &Host, name: &str, way: Way) -> String {
+    let options: Value = serde_json::from_str(way.options).expect("JSON");
+    let body = json!({ "Name": name, "Driver": way.driver, "Options": options });
+    call(host, "POST", "/networks/create", &body.to_string())
+}
+
+pub fn container(host: &Host, config: &Value) -> String {
+    let answer = call(host, "POST", "/containers/create", &config.to_string());
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    answer["Id"].as_str().expect("an id").to_owned()
+}
+
+pub fn start(host: &Host, id: &str) {
+    call(host, "POST", &format!("/containers/{id}/start"), "");
+}
+
+pub fn remove(host: &Host, id: &str) {
+    call(host, "DELETE", &format!("/containers/{id}?force=1"), "");
+}
+
+fn call(host: &Host, method: &str, path: &str, body: &str) -> String {
+    let answer = host.api(method, path, body).expect("an answer of the engine");
+    assert!(answer.status < 300, "{method} {path}: {} {}", answer.status, answer.body);
+    answer.body
+}

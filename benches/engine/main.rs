@@ -1,0 +1,77 @@
+//! `make bench`: rsnet beside Docker's own bridge and the least remote drivers, on one engine, in one run, in turn. Prints medians, and the
+//! ratio to Docker's bridge. `BENCH=quick` makes fewer rounds.
+//!
+//! Asked to by its first argument, the program is one of its own helpers: a floor driver, or an end of a conversation.
+
+#[path = "../../tests/lab/mod.rs"]
+mod lab;
+
+mod floor;
+mod lifecycle;
+mod load;
+mod probe;
+mod report;
+mod traffic;
+
+use std::time::Duration;
+
+use lab::{Engine, HostSpec, Lab, wait_until};
+use report::Report;
+
+/// One way to have a network.
+#[derive(Clone, Copy)]
+pub struct Way {
+    pub name: &'static str,
+    pub driver: &'static str,
+    /// `-o` options as JSON.
+    pub options: &'static str,
+}
+
+const DOCKER: Way = Way { name: "Docker bridge", driver: "bridge", options: "{}" };
+const ENGINE: Way = Way { name: "rsnet engine", driver: "rsnet", options: r#"{"attach":"engine"}"# };
+const DIRECT: Way = Way { name: "rsnet direct", driver: "rsnet", options: r#"{"attach":"direct"}"# };
+const REAL: [Way; 3] = [DOCKER, ENGINE, DIRECT];
+const ALL: [Way; 6] = [
+    DOCKER,
+    ENGINE,
+    DIRECT,
+    Way { name: "floor: nothing", driver: "floor-nothing", options: "{}" },
+    Way { name: "floor: moved", driver: "floor-moved", options: "{}" },
+    Way { name: "floor: made", driver: "floor-made", options: "{}" },
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "floor", kind] => floor::serve(kind),
+        [_, "answer", port] => probe::answer(port),
+        [_, "ask", address, rounds] => probe::ask(address, rounds),
+        [_, "connect", address, rounds] => probe::connect(address, rounds),
+        _ => measure(),
+    }
+}
+
+fn measure() {
+    let quick = std::env::var("BENCH").is_ok_and(|mode| mode == "quick");
+    let lab = Lab::new();
+    let segment = lab.segment(["10.77.0.0/24"]);
+    let station = lab.make(&HostSpec::new("station").on(&[&segment]).showing(&me()));
+    let host = lab.make(&HostSpec::new("host").engine(Engine::V28_5).on(&[&segment]).showing(&me()));
+    host.start_rsnet_with("RSNET_LOG=info");
+    let _floors = ["nothing", "moved", "made"].map(|kind| host.spawn(kind, &format!("{} floor {kind}", me().display())));
+    for kind in ["nothing", "moved", "made"] {
+        let socket = host.path(&format!("/run/docker/plugins/floor-{kind}.sock"));
+        let listens = || std::os::unix::net::UnixStream::connect(&socket).map_err(|error| error.to_string());
+        wait_until("a floor driver to listen", Duration::from_secs(10), listens);
+    }
+    let mut report = Report::new(Engine::V28_5.version());
+    lifecycle::measure(&host, &mut report, if quick { 5 } else { 25 });
+    traffic::measure(&host, &station, &mut report, if quick { 1 } else { 3 });
+    load::measure(&host, &mut report, quick);
+    report.print();
+}
+
+/// This program's file.
+pub fn me() -> std::path::PathBuf {
+    std::env::current_exe().expect("a running program has a file")
+}
