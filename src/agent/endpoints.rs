@@ -51,7 +51,7 @@ impl Agent {
         let _held = self.locks.hold(id.as_str()).await;
         let mut endpoint = self.known(network, id)?.endpoint;
         let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
-        let there = self.is_sandbox(&sandbox);
+        let there = self.kernel.is_sandbox(&sandbox);
         let way = if there { mode.way() } else { Way::Engine };
         let presence = if there { Presence::Seen } else { Presence::awaited() };
         let sandbox = Sandbox { path: sandbox, way };

@@ -14,7 +14,6 @@ mod publish;
 mod recovery;
 mod state;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -127,10 +126,6 @@ impl Agent {
     /// What the engine knows and does not tell in its calls: for people.
     pub fn names(&self) -> Arc<Names> {
         self.names.clone()
-    }
-
-    fn is_sandbox(&self, path: &Path) -> bool {
-        self.kernel.is_sandbox(path)
     }
 }
 

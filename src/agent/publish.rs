@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::state::Known;
 use super::{Agent, Error};
 use crate::drivers::{Mode, PortRequest};
-use crate::model::{Attached, Binding, Endpoint, EndpointId, NetworkId, PortRange};
+use crate::model::{Binding, Endpoint, EndpointId, NetworkId, PortRange};
 
 /// Where a free port is looked for when the user leaves it to us; what the host itself gives to its connections by default.
 const EPHEMERAL: PortRange = PortRange { first: 32768, last: 60999 };
@@ -99,8 +100,9 @@ impl Agent {
         if mode.host_ports(endpoint, binding).is_empty() {
             return Ok(());
         }
-        while let Some(holder) = self.holder(endpoint, binding) {
-            if !self.has_vanished(&holder) {
+        while let Some(known) = self.holder(endpoint, binding) {
+            let holder = &known.endpoint;
+            if !self.has_vanished(&known) {
                 return Err(Error::Refused(format!(
                     "port {}/{} is published already, by endpoint {} of network {} ({}); choose another or remove that container",
                     binding.host_ports,
@@ -115,17 +117,10 @@ impl Agent {
         Ok(())
     }
 
-    fn holder(&self, endpoint: &Endpoint, binding: &Binding) -> Option<Endpoint> {
+    fn holder(&self, endpoint: &Endpoint, binding: &Binding) -> Option<Known> {
         let state = self.state();
-        let mut others = state.endpoints().map(|known| &known.endpoint).filter(|other| other.id != endpoint.id);
-        others.find(|other| taken(&other.bindings, binding)).cloned()
-    }
-
-    pub(super) fn has_vanished(&self, endpoint: &Endpoint) -> bool {
-        match &endpoint.attached {
-            Attached::Joined(sandbox) => !self.is_sandbox(&sandbox.path),
-            Attached::No | Attached::Joining(_) => true,
-        }
+        let mut others = state.endpoints().filter(|other| other.endpoint.id != endpoint.id);
+        others.find(|other| taken(&other.endpoint.bindings, binding)).cloned()
     }
 }
 

@@ -6,7 +6,6 @@
 //! A call that was under way when the process died is not repeated either: the engine takes it for failed and, of a `DeleteNetwork`, for
 //! done. Such networks are known by the engine's list, or by another one in their place.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::state::{Known, Live, Origin, Presence, State, endpoint_owner, network
 use super::{Agent, Error, Settings};
 use crate::drivers;
 use crate::kernel::Kernel;
-use crate::model::{Endpoint, IfName, Network, Object};
+use crate::model::{Attached, Endpoint, Network};
 use crate::reconcile::Reconciler;
 use crate::store::{Entry, Key, Prefix, Store};
 
@@ -38,7 +37,7 @@ impl Agent {
         reconciler: Arc<Reconciler>,
         settings: Settings,
     ) -> Result<Agent, Error> {
-        let state = Mutex::new(read(&*store, &links(&*kernel).await?).await?);
+        let state = Mutex::new(read(&*store, &*kernel).await?);
         let addressing = tokio::sync::Mutex::new(Addressing::load(&*store).await?);
         let agent = Agent { kernel, store, reconciler, state, addressing, locks: Default::default(), names: Arc::default(), settings };
         agent.forget_vanished().await?;
@@ -105,21 +104,30 @@ impl Agent {
     }
 
     fn is_lost(&self, known: &Known) -> bool {
-        let due = match known.presence {
-            Presence::Seen => true,
-            Presence::Awaited(since) => since.elapsed() > AWAITED,
-        };
-        due && self.has_vanished(&known.endpoint)
+        is_due(known) && self.has_vanished(known)
+    }
+
+    /// Whether the endpoint's container is gone. That its sandbox cannot be seen does not prove it: to a managed plugin on a host whose `/run`
+    /// is private no sandbox ever shows. A link whose other end is in no sandbox that we see, and not here either, is in a container.
+    pub(super) fn has_vanished(&self, known: &Known) -> bool {
+        let endpoint = &known.endpoint;
+        match &endpoint.attached {
+            Attached::Joined(sandbox) if self.kernel.is_sandbox(&sandbox.path) => false,
+            Attached::Joined(_) if !self.kernel.has_link(&endpoint.host_link()) => true,
+            Attached::Joined(_) => is_due(known) && self.kernel.has_link(&endpoint.container_link()),
+            Attached::No | Attached::Joining(_) => true,
+        }
     }
 }
 
-/// The host's ends of links that stand.
-async fn links(kernel: &dyn Kernel) -> Result<BTreeSet<IfName>, Error> {
-    let attachment = |object| if let Object::Attachment(attachment) = object { Some(attachment.host) } else { None };
-    Ok(kernel.observe(&[]).await?.into_iter().filter_map(attachment).collect())
+fn is_due(known: &Known) -> bool {
+    match known.presence {
+        Presence::Seen => true,
+        Presence::Awaited(since) => since.elapsed() > AWAITED,
+    }
 }
 
-async fn read(store: &dyn Store, links: &BTreeSet<IfName>) -> Result<State, Error> {
+async fn read(store: &dyn Store, kernel: &dyn Kernel) -> Result<State, Error> {
     let mut state = State::default();
     for network in records::<Network>(list(store, "network").await?) {
         match drivers::open(&network) {
@@ -133,7 +141,7 @@ async fn read(store: &dyn Store, links: &BTreeSet<IfName>) -> Result<State, Erro
     for endpoint in records::<Endpoint>(list(store, "endpoint").await?) {
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
             live.macs.extend(endpoint.addresses.iter().map(|address| (address.addr(), endpoint.mac)));
-            let presence = Presence::of_stored(&endpoint, links.contains(&endpoint.host_link()));
+            let presence = Presence::of_stored(&endpoint, kernel.has_link(&endpoint.host_link()));
             live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
         }
     }

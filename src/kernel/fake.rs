@@ -317,4 +317,9 @@ impl Kernel for Fake {
     fn is_sandbox(&self, path: &Path) -> bool {
         self.state().sandboxes.contains(path)
     }
+
+    /// The engine is taken to have moved every link that it was to move.
+    fn has_link(&self, name: &IfName) -> bool {
+        self.state().has_link(name)
+    }
 }

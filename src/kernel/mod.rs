@@ -21,7 +21,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::model::{Key, Object, PortRange, Protocol};
+use crate::model::{IfName, Key, Object, PortRange, Protocol};
 
 pub use netlink::{Netlink, NetlinkConfig};
 pub use route::PROTOCOL;
@@ -55,6 +55,8 @@ pub trait Kernel: Send + Sync {
     async fn is_free(&self, protocol: Protocol, host: std::net::IpAddr, ports: PortRange) -> bool;
     /// Whether this path, as the engine names it, is a container's network namespace now: engines before 28.0 name some that are none yet.
     fn is_sandbox(&self, path: &Path) -> bool;
+    /// Whether a link of this name stands in the host's namespace.
+    fn has_link(&self, name: &IfName) -> bool;
 }
 
 /// News of one object, or of an unknown number of them.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::net::if_::if_nametoindex;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -207,5 +208,9 @@ impl Kernel for Netlink {
 
     fn is_sandbox(&self, path: &Path) -> bool {
         crew::is_sandbox(path)
+    }
+
+    fn has_link(&self, name: &IfName) -> bool {
+        if_nametoindex(name.as_str()).is_ok()
     }
 }

@@ -208,8 +208,11 @@ async fn a_port_that_another_container_publishes_is_refused_with_that_container(
     world.ok("NetworkDriver.Join", other(join())).await;
     let refusal = world.refused("NetworkDriver.ProgramExternalConnectivity", other(program(json!([port(8080, 81)])))).await;
     assert!(refusal.contains("8080/tcp is published already") && refusal.contains("172.18.0.2"), "{refusal}");
-    // its container goes without a word: the port is free
+    // a sandbox that rsnet cannot see is no proof that the container is gone
     world.kernel.remove_sandbox(std::path::Path::new(SANDBOX));
+    world.refused("NetworkDriver.ProgramExternalConnectivity", other(program(json!([port(8080, 81)])))).await;
+    // its container goes without a word, and its link with it: the port is free
+    world.kernel.vanish(&rsnet::model::Key::Attachment("rsv-fedcba9876".parse().unwrap()));
     world.ok("NetworkDriver.ProgramExternalConnectivity", other(program(json!([port(8080, 81)])))).await;
 }
 
