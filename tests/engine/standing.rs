@@ -99,5 +99,8 @@ pub fn foreign(host: &Host) -> String {
         ip route show table all | grep -v 'dev rs\\|proto 195'; nft list table inet other; iptables -t nat -S; iptables -S | grep -v rsnet";
     // link-local addresses come of themselves, a second or two after their links
     let text = host.sh(show).stdout;
-    text.lines().filter(|line| !line.contains("fe80:") && !line.contains("ff00:")).map(|line| format!("{line}\n")).collect()
+    let mut lines: Vec<_> = text.lines().filter(|line| !line.contains("fe80:") && !line.contains("ff00:")).collect();
+    // the engine takes its jumps out and puts them in again as networks come and go
+    lines.sort_unstable();
+    lines.join("\n")
 }
