@@ -54,7 +54,8 @@ fn sorted_elements(text: &str) -> String {
 /// The lines by which two such texts differ, for people.
 pub fn difference(before: &str, now: &str) -> String {
     let only = |a: &str, b: &str, sign: &str| {
-        let lines: Vec<String> = a.lines().filter(|line| !b.lines().any(|other| other == *line)).map(|l| format!("{sign} {l}")).collect();
+        let count = |text: &str, line: &str| text.lines().filter(|other| *other == line).count();
+        let lines: Vec<String> = a.lines().filter(|line| count(a, line) > count(b, line)).map(|l| format!("{sign} {l}")).collect();
         lines.join("\n")
     };
     format!("{}\n{}", only(before, now, "-"), only(now, before, "+"))
@@ -100,7 +101,8 @@ pub fn foreign(host: &Host) -> String {
     // link-local addresses come of themselves, a second or two after their links
     let text = host.sh(show).stdout;
     let mut lines: Vec<_> = text.lines().filter(|line| !line.contains("fe80:") && !line.contains("ff00:")).collect();
-    // the engine takes its jumps out and puts them in again as networks come and go
+    // the engine takes its jumps out and puts them in again as networks come and go; 20.10 now and then puts one in twice
     lines.sort_unstable();
+    lines.dedup();
     lines.join("\n")
 }
