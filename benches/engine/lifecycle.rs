@@ -13,6 +13,7 @@ const REST: Duration = Duration::from_millis(80);
 
 pub fn measure(host: &Host, report: &mut Report, rounds: usize) {
     let standing = container(host, &json!({ "Image": "box", "Cmd": ["sleep", "9999"] }));
+    start(host, &standing); // connected to a container that does not run, no network gets a link
     ALL.iter().for_each(|way| drop(create(host, &format!("standing-{}", way.driver_and_way()), *way)));
     for _ in 0..rounds {
         for way in ALL {
