@@ -5,22 +5,6 @@ use serde_json::{Value, json};
 
 use crate::world::*;
 
-const CALLS: &[&str] = &[
-    "NetworkDriver.GwAllocCheck",
-    "NetworkDriver.CreateNetwork",
-    "NetworkDriver.DeleteNetwork",
-    "NetworkDriver.CreateEndpoint",
-    "NetworkDriver.DeleteEndpoint",
-    "NetworkDriver.Join",
-    "NetworkDriver.Leave",
-    "NetworkDriver.ProgramExternalConnectivity",
-    "NetworkDriver.RevokeExternalConnectivity",
-    "IpamDriver.RequestPool",
-    "IpamDriver.ReleasePool",
-    "IpamDriver.RequestAddress",
-    "IpamDriver.ReleaseAddress",
-];
-
 /// JSON of any shape, with the protocol's own words in it.
 fn anything() -> impl Strategy<Value = Value> {
     let words =

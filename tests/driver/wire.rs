@@ -27,21 +27,7 @@ async fn activation_and_capabilities_need_no_body_and_nothing_else() {
 #[tokio::test]
 async fn a_retry_that_lost_its_body_is_refused_where_a_body_is_needed() {
     let world = World::new().await;
-    for call in [
-        "NetworkDriver.CreateNetwork",
-        "NetworkDriver.DeleteNetwork",
-        "NetworkDriver.CreateEndpoint",
-        "NetworkDriver.DeleteEndpoint",
-        "NetworkDriver.Join",
-        "NetworkDriver.Leave",
-        "NetworkDriver.ProgramExternalConnectivity",
-        "NetworkDriver.RevokeExternalConnectivity",
-        "NetworkDriver.GwAllocCheck",
-        "IpamDriver.RequestPool",
-        "IpamDriver.ReleasePool",
-        "IpamDriver.RequestAddress",
-        "IpamDriver.ReleaseAddress",
-    ] {
+    for call in CALLS {
         let (status, answer) = world.send(call, "").await;
         assert!(status >= 400 && answer["Err"].as_str().unwrap().contains("no body"), "{call}: {status} {answer}");
     }
