@@ -1,7 +1,7 @@
-//! USE CASES: what the engine asks for, as changes of what is declared, made durable first and then made so.
+//! USE CASES: what the engine asks for, as changes of what is declared, made durable and made so before the answer.
 //!
-//! Every change goes through [`Agent::settle`]: store what is declared, let the reconciler make the difference, and if that fails declare
-//! what was declared before and make that so. There is no other way back. What is taken away is taken away even if the host resists: the
+//! Every change goes through [`Agent::settle`]: store what is declared and let the reconciler make the difference, and if either fails
+//! declare what was declared before and make that so. There is no other way back. What is taken away is taken away even if the host resists: the
 //! engine forgets it whatever we answer, so the reconciler finishes it later.
 //!
 //! Nothing here asks Docker anything: a plugin that calls the engine inside a driver call deadlocks at boot.
@@ -89,24 +89,34 @@ struct Declaration {
 impl Agent {
     /// Makes `after` so; on failure `before` is so again, unless `after` takes something away.
     async fn settle(&self, before: Declaration, after: Declaration) -> Result<(), Error> {
-        self.keep(&after.key, after.value.clone()).await?;
-        let Err(error) = self.reconciler.set(&after.owner, after.plan).await else { return Ok(()) };
-        if after.value.is_none() {
-            warn!(%error, owner = %after.owner, "could not be taken away whole; trying again behind the answer");
-            self.reconciler.look_again();
-            return Ok(());
+        let takes_away = after.value.is_none();
+        match self.make(after).await {
+            (Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Err(error)) if takes_away => {
+                warn!(%error, owner = %before.owner, "could not be taken away whole; trying again behind the answer");
+                self.reconciler.look_again();
+                Ok(())
+            }
+            (kept, made) => {
+                self.put_back(before).await;
+                kept.and(made.map_err(Error::from))
+            }
         }
-        self.put_back(before).await;
-        Err(error.into())
     }
 
     async fn put_back(&self, before: Declaration) {
-        let kept = self.keep(&before.key, before.value).await;
-        let set = self.reconciler.set(&before.owner, before.plan).await;
-        if let Err(again) = kept.and(set.map_err(Error::from)) {
-            warn!(error = %again, owner = %before.owner, "could not be put back as it was; trying again behind the answer");
+        let owner = before.owner.clone();
+        let (kept, made) = self.make(before).await;
+        if let Err(again) = kept.and(made.map_err(Error::from)) {
+            warn!(error = %again, %owner, "could not be put back as it was; trying again behind the answer");
             self.reconciler.look_again();
         }
+    }
+
+    /// Stores it and makes it so, side by side: a disk takes as long as the kernel. Whichever a crash leaves undone, the next start makes the
+    /// host as is stored, and nobody had an answer yet.
+    async fn make(&self, Declaration { key, owner, value, plan }: Declaration) -> (Result<(), Error>, Result<(), reconcile::Error>) {
+        tokio::join!(self.keep(&key, value), self.reconciler.set(&owner, plan))
     }
 
     async fn keep(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {

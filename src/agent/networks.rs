@@ -53,8 +53,11 @@ impl Agent {
         for endpoint in endpoints {
             self.delete_endpoint(id, &endpoint).await?;
         }
-        let Some(live) = self.state().networks.remove(id) else { return Ok(()) };
-        self.settle(declare_network(id, Some((&live.network, &*live.mode))), declare_network(id, None)).await?;
+        let Some((network, mode)) = self.state().networks.get(id).map(|live| (live.network.clone(), live.mode.clone())) else {
+            return Ok(());
+        };
+        self.settle(declare_network(id, Some((&network, &*mode))), declare_network(id, None)).await?;
+        self.state().networks.remove(id);
         info!(network = %id, "network deleted");
         Ok(())
     }

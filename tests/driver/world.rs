@@ -1,6 +1,7 @@
 //! A host in memory that answers as the daemon does.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +13,7 @@ use rsnet::kernel::fake::{Call, Fake as FakeKernel};
 use rsnet::model::Object;
 use rsnet::reconcile::Reconciler;
 use rsnet::store::embedded::Embedded;
+use rsnet::store::{Entry, Key, Op, Prefix, Snapshots, Store, StoreError};
 use rsnet::{driver, ipam, plugin};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,7 +45,48 @@ pub struct World {
     pub firewall: Arc<FakeFirewall>,
     pub reconciler: Arc<Reconciler>,
     pub router: Router,
+    pub disk: Arc<Disk>,
     directory: Arc<TempDir>,
+}
+
+/// The embedded store on a disk that can fail.
+pub struct Disk {
+    store: Embedded,
+    full: AtomicBool,
+}
+
+impl Disk {
+    /// The next commit fails.
+    pub fn fail(&self) {
+        self.full.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a failure is still to come.
+    pub fn is_to_fail(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Disk {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.store.get(key).await
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Vec<Entry>, StoreError> {
+        self.store.list(prefix).await
+    }
+
+    async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Option<u64>>, StoreError> {
+        match self.full.swap(false, Ordering::Relaxed) {
+            true => Err(StoreError::Io { action: "write", path: "state.redb".into(), cause: "no space left on device".into() }),
+            false => self.store.commit(ops).await,
+        }
+    }
+
+    async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError> {
+        self.store.watch(prefix).await
+    }
 }
 
 impl World {
@@ -54,18 +97,19 @@ impl World {
     }
 
     async fn start(kernel: Arc<FakeKernel>, firewall: Arc<FakeFirewall>, directory: Arc<TempDir>) -> Self {
-        let store = Arc::new(Embedded::open(&directory.path().join("state.redb")).unwrap());
+        let store = Embedded::open(&directory.path().join("state.redb")).unwrap();
+        let disk = Arc::new(Disk { store, full: AtomicBool::new(false) });
         let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall.clone()));
-        let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), Settings::default()).await.unwrap());
+        let agent = Arc::new(Agent::load(kernel.clone(), disk.clone(), reconciler.clone(), Settings::default()).await.unwrap());
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
-        World { kernel, firewall, reconciler, router, directory }
+        World { kernel, firewall, reconciler, router, disk, directory }
     }
 
     /// The process dies and a new one starts on the same host and disk.
     pub async fn restart(self) -> Self {
-        let World { kernel, firewall, directory, reconciler, router } = self;
+        let World { kernel, firewall, directory, reconciler, router, disk } = self;
         reconciler.idle(Duration::from_secs(1)).await;
-        drop((reconciler, router));
+        drop((reconciler, router, disk));
         Self::start(kernel, firewall, directory).await
     }
 
