@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{ALL, DOCKER, Way};
+use crate::{ALL, DIRECT, DOCKER, ENGINE, MOVED, Way};
 
 pub struct Report {
     engine: &'static str,
@@ -29,8 +29,48 @@ impl Report {
         self.facts.push(fact);
     }
 
-    /// A Markdown table: medians, and in brackets the ratio to Docker's bridge.
-    pub fn print(&self) {
+    fn seen(&self, line: &str, way: Way) -> Option<f64> {
+        let (_, figures) = self.lines.iter().find(|(name, _)| name == line)?;
+        figures.get(way.name).map(|figures| median(figures.clone()))
+    }
+
+    /// What is to be reached, with what was seen.
+    fn goals(&self) -> Vec<Option<Goal>> {
+        let absolute = |line: &'static str, way: Way, limit: f64| {
+            Some(Goal { what: format!("{line}, {}", way.name), seen: self.seen(line, way)?, limit, unit: "" })
+        };
+        let over = |line: &'static str, way: Way, base: (&'static str, Way), limit: f64| {
+            let seen = self.seen(line, way)? - self.seen(base.0, base.1)?;
+            Some(Goal { what: format!("{line}, {}: beyond \"{}\", {}", way.name, base.0, base.1.name), seen, limit, unit: " ms" })
+        };
+        let of_docker = |line: &'static str, way: Way, limit: f64| {
+            let seen = self.seen(line, way)? / self.seen(line, DOCKER)?;
+            Some(Goal { what: format!("{line}, {}: of Docker's", way.name), seen, limit, unit: "×" })
+        };
+        let (create, delete, connect, disconnect) = ("network create, ms", "network delete, ms", "connect, ms", "disconnect, ms");
+        let (start, remove) = ("container start, ms", "container remove, ms");
+        let (many_start, many_remove) = ("1,000 ports: container start, ms", "1,000 ports: container remove, ms");
+        let life = [create, delete].into_iter().flat_map(|line| [ENGINE, DIRECT].map(|way| absolute(line, way, 3.0)));
+        let moved = [connect, disconnect, start].map(|line| over(line, ENGINE, (line, MOVED), 3.0));
+        let direct = [absolute(connect, DIRECT, 9.0), absolute(disconnect, DIRECT, 9.0), of_docker(start, DIRECT, 0.85)];
+        let ports = [(many_start, start), (many_remove, remove)];
+        let ports = ports.into_iter().flat_map(|(many, none)| [ENGINE, DIRECT].map(|way| over(many, way, (none, way), 20.0)));
+        life.chain(moved).chain(direct).chain(ports).chain(self.data_path()).collect()
+    }
+
+    /// Every figure of traffic, as a share of Docker's time: a throughput is turned round.
+    fn data_path(&self) -> Vec<Option<Goal>> {
+        let traffic = self.lines.iter().filter(|(line, _)| line.ends_with("bit/s") || line.ends_with("second") || line.ends_with("trip"));
+        let goal = |line: &str, way: Way| {
+            let (ours, docker) = (self.seen(line, way)?, self.seen(line, DOCKER)?);
+            let seen = if line.ends_with("trip") { ours / docker } else { docker / ours };
+            Some(Goal { what: format!("{line}, {}: time of Docker's", way.name), seen, limit: 1.0, unit: "×" })
+        };
+        traffic.flat_map(|(line, _)| [ENGINE, DIRECT].map(|way| goal(line, way))).collect()
+    }
+
+    /// A Markdown table: medians, and in brackets the ratio to Docker's bridge; and what is reached.
+    fn print(&self) {
         println!("Engine {}, kernel {}, medians; in brackets the ratio to Docker's bridge in the same run.\n", self.engine, kernel());
         println!("| | {} |", ALL.map(|way| way.name).join(" | "));
         println!("|---|{}", "---|".repeat(ALL.len()));
@@ -39,8 +79,33 @@ impl Report {
             let cell = |way: Way| figures.get(way.name).map_or_else(|| "–".to_owned(), |f| shown(median(f.clone()), docker, way));
             println!("| {line} | {} |", ALL.map(cell).join(" | "));
         }
+        println!("\n| reach | seen | |\n|---|---|---|");
+        self.goals().into_iter().flatten().for_each(|goal| println!("{goal}"));
         println!();
         self.facts.iter().for_each(|fact| println!("- {fact}"));
+    }
+}
+
+/// What was measured is printed even if something later fails.
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.print();
+    }
+}
+
+/// A figure with the most that it may be.
+struct Goal {
+    what: String,
+    seen: f64,
+    limit: f64,
+    unit: &'static str,
+}
+
+impl std::fmt::Display for Goal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Goal { what, seen, limit, unit } = self;
+        let verdict = if seen <= limit { "reached" } else { "**not reached**" };
+        write!(f, "| {what} ≤ {limit}{unit} | {seen:.2}{unit} | {verdict} |")
     }
 }
 

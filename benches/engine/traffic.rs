@@ -12,9 +12,11 @@ pub fn measure(host: &Host, station: &Host, report: &mut Report, rounds: usize) 
     let outside = station.spawn("outside", &format!("{} answer 5000", me().display()));
     let sink = station.spawn("sink", "iperf3 -s -p 5201");
     station.wait_listening("tcp", 5201);
-    for _ in 0..rounds {
+    for at in 1..=rounds {
+        eprintln!("traffic: round {at} of {rounds}");
         ends.iter().for_each(|ends| ends.round(host, station, report));
     }
+    ends.iter().filter(|ends| ends.way.driver == "rsnet").for_each(|ends| ends.many_mappings(host, station, report, rounds));
     outside.stop(PATIENCE);
     sink.stop(PATIENCE);
     ends.iter().for_each(|ends| ends.end(host));
@@ -70,6 +72,29 @@ impl Ends {
         add("published port, connections a second", from_station(&format!("{program} connect {outer}:{} 2000", self.port)));
         add("container to the segment, Gbit/s", inside(&gigabits(&station_address.to_string(), 5201)));
         add("container to the segment, µs a round trip", inside(&format!("{program} ask {station_address}:5000 5000")));
+    }
+
+    /// New connections through one published port, alone and as one of ten thousand that are no range.
+    fn many_mappings(&self, host: &Host, station: &Host, report: &mut Report, rounds: usize) {
+        let seen = host.docker(&format!(
+            "inspect -f '{{{{range .NetworkSettings.Networks}}}}{{{{.NetworkID}}}} {{{{.EndpointID}}}}{{{{end}}}}' {}",
+            self.server
+        ));
+        let seen = seen.ok().trim().to_owned();
+        let (network, endpoint) = seen.split_once(' ').expect("two ids");
+        let port = |at: usize| json!({ "Proto": 6, "Port": 5000, "HostPort": 10_000 + at, "HostPortEnd": 10_000 + at });
+        let connect = format!("{} connect {}:10000 2000", me().display(), host.ipv4());
+        for _ in 0..2 * rounds {
+            for (line, count) in
+                [("through the only mapping, connections a second", 1), ("through one of 10,000, connections a second", 10_000)]
+            {
+                let ports: Vec<_> = (0..count).map(port).collect();
+                let body = json!({ "NetworkID": network, "EndpointID": endpoint, "Options": { "com.docker.network.portmap": ports } });
+                let answer = host.plugin("/NetworkDriver.ProgramExternalConnectivity", &body.to_string()).expect("an answer of rsnet");
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                report.add(line, self.way, figure(station.sh(&connect).ok()));
+            }
+        }
     }
 
     fn end(&self, host: &Host) {

@@ -46,6 +46,13 @@ pub trait Kernel: Send + Sync {
         Ok(())
     }
     async fn delete(&self, key: &Key) -> Result<(), KernelError>;
+    /// As [`Kernel::put_all`].
+    async fn delete_all(&self, keys: &[Key]) -> Result<(), KernelError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
     /// What happens to objects under our marks, whoever did it, since this value was made. To be called once; later receivers are empty.
     /// Of sysctls those named to `observe` or put are told, within half a second.
     fn changes(&self) -> mpsc::Receiver<Change>;

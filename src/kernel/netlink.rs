@@ -87,6 +87,10 @@ fn put(host: &Host, wire: &mut Wire, object: &Object) -> Result<(), KernelError>
     host.put(wire, object).map_err(|cause| KernelError { operation: "create", object: describe(&object.key()), cause })
 }
 
+fn delete(host: &Host, wire: &mut Wire, key: &Key) -> Result<(), KernelError> {
+    host.delete(wire, key).map_err(|cause| KernelError { operation: "delete", object: describe(key), cause })
+}
+
 /// Tells of sysctls that somebody altered.
 async fn poll(crew: Arc<Crew>, host: Arc<Host>, tell: mpsc::Sender<Change>) {
     loop {
@@ -188,8 +192,14 @@ impl Kernel for Netlink {
     }
 
     async fn delete(&self, key: &Key) -> Result<(), KernelError> {
-        let key = key.clone();
-        self.run("delete", describe(&key), move |host, wire| host.delete(wire, &key)).await
+        self.delete_all(std::slice::from_ref(key)).await
+    }
+
+    /// In one job, as [`Kernel::put_all`].
+    async fn delete_all(&self, keys: &[Key]) -> Result<(), KernelError> {
+        let keys = keys.to_vec();
+        let all = move |host: &Host, wire: &mut Wire| Ok(keys.iter().try_for_each(|key| delete(host, wire, key)));
+        self.run("delete", "objects".into(), all).await?
     }
 
     fn changes(&self) -> mpsc::Receiver<Change> {

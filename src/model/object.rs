@@ -138,6 +138,29 @@ pub struct Port {
     pub hairpin: bool,
 }
 
+impl Key {
+    /// The link that it is, if it is one.
+    pub fn link(&self) -> Option<&IfName> {
+        match self {
+            Key::Link(name) | Key::Attachment(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The link that it stands on, with which it goes.
+    pub fn stands_on(&self) -> Option<&IfName> {
+        match self {
+            Key::Address(link, _) | Key::Route { link, .. } | Key::Port(link) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// Whether its deletion takes the kernel a grace period, or nothing at all and belongs to one that does.
+    pub fn is_deleted_behind(&self) -> bool {
+        matches!(self, Key::Link(_) | Key::LinkSysctl(_) | Key::Attachment(_) | Key::Port(_))
+    }
+}
+
 impl Object {
     pub fn key(&self) -> Key {
         match self {

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 
 use crate::firewall::{Firewall, FirewallError};
 use crate::kernel::{Change, Kernel, KernelError};
-use crate::model::{Key, Object, Plan};
+use crate::model::{IfName, Key, Object, Plan};
 use desired::Desired;
 pub use desired::{Conflict, Owner};
 use disposal::Disposal;
@@ -85,18 +85,16 @@ impl Reconciler {
         if !(difference.remove.is_empty() && difference.add.is_empty()) {
             self.firewall.apply(&difference.remove, &difference.add).await?;
         }
-        for key in difference.delete {
-            self.delete(key).await?;
-        }
-        Ok(())
+        Ok(self.delete(difference.delete).await?)
     }
 
-    async fn delete(&self, key: Key) -> Result<(), KernelError> {
-        match key {
-            Key::Link(_) | Key::Attachment(_) | Key::Port(_) => self.disposal.add(key),
-            _ => self.kernel.delete(&key).await?,
-        }
-        Ok(())
+    /// What stands on a link that is deleted goes with it. What takes the kernel a grace period is done behind the answer.
+    async fn delete(&self, mut keys: Vec<Key>) -> Result<(), KernelError> {
+        let doomed: BTreeSet<IfName> = keys.iter().filter_map(Key::link).cloned().collect();
+        keys.retain(|key| !key.stands_on().is_some_and(|link| doomed.contains(link)));
+        let (later, now): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(Key::is_deleted_behind);
+        later.into_iter().for_each(|key| self.disposal.add(key));
+        if now.is_empty() { Ok(()) } else { self.kernel.delete_all(&now).await }
     }
 
     /// Looks at everything and makes it as the plans ask. What fails is reported and does not keep the rest from being mended.
