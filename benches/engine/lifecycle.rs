@@ -20,7 +20,9 @@ pub fn measure(host: &Host, report: &mut Report, rounds: usize) {
     ALL.iter().for_each(|way| drop(create(host, &format!("standing-{}", way.driver_and_way()), *way)));
     for at in 1..=rounds {
         eprintln!("life cycle: round {at} of {rounds}");
-        for way in ALL {
+        // each begins in turn
+        let (later, first) = ALL.split_at(at % ALL.len());
+        for way in first.iter().chain(later).copied() {
             round(host, report, way, &standing);
         }
     }

@@ -30,16 +30,11 @@ pub struct Way {
 const DOCKER: Way = Way { name: "Docker bridge", driver: "bridge", options: "{}" };
 const ENGINE: Way = Way { name: "rsnet engine", driver: "rsnet", options: r#"{"attach":"engine"}"# };
 const DIRECT: Way = Way { name: "rsnet direct", driver: "rsnet", options: r#"{"attach":"direct"}"# };
+const NOTHING: Way = Way { name: "floor: nothing", driver: "floor-nothing", options: "{}" };
 const MOVED: Way = Way { name: "floor: moved", driver: "floor-moved", options: "{}" };
+const MADE: Way = Way { name: "floor: made", driver: "floor-made", options: "{}" };
 const REAL: [Way; 3] = [DOCKER, ENGINE, DIRECT];
-const ALL: [Way; 6] = [
-    DOCKER,
-    ENGINE,
-    DIRECT,
-    Way { name: "floor: nothing", driver: "floor-nothing", options: "{}" },
-    MOVED,
-    Way { name: "floor: made", driver: "floor-made", options: "{}" },
-];
+const ALL: [Way; 6] = [DOCKER, ENGINE, DIRECT, NOTHING, MOVED, Way { name: "floor: made", driver: "floor-made", options: "{}" }];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -70,7 +65,7 @@ fn measure() {
     }
     let mut report = Report::new(Engine::V28_5.version());
     lifecycle::measure(&host, &mut report, if quick { 5 } else { 25 });
-    traffic::measure(&host, &station, &mut report, if quick { 1 } else { 7 });
+    traffic::measure(&host, &station, &mut report, if quick { 1 } else { 15 });
     load::measure(&host, &mut report, quick);
 }
 

@@ -14,7 +14,9 @@ pub fn measure(host: &Host, station: &Host, report: &mut Report, rounds: usize) 
     station.wait_listening("tcp", 5201);
     for at in 1..=rounds {
         eprintln!("traffic: round {at} of {rounds}");
-        ends.iter().for_each(|ends| ends.round(host, station, report));
+        // each begins in turn
+        let (later, first) = ends.split_at(at % ends.len());
+        first.iter().chain(later).for_each(|ends| ends.round(host, station, report));
     }
     ends.iter().filter(|ends| ends.way.driver == "rsnet").for_each(|ends| ends.many_mappings(host, station, report, rounds));
     outside.stop(PATIENCE);
@@ -63,7 +65,7 @@ impl Ends {
         let inside = |script: &str| figure(host.in_container(&self.client, script).ok());
         let from_station = |script: &str| figure(station.sh(script).ok());
         let gigabits =
-            |address: &str, port: usize| format!("iperf3 -c {address} -p {port} -t 2 -J | jq .end.sum_received.bits_per_second/1e9");
+            |address: &str, port: usize| format!("iperf3 -c {address} -p {port} -t 1 -J | jq .end.sum_received.bits_per_second/1e9");
         let mut add = |line: &str, figure: f64| report.add(line, self.way, figure);
         add("container to container, Gbit/s", inside(&gigabits(&inner, 5201)));
         add("container to container, µs a round trip", inside(&format!("{program} ask {inner}:5000 5000")));
@@ -84,7 +86,7 @@ impl Ends {
         let (network, endpoint) = seen.split_once(' ').expect("two ids");
         let port = |at: usize| json!({ "Proto": 6, "Port": 5000, "HostPort": 10_000 + at, "HostPortEnd": 10_000 + at });
         let connect = format!("{} connect {}:10000 2000", me().display(), host.ipv4());
-        for _ in 0..2 * rounds {
+        for _ in 0..rounds {
             for (line, count) in
                 [("through the only mapping, connections a second", 1), ("through one of 10,000, connections a second", 10_000)]
             {

@@ -83,7 +83,7 @@ async fn delete_endpoint(State(agent): Calls, body: Bytes) -> Response {
 
 async fn join(State(agent): Calls, body: Bytes) -> Response {
     call("Join", body, async |query: Join| {
-        let joined = agent.join(&query.id.network, &query.id.endpoint, query.sandbox_key).await?;
+        let joined = agent.join(&query.network, &query.endpoint, query.sandbox_key).await?;
         Ok::<_, Error>(wire::Joined::from(joined))
     })
     .await
@@ -96,7 +96,7 @@ async fn leave(State(agent): Calls, body: Bytes) -> Response {
 async fn program(State(agent): Calls, body: Bytes) -> Response {
     call("ProgramExternalConnectivity", body, async |query: Program| {
         let ports = query.ports()?;
-        agent.publish(&query.id.network, &query.id.endpoint, &ports).await.map(Empty::from)
+        agent.publish(&query.network, &query.endpoint, &ports).await.map(Empty::from)
     })
     .await
 }

@@ -119,12 +119,24 @@ fn address(what: &str, value: &str) -> Result<Option<IpNet>, Error> {
 
 #[derive(Deserialize)]
 pub struct CreateEndpoint {
-    #[serde(flatten)]
-    id: EndpointId,
+    #[serde(rename = "NetworkID")]
+    network: model::NetworkId,
+    #[serde(rename = "EndpointID")]
+    endpoint: model::EndpointId,
     #[serde(rename = "Interface", default, deserialize_with = "or_default")]
     interface: Interface,
     #[serde(rename = "Options", default, deserialize_with = "or_default")]
-    options: BTreeMap<String, Value>,
+    options: EndpointOptions,
+}
+
+/// Of any type in principle: the engine passes on what it is given. What publishes is left out: it comes again with
+/// `ProgramExternalConnectivity`.
+#[derive(Default, Deserialize)]
+struct EndpointOptions {
+    #[serde(rename = "com.docker.network.endpoint.ifname", default)]
+    interface_name: Value,
+    #[serde(rename = "com.docker.network.endpoint.sysctls", default)]
+    sysctls: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -141,20 +153,16 @@ impl CreateEndpoint {
     pub fn parse(self) -> Result<NewEndpoint, Error> {
         let Interface { ipv4, ipv6, mac } = &self.interface;
         let addresses = [address("address", ipv4)?, address("address", ipv6)?];
-        let interface_name = self.text("com.docker.network.endpoint.ifname").map(str::parse::<IfName>).transpose()?;
-        let sysctls = self.text("com.docker.network.endpoint.sysctls").map(sysctls).transpose()?.unwrap_or_default();
+        let interface_name = self.options.interface_name.as_str().map(str::parse::<IfName>).transpose()?;
+        let sysctls = self.options.sysctls.as_str().map(sysctls).transpose()?.unwrap_or_default();
         Ok(NewEndpoint {
             addresses: addresses.into_iter().flatten().collect(),
             mac: if mac.is_empty() { None } else { Some(mac.parse::<Mac>()?) },
             interface_name,
             sysctls,
-            id: self.id.endpoint,
-            network: self.id.network,
+            id: self.endpoint,
+            network: self.network,
         })
-    }
-
-    fn text(&self, option: &str) -> Option<&str> {
-        self.options.get(option).and_then(Value::as_str)
     }
 }
 
@@ -174,8 +182,10 @@ fn sysctls(list: &str) -> Result<Vec<(String, String)>, Error> {
 
 #[derive(Deserialize)]
 pub struct Join {
-    #[serde(flatten)]
-    pub id: EndpointId,
+    #[serde(rename = "NetworkID")]
+    pub network: model::NetworkId,
+    #[serde(rename = "EndpointID")]
+    pub endpoint: model::EndpointId,
     #[serde(rename = "SandboxKey", default, deserialize_with = "or_default")]
     pub sandbox_key: PathBuf,
 }
@@ -216,8 +226,10 @@ impl From<agent::Joined> for Joined {
 
 #[derive(Deserialize)]
 pub struct Program {
-    #[serde(flatten)]
-    pub id: EndpointId,
+    #[serde(rename = "NetworkID")]
+    pub network: model::NetworkId,
+    #[serde(rename = "EndpointID")]
+    pub endpoint: model::EndpointId,
     #[serde(rename = "Options", default, deserialize_with = "or_default")]
     options: ProgramOptions,
 }

@@ -144,9 +144,11 @@ fn set_sysctls(sysctls: &Sysctls, name: &str, inside: &Inside<'_>) -> io::Result
 
 /// On a link that carries frames for others, or none of this family. Else it would have a link-local address, routes and groups.
 fn switch_ipv6_off(sysctls: &Sysctls, name: &str) -> io::Result<()> {
-    let path = format!("ipv6/conf/{name}/disable_ipv6");
-    // A kernel without IPv6 has no such file, and nothing to switch off.
-    if sysctls.read(&path).is_ok() { sysctls.write(&path, "1") } else { Ok(()) }
+    match sysctls.write(&format!("ipv6/conf/{name}/disable_ipv6"), "1") {
+        // a kernel without IPv6 has no such file, and nothing to switch off
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Has the container's end in the sandbox at `path` tell its addresses to all: neighbours may still know an earlier container of the same

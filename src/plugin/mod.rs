@@ -77,10 +77,11 @@ fn read<Q: DeserializeOwned>(body: &[u8]) -> Result<Q, String> {
     if body.is_empty() {
         return Err("the request has no body; the engine may have lost it in a retry".to_owned());
     }
-    let unreadable = |error| format!("the request cannot be read: {error}");
     // serde would also take a list for a struct
-    let fields: serde_json::Map<_, _> = serde_json::from_slice(body).map_err(unreadable)?;
-    Q::deserialize(serde_json::Value::Object(fields)).map_err(unreadable)
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err("the request cannot be read: it is no JSON object".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| format!("the request cannot be read: {error}"))
 }
 
 fn failure(status: StatusCode, problem: &dyn Display) -> Response {
