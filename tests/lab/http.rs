@@ -16,8 +16,9 @@ pub struct Answer {
 pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> std::io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: lab\r\nContent-Type: application/json\r\n");
-    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())?;
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: lab\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    // in one piece: the other side would wake up for each
+    stream.write_all((head + body).as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     parse(&answer).ok_or_else(|| std::io::Error::other(format!("not an HTTP answer: {answer:?}")))
