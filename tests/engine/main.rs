@@ -13,6 +13,7 @@ mod drift;
 mod flow;
 mod hostile;
 mod matrix;
+mod none;
 mod options;
 mod packaging;
 mod plugin;
@@ -42,6 +43,8 @@ on_every_engine! {
     plugin::a_plugin_with_a_wrong_setting_says_which,
     beside::all_stands_beside_docker_where_bridges_are_filtered,
     beside::all_stands_beside_docker_on_legacy_iptables,
+    none::containers_have_loopback_only_and_no_question_of_theirs_gets_out,
+    none::no_address_is_wasted_where_the_engine_asks,
     smoke::a_host_runs_a_container_on_dockers_own_bridge,
     smoke::a_station_reaches_a_port_published_by_docker,
     smoke::a_rebooted_host_has_its_disk_and_nothing_else,
