@@ -82,6 +82,11 @@ fn stands(spec: HostSpec) {
         inside(&host, "q2", "172.31.0.9:80".into(), false),
         inside(&host, "q2", "[fd31::9]:80".into(), false),
         inside(&host, "q2", format!("{v4}:8080"), true),
+        // The question is translated before it leaves the bridge, and ports are isolated (docs/firewall.md).
+        inside(&host, "q1", format!("{v4}:8090"), false),
+        inside(&host, "q2", format!("{v4}:8090"), false),
+        inside(&host, "q2", format!("{v6}:8090"), false),
+        inside(&host, "their", format!("{v4}:8090"), true),
         inside(&host, "their", format!("{v4}:8080"), true),
         inside(&host, "their", "172.30.0.9:80".into(), false),
         inside(&host, "web", "172.29.0.9:80".into(), false),
@@ -90,6 +95,10 @@ fn stands(spec: HostSpec) {
     cells.iter().for_each(Cell::check);
     host.sh("echo 0 >/proc/sys/net/bridge/bridge-nf-call-ip6tables").ok();
     from_host("[::1]:8082", true).check();
+    inside(&host, "q2", format!("{v6}:8090"), true).check();
+    host.sh("echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables").ok();
+    inside(&host, "q2", format!("{v4}:8090"), true).check();
+    host.sh("echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables").ok();
     host.stop_dockerd();
     host.sh("iptables -F DOCKER-USER; ip6tables -F DOCKER-USER || true").ok();
     host.start_dockerd();
