@@ -1,12 +1,13 @@
 //! The way past Docker's own chains, and what they tell of Docker's bridges.
 //!
 //! Where Docker filters with iptables it may have set the policy of `FORWARD` to drop, and an accept in our table does not undo that. So
-//! `DOCKER-USER`, which Docker leaves to others, gets two rules that accept what comes from or goes to a segment. They decide nothing: who
-//! may talk to whom is decided in our own table, which sees the same packets. They stand behind the rules that an administrator put there
-//! and before the final return. Where there is no such chain and `FORWARD` drops (ufw, an engine that is not running yet), they stand at the
-//! head of `FORWARD`, as Docker's would. Only the plainest expressions are used: with others `iptables` could no longer read the chain.
+//! `FORWARD` gets two rules that accept what comes from or goes to a segment. They decide nothing: who may talk to whom is decided in our
+//! own table, which sees the same packets. They stand behind the jump to `DOCKER-USER`, so that an administrator's rules there come first.
+//! Not in `DOCKER-USER` itself: engines up to 27 take the jump out and in again whenever a network is made, and what comes in between meets
+//! the policy. Where there is no such chain and `FORWARD` drops (ufw, an engine that is not running yet), they stand at its head. Only the
+//! plainest expressions are used: with others `iptables` could no longer read the chain.
 //!
-//! As these rules stand before Docker's walls, the way to Docker's bridges is closed in our table. Their names are a user's choice, so they
+//! As these rules stand before Docker's walls, or may, the way to Docker's bridges is closed in our table. Their names are a user's choice, so they
 //! are read from Docker's chains.
 
 use std::collections::BTreeSet;
@@ -16,7 +17,7 @@ use crate::model::{Entry, Family, IfName};
 
 use super::attribute::{Attribute, bytes, covers, find, find_number, find_string, string};
 use super::batch::{Operation, message, operation};
-use super::expression::{Expression, Field, Verdict, begins, counter, expressions, interface, nfproto, out_interface, verdict};
+use super::expression::{Field, Verdict, begins, counter, expressions, interface, jumps_to, nfproto, out_interface, verdict};
 use super::socket::{Message, NFTABLES, Reply, Socket};
 
 pub const TABLE: &str = "filter";
@@ -71,12 +72,11 @@ pub fn segments<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> impl Iterat
     })
 }
 
-/// What makes our rules in a family's chains be exactly those for `links`.
+/// What makes our rules in a family's `FORWARD` be exactly those for `links`.
 pub fn differences(socket: &Socket, family: Family, links: &Links) -> io::Result<Vec<Operation>> {
-    let (user, forward) = (Chain::read(socket, family, USER)?, Chain::read(socket, family, FORWARD)?);
-    let in_forward = if user.is_none() && forward.as_ref().is_some_and(|chain| chain.drops) { links } else { &Links::None };
-    let places = [(user, links), (forward, in_forward)];
-    Ok(places.into_iter().filter_map(|(chain, links)| Some(chain?.differences(rules_of(links)))).flatten().collect())
+    let Some(forward) = Forward::read(socket, family)? else { return Ok(Vec::new()) };
+    let needed = forward.drops || chain(socket, family, USER)?.is_some();
+    Ok(forward.differences(if needed { rules_of(links) } else { Vec::new() }))
 }
 
 /// Links that Docker's chains of this family name as its own.
@@ -105,57 +105,61 @@ fn in_table(rule: &Reply) -> bool {
     find_string(&rule.attributes, 1) == Some(TABLE)
 }
 
-/// A chain of iptables'.
-struct Chain {
+fn chain(socket: &Socket, family: Family, name: &str) -> io::Result<Option<Reply>> {
+    socket.get(&request(family, message::GETCHAIN, vec![string(1, TABLE), string(3, name)]))
+}
+
+/// The chain `FORWARD` of iptables'.
+struct Forward {
     family: Family,
-    name: &'static str,
     drops: bool,
     rules: Vec<Present>,
 }
 
-impl Chain {
+impl Forward {
     /// Nothing where there is no such chain.
-    fn read(socket: &Socket, family: Family, name: &'static str) -> io::Result<Option<Self>> {
-        let about = |attribute| vec![string(1, TABLE), string(attribute, name)];
-        let Some(chain) = socket.get(&request(family, message::GETCHAIN, about(3)))? else { return Ok(None) };
-        let dump = socket.dump(&request(family, message::GETRULE, about(2)))?;
-        let here = |rule: &Reply| in_table(rule) && find_string(&rule.attributes, 2) == Some(name);
+    fn read(socket: &Socket, family: Family) -> io::Result<Option<Self>> {
+        let Some(chain) = chain(socket, family, FORWARD)? else { return Ok(None) };
+        let dump = socket.dump(&request(family, message::GETRULE, vec![string(1, TABLE), string(2, FORWARD)]))?;
+        let here = |rule: &Reply| in_table(rule) && find_string(&rule.attributes, 2) == Some(FORWARD);
         let rules = dump.into_iter().filter(here).filter_map(present).collect();
-        Ok(Some(Chain { family, name, drops: find_number(&chain.attributes, 5) == Some(DROP_POLICY), rules }))
+        Ok(Some(Forward { family, drops: find_number(&chain.attributes, 5) == Some(DROP_POLICY), rules }))
     }
 
     fn differences(&self, wanted: Vec<Attribute>) -> Vec<Operation> {
         let mut missing = wanted;
         let mut operations = Vec::new();
-        for rule in self.rules.iter().filter(|rule| rule.ours) {
-            match missing.iter().position(|wanted| rule.is(wanted)) {
+        let jump = self.rules.iter().rposition(|rule| rule.asks_user);
+        for (index, rule) in self.rules.iter().enumerate().filter(|(_, rule)| rule.ours) {
+            let behind = jump.is_none_or(|jump| jump < index);
+            match missing.iter().position(|wanted| behind && rule.is(wanted)) {
                 Some(found) => drop(missing.remove(found)),
                 None => operations.push(self.delete(&rule.handle)),
             }
         }
-        operations.extend(missing.into_iter().map(|rule| self.insert(rule)));
+        // Each comes before those that were inserted at the same place earlier.
+        operations.extend(missing.into_iter().rev().map(|rule| self.insert(rule, jump)));
         operations
     }
 
-    /// At the chain's head or, in `DOCKER-USER`, before the final return or at the end if there is none.
-    fn insert(&self, rule: Attribute) -> Operation {
-        let end = self.rules.last().filter(|rule| rule.is_return() && self.name == USER);
-        let position = end.map(|rule| bytes(6, rule.handle.as_slice()));
-        let attributes = [string(1, TABLE), string(2, self.name), rule, bytes(7, comment())].into_iter().chain(position).collect();
+    /// Directly behind the rule at `jump`, or at the chain's head.
+    fn insert(&self, rule: Attribute, jump: Option<usize>) -> Operation {
+        let position = jump.map(|jump| bytes(6, self.rules[jump].handle.as_slice()));
+        let attributes = [string(1, TABLE), string(2, FORWARD), rule, bytes(7, comment())].into_iter().chain(position).collect();
         let mut insertion = operation("add a rule to", self.object(), nfproto(self.family), message::NEWRULE, attributes);
-        if end.is_some() || self.name == FORWARD {
+        if jump.is_none() {
             insertion.message.flags = NLM_F_CREATE;
         }
         insertion
     }
 
     fn delete(&self, handle: &[u8]) -> Operation {
-        let attributes = vec![string(1, TABLE), string(2, self.name), bytes(3, handle)];
+        let attributes = vec![string(1, TABLE), string(2, FORWARD), bytes(3, handle)];
         operation("delete a rule of", self.object(), nfproto(self.family), message::DELRULE, attributes)
     }
 
     fn object(&self) -> String {
-        format!("chain {} {TABLE} {}", if self.family == Family::V4 { "ip" } else { "ip6" }, self.name)
+        format!("chain {} {TABLE} {FORWARD}", if self.family == Family::V4 { "ip" } else { "ip6" })
     }
 }
 
@@ -164,6 +168,8 @@ struct Present {
     handle: Vec<u8>,
     /// It bears our comment.
     ours: bool,
+    /// It jumps to `DOCKER-USER`.
+    asks_user: bool,
     attributes: Vec<u8>,
 }
 
@@ -171,18 +177,12 @@ impl Present {
     fn is(&self, wanted: &Attribute) -> bool {
         self.ours && covers(std::slice::from_ref(wanted), &self.attributes)
     }
-
-    /// The return that iptables puts at the chain's end: a verdict and nothing before it but a counter.
-    fn is_return(&self) -> bool {
-        let returning: [Vec<Vec<Expression>>; 2] = [vec![verdict(Verdict::Return)], vec![counter(), verdict(Verdict::Return)]];
-        returning.into_iter().any(|rule| covers(&[expressions(rule)], &self.attributes))
-    }
 }
 
 fn present(rule: Reply) -> Option<Present> {
     let handle = find(&rule.attributes, 3)?.to_vec();
     let ours = find(&rule.attributes, 7).is_some_and(|userdata| userdata == comment());
-    Some(Present { handle, ours, attributes: rule.attributes })
+    Some(Present { handle, ours, asks_user: jumps_to(&rule.attributes) == Some(USER), attributes: rule.attributes })
 }
 
 /// `NFTNL_UDATA_RULE_COMMENT`, which both `nft` and `iptables` show.

@@ -155,14 +155,27 @@ pub fn interface(name: &str) -> [u8; 16] {
     bytes
 }
 
+/// The name and the attributes of each expression of a dumped rule.
+fn parts(rule: &[u8]) -> Option<impl Iterator<Item = (Option<&str>, &[u8])>> {
+    let rule = read(find(rule, RULE_EXPRESSIONS)?);
+    Some(rule.map(|(_, part)| (find_string(part, 1), find(part, 2).unwrap_or_default())))
+}
+
 /// The outgoing interface that a dumped rule asks for by its whole name.
 pub fn out_interface(rule: &[u8]) -> Option<&str> {
-    let mut parts = read(find(rule, RULE_EXPRESSIONS)?).map(|(_, part)| (find_string(part, 1), find(part, 2).unwrap_or_default()));
+    let mut parts = parts(rule)?;
     parts.find(|(name, data)| *name == Some("meta") && find_number(data, 2) == Some(OIFNAME))?;
     let (_, data) = parts.next().filter(|(name, data)| *name == Some("cmp") && find_number(data, 2) == Some(EQ))?;
     let name = find(find(data, 3)?, 1)?;
     // Without a NUL it is the beginning of names.
     str::from_utf8(&name[..name.iter().position(|byte| *byte == 0)?]).ok()
+}
+
+/// The chain to which a dumped rule leads, by a jump or a goto.
+pub fn jumps_to(rule: &[u8]) -> Option<&str> {
+    let mut parts = parts(rule)?;
+    let (_, data) = parts.find(|(name, _)| *name == Some("immediate"))?;
+    find_string(find(find(data, 2)?, 2)?, 2)
 }
 
 /// The interface name begins with `prefix` and is at least `length` bytes long.

@@ -1,4 +1,4 @@
-//! The tables of `iptables-legacy` (x_tables): the same rules in Docker's chains where the engine runs with it.
+//! The tables of `iptables-legacy` (x_tables): the same rules in their `FORWARD` where the engine runs with it.
 //!
 //! A table is one block of entries which is read, rebuilt with our rules and replaced as a whole, as the `iptables-legacy` binary does it:
 //! `include/uapi/linux/netfilter_ipv4/ip_tables.h`, `netfilter_ipv6/ip6_tables.h`, `netfilter/x_tables.h`. All that is not ours stays as it
@@ -45,10 +45,9 @@ const LOCK: &str = "/run/xtables.lock";
 const LOCK_ATTEMPTS: usize = 50;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
-/// `-NF_ACCEPT - 1`, `-NF_DROP - 1`, `XT_RETURN`.
+/// `-NF_ACCEPT - 1`, `-NF_DROP - 1`.
 const ACCEPT: i32 = -2;
 const DROP: i32 = -1;
-const RETURN: i32 = -5;
 
 /// Where the parts of `struct ipt_entry` and `ip6t_entry` stand.
 struct Layout {
@@ -355,21 +354,18 @@ impl Table {
         Ok(moved)
     }
 
-    /// Where our rules belong: before the final return of `DOCKER-USER`; at the head of `FORWARD` if that drops and there is no other.
+    /// Where our rules belong in `FORWARD`, if it drops or there is a `DOCKER-USER`: behind the jump to that, or at the head.
     fn place(&self) -> io::Result<Option<Place>> {
-        for (name, chain) in self.chains()? {
-            if name == USER {
-                let foot = chain.end - 1;
-                let last = foot.checked_sub(1).filter(|last| chain.contains(last));
-                let before = last.filter(|last| self.is_return(*last)).unwrap_or(foot);
-                return Ok(Some(Place { chain, before }));
-            }
-        }
         let at = |offset| self.entries.iter().position(|entry| entry.start == offset as usize).ok_or_else(strange);
         let hooks = TABLE_NAME + 4 + 4 * FORWARD_HOOK;
         let (first, policy) = (at(word(&self.info, hooks)?)?, at(word(&self.info, hooks + 4 * HOOKS)?)?);
-        let drops = standard(&self.block, self.target(policy)?)? == Some(DROP);
-        Ok(drops.then_some(Place { chain: first..policy + 1, before: first }))
+        let user = self.chains()?.into_iter().find(|(name, _)| *name == USER).map(|(_, chain)| self.entries[chain.start].start as i32);
+        if user.is_none() && self.verdict(policy)? != Some(DROP) {
+            return Ok(None);
+        }
+        let asks_user = |index: &usize| user.is_some() && self.verdict(*index).ok().flatten() == user;
+        let before = (first..policy).rev().find(asks_user).map_or(first, |jump| jump + 1);
+        Ok(Some(Place { chain: before..policy + 1, before }))
     }
 
     /// The chains that were made by somebody, without their heads, with their feet.
@@ -412,6 +408,11 @@ impl Table {
         if target + PART > self.entries[index].end { Err(strange()) } else { Ok(target) }
     }
 
+    /// The verdict or, as a number from zero on, the jump's goal, if the entry has such a target.
+    fn verdict(&self, index: usize) -> io::Result<Option<i32>> {
+        standard(&self.block, self.target(index)?)
+    }
+
     /// It bears our comment.
     fn is_ours(&self, index: usize) -> bool {
         let comment = self.layout.length + PART;
@@ -427,16 +428,9 @@ impl Table {
         let compared = [0..cache, cache + 4..cache + 8, self.layout.length..rule.len()];
         entry.len() == rule.len() && compared.into_iter().all(|range| entry.get(range.clone()) == rule.get(range))
     }
-
-    /// A return, whatever the packet.
-    fn is_return(&self, index: usize) -> bool {
-        let matches_all = self.bytes(index)[..self.layout.cache].iter().all(|byte| *byte == 0);
-        let target = self.target(index).ok().filter(|target| *target == self.entries[index].start + self.layout.length);
-        matches_all && target.is_some_and(|target| standard(&self.block, target).ok().flatten() == Some(RETURN))
-    }
 }
 
-/// A chain and the entry of it before which our rules belong.
+/// The part of a chain where our rules may stand, and the entry before which they are put.
 struct Place {
     chain: Range<usize>,
     before: usize,

@@ -9,7 +9,7 @@
 //!
 //! 1. `raw` lets it by: it drops what a segment sends to loopback addresses.
 //! 2. `prerouting` sees a local destination and asks `publish4`, `publish4_any`, `publish4_range`: the destination becomes 10.1.0.2:8080.
-//! 3. The kernel routes it to the segment's bridge. `FORWARD` of iptables may drop by policy: two rules of ours in `DOCKER-USER` accept
+//! 3. The kernel routes it to the segment's bridge. `FORWARD` of iptables may drop by policy: two rules of ours in it accept
 //!    whatever comes from or goes to a segment (`docker`, and `legacy` for the old tables).
 //! 4. `forward` accepts it as translated. Without translation `enter` would decide: nothing, open ports, or anything but from containers.
 //! 5. `postrouting` leaves the caller's address as it is.
@@ -50,9 +50,9 @@ pub trait Firewall: Send + Sync {
     /// Takes `remove` out and puts `add` in, both or neither. Flows through a mapping that went are forgotten by the kernel's connection
     /// tracking, and UDP flows that began before a mapping came.
     async fn apply(&self, remove: &[Entry], add: &[Entry]) -> Result<(), FirewallError>;
-    /// Makes the table, its rules and the way past Docker's chains be exactly those of `all`; says how many differences it mended.
+    /// Makes the table, its rules and the way through iptables' `FORWARD` be exactly those of `all`; says how many differences it mended.
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError>;
-    /// Takes our table and our way past Docker's chains away.
+    /// Takes our table and our way through iptables' `FORWARD` away.
     async fn clear(&self) -> Result<(), FirewallError>;
     /// Wakes when somebody else changed our table or the chains we depend on. To be called once.
     fn changes(&self) -> mpsc::Receiver<()>;

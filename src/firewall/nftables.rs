@@ -1,4 +1,4 @@
-//! The firewall in the kernel: the table `inet rsnet` and the way past Docker's chains, over netlink.
+//! The firewall in the kernel: the table `inet rsnet` and the way through iptables' `FORWARD`, over netlink.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -106,17 +106,24 @@ fn commit(socket: &Socket, operations: &[Operation]) -> Result<(), FirewallError
     })
 }
 
-/// Makes Docker's chains let `links` past, each family by itself: they come and go with Docker, and must not hold up our own table.
+/// Makes `FORWARD` of iptables let `links` past, each family by itself: Docker comes and goes, and must not hold up our own table.
 fn pass_docker(socket: &Socket, links: &Links) -> Result<usize, FirewallError> {
     let mut mended = 0;
     for family in [Family::V4, Family::V6] {
-        let failed = |cause| FirewallError { operation: "read", object: format!("Docker's chains of {family}"), cause };
-        let operations = docker::differences(socket, family, links).map_err(failed)?;
-        commit(socket, &operations)?;
         let failed = |cause| FirewallError { operation: "change", object: format!("the legacy iptables table filter of {family}"), cause };
-        mended += operations.len() + legacy::converge(family, links).map_err(failed)?;
+        mended += pass_nftables(socket, family, links)? + legacy::converge(family, links).map_err(failed)?;
     }
     Ok(mended)
+}
+
+/// The rule behind which ours are put may be taken away at this moment, by an engine that puts it in again.
+fn pass_nftables(socket: &Socket, family: Family, links: &Links) -> Result<usize, FirewallError> {
+    let failed = |cause| FirewallError { operation: "read", object: format!("Docker's chains of {family}"), cause };
+    let attempt = || {
+        let operations = docker::differences(socket, family, links).map_err(failed)?;
+        commit(socket, &operations).map(|()| operations.len())
+    };
+    (0..2).find_map(|_| attempt().ok()).map_or_else(attempt, Ok)
 }
 
 /// Docker's bridges, as its chains name them.

@@ -159,7 +159,7 @@ fn forward() -> Vec<Rule> {
         // What connection tracking cannot place is not translated either: it would leave with a container's address.
         vec![state(INVALID), within(&[Field::Nfproto, Field::Iifname], "masquerade"), drop()],
     ];
-    // Our accept in DOCKER-USER stands before Docker's own walls, so the way to Docker's networks is closed here.
+    // Our accept in FORWARD stands before Docker's own walls, so the way to Docker's networks is closed here.
     rules.extend(docker_links(Field::Oifname).map(|link| vec![within(IN, "segments"), link, drop()]));
     rules.push(vec![verdict_of(&[Field::Nfproto, Field::Oifname], "enter")]);
     rules

@@ -1,6 +1,8 @@
 //! rsnet beside the real rules of Docker: on nftables' and on the old iptables, with frames of bridges handed to the filter.
 
+use crate::flow::{Flow, Place};
 use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, wait_until};
+use std::net::SocketAddr;
 
 /// Who asks, where, and whether an answer is expected.
 struct Cell<'a> {
@@ -105,4 +107,41 @@ fn stands(spec: HostSpec) {
     host.sh("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP").ok();
     web(&host, "after", "--network one -p 8085:80");
     outside(format!("{v4}:8085"), true).check();
+}
+
+pub fn networks_that_come_and_go_cost_no_packet(engine: Engine) {
+    costs_no_packet(HostSpec::new("h1").engine(engine));
+}
+
+pub fn networks_that_come_and_go_cost_no_packet_on_legacy_iptables(engine: Engine) {
+    costs_no_packet(HostSpec::new("h1").engine(engine).legacy_iptables());
+}
+
+/// Engines up to 27 take their jump to DOCKER-USER out of FORWARD and put it in again whenever a network is made.
+fn costs_no_packet(spec: HostSpec) {
+    let lab = Lab::new();
+    let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
+    let (host, station) = (lab.make(&spec.on(&[&lan])), lab.station("s1", &[&lan]));
+    host.start_rsnet();
+    host.sh("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP").ok();
+    host.docker("network create -d rsnet --ipv6 --subnet 172.30.1.0/24 --subnet fd30:1::/64 net").ok();
+    host.docker("run -d --name web --network net -p 8080:80 -p 8080:80/udp box sleep 10000").ok();
+    Place::container(&host, "web").echo(80);
+    Place::host(&station).echo(7);
+    let (inside, outside) = (Place::container(&host, "web"), Place::host(&station));
+    let at = |address, port| SocketAddr::new(address, port);
+    let flows = [
+        inside.ask("container to the world", at(station.ipv4(), 7)),
+        inside.ask("container to the world by IPv6", at(station.ipv6(), 7)),
+        outside.ask("segment to a published UDP port", at(host.ipv4(), 8080)),
+        outside.ask("segment to a published UDP port by IPv6", at(host.ipv6(), 8080)),
+        outside.converse("segment to a published TCP port", at(host.ipv4(), 8080)),
+    ];
+    for n in 0..10 {
+        for driver in ["bridge", "rsnet"] {
+            host.docker(&format!("network create -d {driver} --subnet 172.29.{n}.0/24 more")).ok();
+            host.docker("network rm more").ok();
+        }
+    }
+    flows.into_iter().for_each(Flow::none_missing);
 }

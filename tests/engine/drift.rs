@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::lab::{Engine, Host, Lab, PATIENCE, wait_until};
-use crate::standing::{bridge, difference, in_dockers_chains, inside, own, standing, veth};
+use crate::standing::{bridge, difference, in_forward, inside, own, standing, veth};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -84,7 +84,8 @@ fn damage(engine: Engine, settings: &str) {
         "nft flush table inet rsnet".to_string(),
         "nft delete table inet rsnet".to_string(),
         "iptables -F DOCKER-USER".to_string(),
-        "iptables -D DOCKER-USER 1".to_string(),
+        "iptables -D FORWARD 2".to_string(),
+        "iptables -D FORWARD -j DOCKER-USER; iptables -A FORWARD -j DOCKER-USER; iptables -I FORWARD -j DOCKER-USER".to_string(),
     ] {
         comes_back(&host, &before, standing, &damage);
     }
@@ -101,15 +102,15 @@ fn of_rsnet_alone(host: &Host) -> String {
     own(host).lines().filter(|line| !line.contains("docker0")).map(|line| format!("{line}\n")).collect()
 }
 
-/// Docker makes its chains anew; rsnet's rules are in them again within a second, and the port answers the segment.
+/// Docker makes its chains anew; rsnet's rules are behind them within a second, and the port answers the segment.
 fn restart_of_docker_is_followed(host: &Host, station: &Host, before: &str) {
     host.stop_dockerd();
     host.start_dockerd();
     let rules = || {
-        let now = in_dockers_chains(host);
+        let now = in_forward(host);
         if before.contains(&now) { Ok(()) } else { Err(now) }
     };
-    wait_until("rsnet's rules in Docker's new chains", SECOND, rules);
+    wait_until("rsnet's rules in FORWARD", SECOND, rules);
     host.docker("start client server").ok();
     wait_until("the published port to answer", PATIENCE, || answers(station.sh(&ask(&format!("{}:8080", host.ipv4())))));
 }

@@ -45,6 +45,8 @@ on_every_engine! {
     beside::all_stands_beside_docker_on_legacy_iptables,
     none::containers_have_loopback_only_and_no_question_of_theirs_gets_out,
     none::no_address_is_wasted_where_the_engine_asks,
+    beside::networks_that_come_and_go_cost_no_packet,
+    beside::networks_that_come_and_go_cost_no_packet_on_legacy_iptables,
     smoke::a_host_runs_a_container_on_dockers_own_bridge,
     smoke::a_station_reaches_a_port_published_by_docker,
     smoke::a_rebooted_host_has_its_disk_and_nothing_else,

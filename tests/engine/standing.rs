@@ -19,22 +19,22 @@ echo "forwarding $(cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all
 nft -n list table inet rsnet 2>&1
 "#;
 
-/// The rules that rsnet has in Docker's chain; among themselves they have no order.
-const PASS: &str = "for i in iptables ip6tables; do $i -S DOCKER-USER 2>/dev/null | grep rsnet | sed \"s/^/$i /\" | sort; done";
+/// The rules that rsnet has in iptables' FORWARD; among themselves they have no order.
+const PASS: &str = "for i in iptables ip6tables; do $i -S FORWARD 2>/dev/null | grep rsnet | sed \"s/^/$i /\" | sort; done";
 
 /// All of rsnet's that stands on the host, a line each.
 pub fn standing(host: &Host) -> String {
-    format!("{}{}", own(host), in_dockers_chains(host))
+    format!("{}{}", own(host), in_forward(host))
 }
 
-/// The same without what it has in Docker's chains.
+/// The same without what it has in FORWARD.
 pub fn own(host: &Host) -> String {
     let mut text = host.sh(SHOW).stdout;
     text.truncate(text.trim_end().len());
     sorted_elements(&text) + "\n"
 }
 
-pub fn in_dockers_chains(host: &Host) -> String {
+pub fn in_forward(host: &Host) -> String {
     host.sh(PASS).stdout
 }
 

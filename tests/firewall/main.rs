@@ -170,42 +170,50 @@ const DOCKER_CHAINS: &str = "
         $iptables -A DOCKER-USER -s 10.9.8.7 -j DROP 2>/dev/null || $iptables -A DOCKER-USER -s fd09::7 -j DROP
         $iptables -A DOCKER-USER -j RETURN
         $iptables -A FORWARD -j DOCKER-USER
+        $iptables -A FORWARD -j RETURN
     done";
 
+const OURS: &str = "-A FORWARD -i rsb-+ -m comment --comment \"rsnet: decided in table inet rsnet\" -j ACCEPT
+-A FORWARD -o rsb-+ -m comment --comment \"rsnet: decided in table inet rsnet\" -j ACCEPT
+";
+
 #[tokio::test]
-async fn docker_user_gets_two_rules_that_iptables_can_read_behind_the_administrators() {
+async fn forward_gets_two_rules_that_iptables_can_read_behind_the_administrators() {
     let firewall = fresh();
     run(DOCKER_CHAINS);
+    let user = ["iptables-nft", "ip6tables-nft"].map(|iptables| run(&format!("{iptables} -S DOCKER-USER")));
     firewall.converge(&one_of_each()).await.unwrap();
-    for (iptables, administrators) in [("iptables-nft", "10.9.8.7/32"), ("ip6tables-nft", "fd09::7/128")] {
-        let expected = format!(
-            "-N DOCKER-USER\n-A DOCKER-USER -s {administrators} -j DROP\n\
-             -A DOCKER-USER -i rsb-+ -m comment --comment \"rsnet: decided in table inet rsnet\" -j ACCEPT\n\
-             -A DOCKER-USER -o rsb-+ -m comment --comment \"rsnet: decided in table inet rsnet\" -j ACCEPT\n\
-             -A DOCKER-USER -j RETURN\n"
-        );
-        assert_eq!(run(&format!("{iptables} -S DOCKER-USER")), expected);
-        // Docker's own way to ask and to change still works.
-        run(&format!("{iptables} -C DOCKER-USER -j RETURN; {iptables} -I DOCKER-USER -j RETURN; {iptables} -D DOCKER-USER -j RETURN"));
+    let expected = |behind: &str| format!("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n{OURS}{behind}");
+    for iptables in ["iptables-nft", "ip6tables-nft"] {
+        let forward = || run(&format!("{iptables} -S FORWARD"));
+        assert_eq!(forward(), expected("-A FORWARD -j RETURN\n"));
+        // Docker's own way to ask and to change still works, and an engine that takes its jump out and in changes nothing of ours.
+        run(&format!("{iptables} -C FORWARD -j DOCKER-USER; {iptables} -D FORWARD -j DOCKER-USER; {iptables} -I FORWARD -j DOCKER-USER"));
+        assert_eq!(forward(), expected("-A FORWARD -j RETURN\n"));
     }
     assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
-    run("iptables-nft -D DOCKER-USER 2; iptables-nft -F DOCKER-USER");
+    assert_eq!(["iptables-nft", "ip6tables-nft"].map(|iptables| run(&format!("{iptables} -S DOCKER-USER"))), user);
+    run("iptables-nft -D FORWARD 2; iptables-nft -D FORWARD 2");
     assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 2);
+    // In front of the jump they would pass by the administrator's rules.
+    run("ip6tables-nft -A FORWARD -s fd08::/64 -j DOCKER-USER");
+    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 4);
+    assert!(run("ip6tables-nft -S FORWARD").ends_with(OURS), "{}", run("ip6tables-nft -S FORWARD"));
     assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn a_segment_with_a_name_of_the_users_passes_docker_user_by_itself() {
+async fn a_segment_with_a_name_of_the_users_passes_forward_by_itself() {
     let firewall = fresh();
     run(DOCKER_CHAINS);
     let mine = Entry::Segment { link: name("mine0") };
     firewall.converge(&BTreeSet::new()).await.unwrap();
     firewall.apply(&[], std::slice::from_ref(&mine)).await.unwrap();
-    let rules = run("iptables-nft -S DOCKER-USER");
+    let rules = run("iptables-nft -S FORWARD");
     assert!(rules.contains("-i mine0 -m comment") && rules.contains("-o mine0 -m comment"), "{rules}");
     assert_eq!(firewall.converge(&BTreeSet::from([mine.clone()])).await.unwrap(), 0);
     firewall.apply(&[mine], &[]).await.unwrap();
-    assert!(!run("iptables-nft -S DOCKER-USER").contains("mine0"));
+    assert!(!run("iptables-nft -S FORWARD").contains("mine0"));
     assert_eq!(firewall.converge(&BTreeSet::new()).await.unwrap(), 0);
 }
 
