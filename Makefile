@@ -34,7 +34,7 @@ fmt:
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	if command -v cargo-deny >/dev/null; then cargo deny check; fi
+	if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; fi
 
 deps:
 	scripts/deps
