@@ -11,6 +11,7 @@ mod crash;
 mod docs;
 mod drift;
 mod flow;
+mod front;
 mod hostile;
 mod matrix;
 mod none;

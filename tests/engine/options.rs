@@ -19,7 +19,7 @@ impl World {
     }
 
     /// The station routes to the containers' subnets by the host.
-    fn routes(&self) {
+    pub fn routes(&self) {
         let (v4, v6) = (self.host.ipv4(), self.host.ipv6());
         self.station.sh(&format!("ip route replace 172.30.0.0/16 via {v4}; ip -6 route replace fd30::/16 via {v6}")).ok();
     }
