@@ -14,21 +14,9 @@ use rsnet::store::embedded::Embedded;
 use rsnet::{driver, ipam, plugin};
 use tower::ServiceExt;
 
-const CALLS: [&str; 13] = [
-    "NetworkDriver.GwAllocCheck",
-    "NetworkDriver.CreateNetwork",
-    "NetworkDriver.DeleteNetwork",
-    "NetworkDriver.CreateEndpoint",
-    "NetworkDriver.DeleteEndpoint",
-    "NetworkDriver.Join",
-    "NetworkDriver.Leave",
-    "NetworkDriver.ProgramExternalConnectivity",
-    "NetworkDriver.RevokeExternalConnectivity",
-    "IpamDriver.RequestPool",
-    "IpamDriver.ReleasePool",
-    "IpamDriver.RequestAddress",
-    "IpamDriver.ReleaseAddress",
-];
+#[path = "../../tests/driver/calls.rs"]
+mod calls;
+use calls::CALLS;
 
 // a call is a byte that names it and a body that ends with a line
 fuzz_target!(|data: &[u8]| {

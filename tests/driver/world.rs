@@ -23,22 +23,7 @@ pub const NETWORK: &str = "0123456789abcdef0123456789abcdef0123456789abcdef01234
 pub const ENDPOINT: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
 pub const SANDBOX: &str = "/var/run/docker/netns/0123456789ab";
 
-/// The calls that need a body.
-pub const CALLS: &[&str] = &[
-    "NetworkDriver.GwAllocCheck",
-    "NetworkDriver.CreateNetwork",
-    "NetworkDriver.DeleteNetwork",
-    "NetworkDriver.CreateEndpoint",
-    "NetworkDriver.DeleteEndpoint",
-    "NetworkDriver.Join",
-    "NetworkDriver.Leave",
-    "NetworkDriver.ProgramExternalConnectivity",
-    "NetworkDriver.RevokeExternalConnectivity",
-    "IpamDriver.RequestPool",
-    "IpamDriver.ReleasePool",
-    "IpamDriver.RequestAddress",
-    "IpamDriver.ReleaseAddress",
-];
+pub use crate::calls::CALLS;
 
 pub struct World {
     pub kernel: Arc<FakeKernel>,

@@ -142,32 +142,33 @@ pub fn containers_run_on_through_a_restart_with_live_restore(engine: Engine) {
 }
 
 pub fn containers_come_back_after_a_reboot_with_the_plugin_first(engine: Engine) {
-    for way in ways(engine) {
-        let lab = Lab::new();
-        let mut village = Village::new(&lab, engine, "", way);
-        village.host.reboot();
-        village.host.start_rsnet_with(village.settings);
-        village.host.start_dockerd();
-        village.works();
-        village.has_two_links_and_no_more();
-    }
+    come_back_after_a_reboot(engine, |host, settings| {
+        host.start_rsnet_with(settings);
+        host.start_dockerd();
+    });
 }
 
 /// The engine looks for a plugin for 15 s before it gives a container up.
 pub fn containers_come_back_after_a_reboot_with_the_engine_first(engine: Engine) {
+    come_back_after_a_reboot(engine, |host, settings| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| host.start_dockerd());
+            let asks = || {
+                let log = std::fs::read_to_string(host.log("dockerd")).unwrap_or_default();
+                if log.contains("Unable to locate plugin: rsnet") { Ok(()) } else { Err("it has not asked for rsnet".to_string()) }
+            };
+            wait_until("the engine to look for its plugin", PATIENCE, asks);
+            host.start_rsnet_with(settings);
+        });
+    });
+}
+
+fn come_back_after_a_reboot(engine: Engine, start: impl Fn(&Host, &str)) {
     for way in ways(engine) {
         let lab = Lab::new();
         let mut village = Village::new(&lab, engine, "", way);
         village.host.reboot();
-        std::thread::scope(|scope| {
-            scope.spawn(|| village.host.start_dockerd());
-            let asks = || {
-                let log = std::fs::read_to_string(village.host.log("dockerd")).unwrap_or_default();
-                if log.contains("Unable to locate plugin: rsnet") { Ok(()) } else { Err("it has not asked for rsnet".to_string()) }
-            };
-            wait_until("the engine to look for its plugin", PATIENCE, asks);
-            village.host.start_rsnet_with(village.settings);
-        });
+        start(&village.host, village.settings);
         village.works();
         village.has_two_links_and_no_more();
     }
