@@ -34,7 +34,7 @@ impl Place {
     }
 
     /// Runs `job` there on a thread of its own.
-    fn spawn<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let place = self.0.try_clone().expect("duplicate a file");
         std::thread::spawn(move || {
             setns(place, CloneFlags::CLONE_NEWNET).expect("enter the network");

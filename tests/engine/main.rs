@@ -21,6 +21,7 @@ mod plugin;
 mod publish;
 mod restart;
 mod run;
+mod sctp;
 mod smoke;
 mod standing;
 mod traffic;
@@ -64,7 +65,7 @@ on_every_engine! {
     publish::a_port_that_is_taken_is_refused_with_who_has_it,
     publish::a_port_is_free_after_disconnect_and_removal_and_kept_over_a_restart,
     publish::without_icc_neighbours_meet_by_published_ports_only,
-    publish::an_sctp_packet_is_led_to_the_container_too,
+    sctp::an_sctp_association_passes_a_published_port,
     publish::publish_engine_shows_ports_in_docker_ps_and_they_answer,
     publish::published_ports_move_with_the_containers_gateway,
     publish::a_container_on_rsnet_and_dockers_bridge_publishes_by_its_gateway,

@@ -235,38 +235,6 @@ pub fn without_icc_neighbours_meet_by_published_ports_only(engine: Engine) {
 }
 
 /// This machine's kernel may have no SCTP sockets; its packets are translated all the same.
-pub fn an_sctp_packet_is_led_to_the_container_too(engine: Engine) {
-    let w = World::new(engine);
-    w.network("net", 1, "");
-    run(&w.host, "web", "--network net -p 9000:9001/sctp");
-    assert_eq!(w.ports()[0]["protocol"], "sctp", "{}", w.ports());
-    let mut seen = w.host.spawn_in_container("web", "tcpdump", "tcpdump -c1 -lni eth0 sctp");
-    let packet: String = sctp_init(9000).iter().map(|byte| format!("\\{byte:03o}")).collect();
-    let send = format!("printf '{packet}' | socat -u - IP4-SENDTO:{}:132", w.host.ipv4());
-    wait_until("the packet to arrive", PATIENCE / 4, || {
-        w.station.sh(&send).ok();
-        seen.ended().ok_or_else(|| seen.printed())
-    });
-    let (from, to) = (w.station.ipv4(), addresses(&w.host, "web", "net")[0]);
-    assert!(seen.printed().contains(&format!("IP {from}.9 > {to}.9001: sctp")), "{}", seen.printed());
-}
-
-/// A packet that asks for an association (RFC 9260, 3.3.2), from port 9.
-fn sctp_init(port: u16) -> Vec<u8> {
-    let [high, low] = port.to_be_bytes();
-    let header = [0, 9, high, low, 0, 0, 0, 0, 0, 0, 0, 0];
-    let init = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
-    let mut packet = [&header[..], &init].concat();
-    let checksum = crc32c(&packet).to_le_bytes();
-    packet[8..12].copy_from_slice(&checksum);
-    packet
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    let bit = |crc: u32, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
-    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), bit))
-}
-
 pub fn publish_engine_shows_ports_in_docker_ps_and_they_answer(engine: Engine) {
     let w = World::new(engine);
     w.host.docker("network create -d rsnet -o publish=engine net").ok();
