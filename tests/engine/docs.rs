@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The pages that have commands; each has a test below.
-const PAGES: [&str; 5] = ["README.md", "docs/install.md", "docs/bridge.md", "docs/firewall.md", "docs/recovery.md"];
+const PAGES: [&str; 6] = ["README.md", "docs/install.md", "docs/bridge.md", "docs/firewall.md", "docs/recovery.md", "docs/none.md"];
 
 fn text(page: &str) -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
@@ -109,4 +109,9 @@ fn the_page_on_the_firewall_runs() {
 #[test]
 fn the_page_on_recovery_runs() {
     runs(PAGES[4], with_a_web_server);
+}
+
+#[test]
+fn the_page_on_none_runs() {
+    runs(PAGES[5], Host::start_rsnet);
 }
