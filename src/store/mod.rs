@@ -1,8 +1,10 @@
-//! PERSISTENCE: what was declared, as small values under keys. One trait, [`Store`]; [`embedded`] keeps it in a file of this host.
+//! PERSISTENCE: what was declared, as small values under keys. One trait, [`Store`]; [`embedded`] keeps it in a file of this host,
+//! [`consul`] where several hosts share it.
 //!
 //! Knows nothing of what a value means, and never decides anything. Every implementation passes the same conformance suite
 //! (`tests/store/conformance.rs`), so that versions, conflicts and watches mean the same everywhere: what Consul's KV makes of them.
 
+pub mod consul;
 pub mod embedded;
 mod key;
 
@@ -12,6 +14,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
+pub use consul::Consul;
 pub use embedded::Embedded;
 pub use key::{InvalidKey, Key, Prefix};
 
@@ -21,9 +24,13 @@ pub const FORMAT: u64 = 1;
 /// Where the record format stands. Only the store itself writes it.
 pub const FORMAT_KEY: &str = "format";
 
-/// How many operations one [`Store::commit`] may have on every store: Consul's limit for a transaction. The embedded store has none.
-/// Consul also limits a value to 512 KiB.
-pub const PORTABLE_OPS: usize = 64;
+/// How many operations one [`Store::commit`] may have on every store, where a deletion that expects a version counts twice: Consul's
+/// limit of 64 for a transaction, less the one that looks at the record format. The embedded store has none.
+pub const PORTABLE_OPS: usize = 63;
+
+/// How many bytes the values of one [`Store::commit`] may have together on every store: Consul takes requests of 512 KiB, and values in
+/// them grow by a third. The embedded store has no limit.
+pub const PORTABLE_BYTES: usize = 360 << 10;
 
 /// One value as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,12 +148,64 @@ pub enum StoreError {
         /// What went wrong.
         cause: String,
     },
+    /// The store that hosts share gave no answer, or none of use. Try again later.
+    #[error("{action} in {store}: {cause}; {}", reach_text(*.sent))]
+    Unreachable {
+        /// What was being done, with the key.
+        action: String,
+        /// The store's address.
+        store: String,
+        /// Whether the store may have heard it: of a commit it is then unknown whether it is done.
+        sent: bool,
+        /// What went wrong.
+        cause: String,
+    },
+    /// The store that hosts share knows us not, or does not let us.
+    #[error(
+        "{action} in {store}: {cause}; give a token with the policy that comes with rsnet, by RSNET_STORE_TOKEN_FILE or RSNET_STORE_TOKEN"
+    )]
+    Denied {
+        /// What was being done, with the key.
+        action: String,
+        /// The store's address.
+        store: String,
+        /// What it said.
+        cause: String,
+    },
+    /// The store that hosts share answered what makes no sense, or what trying again would not change.
+    #[error("{action} in {store}: {cause}; see that RSNET_STORE names a Consul, and what its log says")]
+    Answer {
+        /// What was being done, with the key.
+        action: String,
+        /// The store's address.
+        store: String,
+        /// What it said.
+        cause: String,
+    },
+    /// A file that a setting names cannot be used.
+    #[error("read {name}={} (RSNET_{}): {cause}; mend the file, it is then read again", .path.display(), .name.to_uppercase())]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// The store's writer is gone.
     #[error("write {}: the store is closed; restart rsnet", .path.display())]
     Closed {
         /// The file.
         path: PathBuf,
     },
+}
+
+fn reach_text(sent: bool) -> &'static str {
+    if sent {
+        "whether it was done is unknown: read it again; see that Consul runs there and has a leader"
+    } else {
+        "see that Consul runs there and has a leader"
+    }
 }
 
 fn found_text(found: Option<u64>) -> String {
@@ -170,7 +229,8 @@ pub trait Store: Send + Sync {
     async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Option<u64>>, StoreError>;
 
     /// The prefix as it is now, then again whenever it changed. Never events: states that came and went while nobody looked are left
-    /// out, the newest never is. Ends when the store is dropped.
+    /// out, the newest never is. A failure is told, and the watch goes on: the next snapshot is the newest there is. Ends when the store
+    /// is dropped.
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError>;
 
     /// Writes one value and returns its version.

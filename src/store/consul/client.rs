@@ -1,0 +1,172 @@
+//! One question to Consul's HTTP API and its answer: addressing, time-outs, and what a failure means. Knows nothing of keys and values.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::super::StoreError;
+use super::access::{Access, Door};
+use super::settings::Settings;
+
+/// How long a call may take with all it tries: a second more than a Consul agent waits for a leader to be elected (7 s).
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Questions under way at once, those that wait for a change left out. An agent takes 200 connections of one client.
+const AT_ONCE: usize = 64;
+/// The longest answer that is read, in bytes.
+const LONGEST: usize = 64 << 20;
+
+/// A question.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    method: Method,
+    /// Below `/v1/`, with `?` and parameters.
+    path: String,
+    body: Vec<u8>,
+    /// What to call it in an error: `read rsnet/a`.
+    action: String,
+}
+
+impl Ask {
+    /// Reads.
+    pub fn get(path: String, action: String) -> Self {
+        Self { method: Method::GET, path, body: Vec::new(), action }
+    }
+
+    /// Changes.
+    pub fn put(path: &str, body: Vec<u8>, action: String) -> Self {
+        Self { method: Method::PUT, path: path.to_owned(), body, action }
+    }
+}
+
+/// An answer that makes sense to the asker: 200, 404 or 409.
+pub struct Answer {
+    pub status: StatusCode,
+    /// `X-Consul-Index`; 0 where Consul gave none.
+    pub index: u64,
+    pub body: Bytes,
+    action: String,
+    store: String,
+}
+
+impl Answer {
+    /// What the body says.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, StoreError> {
+        serde_json::from_slice(&self.body).map_err(|error| self.strange(error))
+    }
+
+    /// The error of an answer that is not what Consul would say.
+    pub fn strange(&self, cause: impl std::fmt::Display) -> StoreError {
+        StoreError::Answer { action: self.action.clone(), store: self.store.clone(), cause: cause.to_string() }
+    }
+
+    /// The error of an answer that says that the token is not good enough.
+    pub fn denied(&self, cause: &str) -> StoreError {
+        StoreError::Denied { action: self.action.clone(), store: self.store.clone(), cause: cause.to_owned() }
+    }
+}
+
+/// Asks.
+pub struct Client {
+    pub settings: Settings,
+    door: Door,
+    at_once: Semaphore,
+}
+
+impl Client {
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, door: Door::default(), at_once: Semaphore::new(AT_ONCE) }
+    }
+
+    /// Asks, and again a few times: a question that only reads whatever went wrong, one that changes something only where Consul has
+    /// not heard it.
+    pub async fn ask(&self, ask: Ask) -> Result<Answer, StoreError> {
+        let reads = ask.method == Method::GET;
+        let again = |error: &StoreError| matches!(error, StoreError::Unreachable { sent, .. } if reads || !sent);
+        let pauses = ExponentialBuilder::new().with_min_delay(Duration::from_millis(100)).with_max_times(2).with_jitter();
+        let all = async {
+            // The semaphore is never closed.
+            let _turn = self.at_once.acquire().await;
+            (|| self.ask_once(&ask)).retry(pauses).when(again).await
+        };
+        let late = || self.unreachable(&ask, true, format!("no answer within {} s", PATIENCE.as_secs()));
+        timeout(PATIENCE, all).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Asks one question that Consul may take `wait` to answer.
+    pub async fn ask_and_wait(&self, ask: Ask, wait: Duration) -> Result<Answer, StoreError> {
+        // Consul adds up to a sixteenth, so that not all wake together.
+        let patience = wait + wait / 16 + PATIENCE;
+        let late = || self.unreachable(&ask, true, format!("no answer within {} s", patience.as_secs()));
+        timeout(patience, self.ask_once(&ask)).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn ask_once(&self, ask: &Ask) -> Result<Answer, StoreError> {
+        let access = self.door.access(&self.settings)?;
+        let request = self.request(ask, &access).map_err(|error| self.unreachable(ask, false, error.to_string()))?;
+        let answer = access.http.request(request).await;
+        let answer = answer.map_err(|error| self.unreachable(ask, !error.is_connect(), causes(&error)))?;
+        let (status, index) = (answer.status(), index(answer.headers()));
+        let body = Limited::new(answer.into_body(), LONGEST).collect().await;
+        let body = body.map_err(|error| self.unreachable(ask, true, format!("read the answer: {}", causes(&*error))))?.to_bytes();
+        self.judge(ask, Answer { status, index, body, action: ask.action.clone(), store: self.settings.address.to_string() })
+    }
+
+    fn request(&self, ask: &Ask, access: &Access) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+        let address = &self.settings.address;
+        let scheme = if address.https { "https" } else { "http" };
+        let more = if ask.path.contains('?') { '&' } else { '?' };
+        let datacenter = self.settings.datacenter.iter().map(|name| format!("{more}dc={name}")).collect::<String>();
+        let uri = format!("{scheme}://{}/v1/{}{datacenter}", address.authority, ask.path);
+        let mut request = Request::builder().method(&ask.method).uri(uri);
+        if let Some(token) = &access.token {
+            request = request.header("X-Consul-Token", token);
+        }
+        request.body(Full::new(ask.body.clone().into()))
+    }
+
+    /// Sorts out the answers that are errors whatever was asked.
+    fn judge(&self, ask: &Ask, answer: Answer) -> Result<Answer, StoreError> {
+        let words = || {
+            let text = String::from_utf8_lossy(&answer.body[..answer.body.len().min(300)]);
+            format!("{}: {}", answer.status, text.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        match answer.status {
+            StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT => Ok(answer),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(answer.denied(&words())),
+            StatusCode::TOO_MANY_REQUESTS => Err(self.unreachable(ask, false, words())),
+            // What an agent says that found no leader to pass the question on to.
+            status if status.is_server_error() && &*answer.body == b"No cluster leader" => Err(self.unreachable(ask, false, words())),
+            status if status.is_server_error() => Err(self.unreachable(ask, true, words())),
+            _ => Err(answer.strange(words())),
+        }
+    }
+
+    fn unreachable(&self, ask: &Ask, sent: bool, cause: String) -> StoreError {
+        let sent = sent && ask.method != Method::GET;
+        StoreError::Unreachable { action: ask.action.clone(), store: self.settings.address.to_string(), sent, cause }
+    }
+}
+
+fn index(headers: &hyper::HeaderMap) -> u64 {
+    let text = headers.get("X-Consul-Index").and_then(|value| value.to_str().ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// An error with what caused it, down to the one that says something.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut next = error.source();
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !texts.iter().any(|known| known.contains(&text)) {
+            texts.push(text);
+        }
+        next = error.source();
+    }
+    texts.join(": ")
+}
