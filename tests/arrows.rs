@@ -34,6 +34,9 @@ const ONE_ROOM: &[(&str, &[&str])] = &[
     ("netlink_packet_core", &["kernel", "firewall"]),
     ("nix", &["app", "firewall", "kernel", "plugin", "store"]),
     ("redb", &["store"]),
+    ("rustls", &["store"]),
+    ("hyper_rustls", &["store"]),
+    ("backon", &["store"]),
     ("bollard", &["docker"]),
     ("clap", &["cli", "config"]),
 ];

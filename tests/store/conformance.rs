@@ -1,7 +1,7 @@
 //! What every [`Store`] does. Each scenario keeps to keys of its own, so that the suite also runs on a store others use.
 
 use futures_util::StreamExt;
-use rsnet::store::{Entry, Expect, Key, Op, Prefix, Snapshots, Store, StoreError};
+use rsnet::store::{Entry, Expect, Key, Op, PORTABLE_BYTES, PORTABLE_OPS, Prefix, Snapshots, Store, StoreError};
 
 /// Runs the whole suite.
 pub async fn all(store: &dyn Store) {
@@ -10,6 +10,7 @@ pub async fn all(store: &dyn Store) {
     versions_grow_as_consuls_modify_index(store).await;
     a_prefix_is_cut_between_segments(store).await;
     a_commit_is_all_or_nothing(store).await;
+    a_commit_may_be_as_large_as_is_portable(store).await;
     the_stores_own_key_and_doubles_are_refused(store).await;
     a_watch_yields_whole_snapshots(store).await;
     one_of_many_wins_a_key(store).await;
@@ -106,6 +107,17 @@ async fn a_commit_is_all_or_nothing(store: &dyn Store) {
     assert_eq!((value(store, "atomic/new").await, value(store, "atomic/old").await), (Some("new".to_owned()), None));
 }
 
+async fn a_commit_may_be_as_large_as_is_portable(store: &dyn Store) {
+    let share = vec![b'x'; PORTABLE_BYTES / PORTABLE_OPS];
+    let many = |expect| (0..PORTABLE_OPS).map(|i| Op::Put(key(&format!("many/{i}")), share.clone(), expect)).collect();
+    store.commit(many(Expect::Absent)).await.unwrap();
+    let listed = store.list(&Prefix::below(&key("many"))).await.unwrap();
+    assert_eq!((listed.len(), listed[7].value.len()), (PORTABLE_OPS, share.len()));
+    let again = store.commit(many(Expect::Absent)).await;
+    assert!(matches!(again, Err(StoreError::Conflict { found: Some(_), .. })), "{again:?}");
+    store.commit(vec![Op::DeleteBelow(key("many"))]).await.unwrap();
+}
+
 async fn the_stores_own_key_and_doubles_are_refused(store: &dyn Store) {
     let own = store.put(&Key::new("format").unwrap(), b"2".into(), Expect::Any).await;
     assert!(matches!(own, Err(StoreError::Refused { .. })), "{own:?}");
@@ -133,6 +145,11 @@ async fn a_watch_yields_whole_snapshots(store: &dyn Store) {
     while keys(&seen) != ["watch/b"] {
         seen = snapshot(&mut watch).await;
     }
+    store.commit(vec![Op::DeleteBelow(key("watch")), put("watcher", "1", Expect::Any)]).await.unwrap();
+    assert_eq!(snapshot(&mut watch).await, []);
+    store.put(&key("watch/c"), b"1".into(), Expect::Any).await.unwrap();
+    let seen = snapshot(&mut watch).await;
+    assert_eq!(keys(&seen), ["watch/c"]);
     let mut late = store.watch(&Prefix::below(&key("watch"))).await.unwrap();
     assert_eq!(snapshot(&mut late).await, seen);
 }

@@ -1,5 +1,7 @@
-//! The store: one suite for every implementation, then what only the embedded one has.
+//! The store: one suite for every implementation, then what only one of them has.
 
 mod conformance;
+mod consul;
 mod crash;
 mod embedded;
+mod server;

@@ -1,0 +1,90 @@
+//! What only Consul has: several servers, keys that others see, a prefix.
+
+use rsnet::store::{Expect, Key, Op, PORTABLE_BYTES, Prefix, Store, StoreError};
+
+use super::conformance;
+use super::server::{Server, own_network, three};
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_consul_agent_keeps_the_contract() {
+    own_network();
+    let consul = Server::dev();
+    conformance::all(&consul.store()).await;
+}
+
+#[tokio::test]
+async fn an_agent_of_three_servers_keeps_the_contract() {
+    own_network();
+    let _servers = three();
+    let agent = Server::agent_of_three();
+    agent.await_leader();
+    conformance::all(&agent.store()).await;
+}
+
+/// Consul's own command line reads what the store wrote, and the store what that wrote.
+#[tokio::test]
+async fn what_is_written_is_what_others_read() {
+    own_network();
+    let consul = Server::dev();
+    let store = consul.store();
+    store.put(&key("a/fd00::1/x.y_z-1"), b"one".into(), Expect::Absent).await.unwrap();
+    assert_eq!(consul.consul(&["kv", "get", "test/a/fd00::1/x.y_z-1"]), "one\n");
+    assert_eq!(consul.consul(&["kv", "get", "-keys", "-separator=", ""]), "test/a/fd00::1/x.y_z-1\ntest/format\n");
+    consul.consul(&["kv", "put", "test/a/other", "two"]);
+    assert_eq!(store.get(&key("a/other")).await.unwrap().unwrap().value, b"two");
+    // a folder as Consul's page makes them, and a key that cannot be ours, are nobody's business
+    consul.consul(&["kv", "put", "test/a/"]);
+    consul.consul(&["kv", "put", "test/a/with space", "x"]);
+    consul.consul(&["kv", "put", "testing", "x"]);
+    let listed = store.list(&Prefix::all()).await.unwrap();
+    assert_eq!(listed.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["a/fd00::1/x.y_z-1", "a/other", "format"]);
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_from_the_next_commit_on() {
+    own_network();
+    let consul = Server::dev();
+    let store = consul.store();
+    store.put(&key("a"), b"1".into(), Expect::Any).await.unwrap();
+    consul.consul(&["kv", "put", "test/format", "2"]);
+    for error in [store.put(&key("a"), b"2".into(), Expect::Any).await.unwrap_err(), consul.store().check().await.unwrap_err()] {
+        assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "open consul://127.0.0.1:8500/test: its records have format 2, this rsnet knows up to 1; run the newer rsnet again"
+        );
+    }
+    assert_eq!(consul.consul(&["kv", "get", "test/a"]), "1\n");
+    consul.consul(&["kv", "put", "test/format", "not a number"]);
+    let error = store.put(&key("a"), b"2".into(), Expect::Any).await.unwrap_err().to_string();
+    assert!(error.contains("it is no record format of rsnet; choose another prefix in RSNET_STORE"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_that_lost_all_keys_is_written_again() {
+    own_network();
+    let consul = Server::dev();
+    let store = consul.store();
+    store.put(&key("a"), b"1".into(), Expect::Any).await.unwrap();
+    consul.consul(&["kv", "delete", "-recurse", "test/"]);
+    assert_eq!(store.list(&Prefix::below(&key("b"))).await.unwrap(), []);
+    store.put(&key("a"), b"2".into(), Expect::Absent).await.unwrap();
+    assert_eq!(consul.consul(&["kv", "get", "-recurse", "test/"]), "test/a:2\ntest/format:1\n");
+}
+
+#[tokio::test]
+async fn consuls_limits_are_told_and_not_hidden() {
+    own_network();
+    let consul = Server::dev();
+    let store = consul.store();
+    let many = (0..64).map(|i| Op::Put(key(&format!("many/{i}")), vec![], Expect::Any)).collect();
+    let error = store.commit(many).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    let error = store.put(&key("big"), vec![7; 400 << 10], Expect::Any).await.unwrap_err().to_string();
+    assert!(error.contains("write test/big in consul://127.0.0.1:8500/test: 413") && error.contains("too large"), "{error}");
+    store.put(&key("big"), vec![7; PORTABLE_BYTES], Expect::Any).await.unwrap();
+}
