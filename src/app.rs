@@ -10,7 +10,7 @@ use listenfd::ListenFd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::agent::{self, Agent};
 use crate::config::Settings;
@@ -18,6 +18,7 @@ use crate::firewall::nftables::Nftables;
 use crate::kernel::{Netlink, NetlinkConfig};
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
+use crate::store::consul::Consul;
 use crate::store::embedded::Embedded;
 use crate::telemetry::Metrics;
 use crate::{driver, inspect, ipam};
@@ -27,6 +28,9 @@ type Failure = Box<dyn std::error::Error>;
 /// How long the last deletions may take after the last answer.
 const LAST_DELETIONS: Duration = Duration::from_secs(2);
 
+/// How often a shared store that cannot be reached is asked again.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// The daemon, ready to run.
 pub struct App {
     agent: Arc<Agent>,
@@ -35,6 +39,7 @@ pub struct App {
     router: Router,
     metrics: Option<(TcpListener, Router)>,
     docker: Option<PathBuf>,
+    shared: Option<Consul>,
 }
 
 /// Opens the store and the kernel, reads what is declared, and listens; answers nothing yet and leaves the host as it is.
@@ -52,7 +57,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     };
     let sockets = sockets(&settings)?;
     let router = metrics.around(plugin::router(calls));
-    Ok(App { agent, reconciler, sockets, router, metrics: shown, docker: settings.docker })
+    Ok(App { agent, reconciler, sockets, router, metrics: shown, docker: settings.docker, shared: settings.consul.map(Consul::new) })
 }
 
 /// The kernel and the firewall of the network namespace that this process is in.
@@ -84,6 +89,7 @@ impl App {
         let names = self.agent.names();
         let mut background = vec![tokio::spawn(watch), tokio::spawn(async move { self.agent.collect().await })];
         background.extend(self.docker.map(|socket| tokio::spawn(async move { names.learn(&socket).await })));
+        background.extend(self.shared.map(|store| tokio::spawn(reach(store))));
         let metrics = self.metrics.map(|(listener, router)| tokio::spawn(axum::serve(listener, router).into_future()));
         info!("rsnet {} is ready", env!("CARGO_PKG_VERSION"));
         plugin::serve(self.sockets, self.router, stop).await;
@@ -92,6 +98,20 @@ impl App {
         self.reconciler.idle(LAST_DELETIONS).await;
         Ok(())
     }
+}
+
+/// Says why the store that hosts share cannot be used, each reason once, and when it can. No network waits for it.
+async fn reach(store: Consul) {
+    let mut told = String::new();
+    while let Err(error) = store.check().await {
+        let reason = error.to_string();
+        if reason != told {
+            warn!("{reason}. Networks of this host are served all the same; asking again every {} s", AGAIN.as_secs());
+        }
+        told = reason;
+        tokio::time::sleep(AGAIN).await;
+    }
+    info!("the store {} is there", store.address());
 }
 
 fn stop_on_signals() -> std::io::Result<CancellationToken> {

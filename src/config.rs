@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::Targets;
 
 use crate::model::{IfName, Way};
+use crate::store::consul;
 
 /// Settings as they are given: the flags of `rsnet serve`, the keys of the file, and with `RSNET_` before them in capitals the environment.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
@@ -18,10 +19,34 @@ pub struct Given {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<String>,
-    /// Where what hosts share is kept: `embedded`, or consul://HOST:PORT/PREFIX [default: embedded]
+    /// Where what hosts share is kept: `embedded`, consul://HOST:PORT/PREFIX or consul+https://HOST:PORT/PREFIX [default: embedded]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<String>,
+    /// Consul's ACL token; a file keeps it out of the list of processes
+    #[arg(long, value_name = "TOKEN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_token: Option<String>,
+    /// A file with Consul's ACL token; read again when it changes, as the three below
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_token_file: Option<String>,
+    /// The certificate of the CA that signed Consul's, as PEM; needed with https
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_ca: Option<String>,
+    /// This host's certificate for Consul, as PEM
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_cert: Option<String>,
+    /// The key of that certificate, as PEM
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_key: Option<String>,
+    /// Which of Consul's datacenters [default: that of the agent asked]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_datacenter: Option<String>,
     /// Where this host's own state is kept [default: /var/lib/rsnet]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,6 +84,8 @@ pub struct Given {
 /// Settings as they are used.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The store that hosts share, if there is one. This host's own state is never in it.
+    pub consul: Option<consul::Settings>,
     pub data_dir: PathBuf,
     pub underlay: Option<Underlay>,
     pub docker: Option<PathBuf>,
@@ -118,6 +145,7 @@ impl Settings {
         let mut reader = Reader { given, wrong: Vec::new() };
         let r = &mut reader;
         let settings = Settings {
+            consul: r.consul(),
             data_dir: r.path("data_dir", "/var/lib/rsnet"),
             underlay: r.read("underlay", "", "an interface or an IP address", underlay),
             docker: r.read("docker", "/var/run/docker.sock", "the path of a socket, or none", |v| path(v, "none")).flatten(),
@@ -127,7 +155,6 @@ impl Settings {
             sockets: r.read("sockets", "/run/docker/plugins/rsnet.sock", "absolute paths joined by commas", paths).unwrap_or_default(),
             proc_sys_net: r.path("proc_sys_net", "/proc/sys/net"),
         };
-        r.read("store", "embedded", "embedded; a store that hosts share comes with the overlay mode", |v| (v == "embedded").then_some(()));
         if reader.wrong.is_empty() { Ok(settings) } else { Err(ConfigError(reader.wrong)) }
     }
 }
@@ -146,7 +173,8 @@ impl Reader<'_> {
         }
         let parsed = parse(value);
         if parsed.is_none() {
-            self.wrong.push(format!("setting {name}={value} (RSNET_{}) is not valid; give {expected}", name.to_uppercase()));
+            let shown = if name == "store_token" { "…" } else { value };
+            self.wrong.push(format!("setting {name}={shown} ({}) is not valid; give {expected}", variable(name)));
         }
         parsed
     }
@@ -154,6 +182,59 @@ impl Reader<'_> {
     fn path(&mut self, name: &str, default: &str) -> PathBuf {
         self.read(name, default, "an absolute path", |value| path(value, "").flatten()).unwrap_or_default()
     }
+}
+
+impl Reader<'_> {
+    /// The store that hosts share. What is given for one that is not chosen is only looked at for its form.
+    fn consul(&mut self) -> Option<consul::Settings> {
+        let expected = "embedded, consul://HOST:PORT/PREFIX or consul+https://HOST:PORT/PREFIX";
+        let address = self.read("store", "embedded", expected, store).flatten();
+        let text = self.read("store_token", "", "Consul's token, visible characters only", consul::Token::text);
+        let file = self.file("store_token_file").map(consul::Token::File);
+        let (ca, certificate, key) = (self.file("store_ca"), self.file("store_cert"), self.file("store_key"));
+        let datacenter = self.read("store_datacenter", "", "a name of letters, digits, - and _", datacenter);
+        let address = address?;
+        self.fit(&address);
+        let identity = certificate.zip(key).map(|(certificate, key)| consul::Identity { certificate, key });
+        Some(consul::Settings { address, datacenter, token: text.or(file), ca, identity })
+    }
+
+    /// What goes together, and what does not.
+    fn fit(&mut self, address: &consul::Address) {
+        let given = |name| self.given.contains_key(name);
+        let mut wrong = Vec::new();
+        if given("store_token") && given("store_token_file") {
+            wrong.push(("store_token_file", "is given beside RSNET_STORE_TOKEN; give one of them".to_owned()));
+        }
+        for (one, other) in [("store_cert", "store_key"), ("store_key", "store_cert")] {
+            if given(one) && !given(other) {
+                wrong.push((other, format!("is not given, but {} is; give both or neither", variable(one))));
+            }
+        }
+        if address.https && !given("store_ca") {
+            wrong.push(("store_ca", format!("is not given, and {address} is believed only by it; give the file of the CA's certificate")));
+        }
+        for name in ["store_ca", "store_cert", "store_key"].into_iter().filter(|name| !address.https && given(name)) {
+            wrong.push((name, format!("is of no use with {address}; give consul+https://…, or take it away")));
+        }
+        self.wrong.extend(wrong.into_iter().map(|(name, problem)| format!("setting {name} ({}) {problem}", variable(name))));
+    }
+
+    fn file(&mut self, name: &str) -> Option<PathBuf> {
+        self.read(name, "", "an absolute path", |value| path(value, "").flatten())
+    }
+}
+
+fn variable(name: &str) -> String {
+    format!("RSNET_{}", name.to_uppercase())
+}
+
+fn store(value: &str) -> Option<Option<consul::Address>> {
+    if value == "embedded" { Some(None) } else { consul::Address::parse(value).map(Some) }
+}
+
+fn datacenter(value: &str) -> Option<String> {
+    value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)).then(|| value.to_owned())
 }
 
 fn path(value: &str, none: &str) -> Option<Option<PathBuf>> {
@@ -214,6 +295,9 @@ mod tests {
     fn every_wrong_setting_is_reported_at_once_by_name() {
         let wrong = environment(&[
             ("RSNET_STORE", "etcd://x"),
+            ("RSNET_STORE_TOKEN_FILE", "token"),
+            ("RSNET_STORE_CA", "ca.pem"),
+            ("RSNET_STORE_DATACENTER", "here and there"),
             ("RSNET_DATA_DIR", "relative"),
             ("RSNET_UNDERLAY", "not an interface"),
             ("RSNET_DOCKER", "x"),
@@ -225,6 +309,45 @@ mod tests {
         for (name, value) in wrong {
             assert!(error.contains(&name) && error.contains(&value), "{name} is not in {error}");
         }
+    }
+
+    #[test]
+    fn a_consul_is_read_with_all_that_belongs_to_it() {
+        let given = environment(&[
+            ("RSNET_STORE", "consul+https://consul.example:8501/a/b"),
+            ("RSNET_STORE_TOKEN_FILE", "/t"),
+            ("RSNET_STORE_CA", "/ca"),
+            ("RSNET_STORE_CERT", "/cert"),
+            ("RSNET_STORE_KEY", "/key"),
+            ("RSNET_STORE_DATACENTER", "dc-2"),
+        ]);
+        let consul = Given::default().settle(given).unwrap().consul.unwrap();
+        assert_eq!(consul.address.to_string(), "consul+https://consul.example:8501/a/b");
+        assert_eq!((consul.token, consul.datacenter), (Some(consul::Token::File("/t".into())), Some("dc-2".to_owned())));
+        assert_eq!(consul.identity, Some(consul::Identity { certificate: "/cert".into(), key: "/key".into() }));
+        assert!(Given::default().settle(environment(&[("RSNET_STORE", "embedded"), ("RSNET_STORE_CA", "/ca")])).unwrap().consul.is_none());
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_reported_at_once_by_name() {
+        let told = |pairs: &[_]| Given::default().settle(environment(pairs)).unwrap_err().to_string();
+        let http = [("RSNET_STORE", "consul://h"), ("RSNET_STORE_TOKEN", "a"), ("RSNET_STORE_TOKEN_FILE", "/t"), ("RSNET_STORE_KEY", "/k")];
+        let error = told(&http);
+        assert_eq!(
+            error.lines().collect::<Vec<_>>(),
+            [
+                "setting store_token_file (RSNET_STORE_TOKEN_FILE) is given beside RSNET_STORE_TOKEN; give one of them",
+                "setting store_cert (RSNET_STORE_CERT) is not given, but RSNET_STORE_KEY is; give both or neither",
+                "setting store_key (RSNET_STORE_KEY) is of no use with consul://h:8500/rsnet; give consul+https://…, or take it away",
+            ]
+        );
+        assert!(told(&[("RSNET_STORE", "https://h")]).contains("(RSNET_STORE_CA) is not given"));
+    }
+
+    #[test]
+    fn a_wrong_token_is_named_and_not_shown() {
+        let error = Given::default().settle(environment(&[("RSNET_STORE_TOKEN", "5ecret 5ecret")])).unwrap_err().to_string();
+        assert!(error.contains("RSNET_STORE_TOKEN") && !error.contains("5ecret"), "{error}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("docker", &["model"]),
     ("plugin", &[]),
     ("telemetry", &[]),
-    ("config", &["model"]),
+    ("config", &["model", "store"]),
     ("reconcile", &["model", "kernel", "firewall"]),
     ("agent", &["model", "addresses", "docker", "drivers", "kernel", "reconcile", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),

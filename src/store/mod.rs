@@ -7,6 +7,7 @@
 pub mod consul;
 pub mod embedded;
 mod key;
+mod lease;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use futures_util::stream::BoxStream;
 pub use consul::Consul;
 pub use embedded::Embedded;
 pub use key::{InvalidKey, Key, Prefix};
+pub use lease::{Lease, Leases};
 
 /// The record format this program reads and writes, as text under the key [`FORMAT_KEY`].
 pub const FORMAT: u64 = 1;
@@ -181,6 +183,18 @@ pub enum StoreError {
         store: String,
         /// What it said.
         cause: String,
+    },
+    /// The lease was not renewed in time, or was ended.
+    #[error("renew or use lease {lease}: it is over, and what it held is gone; take a new one")]
+    Ended {
+        /// The lease.
+        lease: Lease,
+    },
+    /// Another lease holds the key.
+    #[error("hold {key}: another lease holds it; end that one, or wait until it ends")]
+    Held {
+        /// The key.
+        key: Key,
     },
     /// A file that a setting names cannot be used.
     #[error("read {name}={} (RSNET_{}): {cause}; mend the file, it is then read again", .path.display(), .name.to_uppercase())]

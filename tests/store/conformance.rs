@@ -1,10 +1,10 @@
-//! What every [`Store`] does. Each scenario keeps to keys of its own, so that the suite also runs on a store others use.
+//! What every [`Store`] does, and every [`Leases`]. Each scenario keeps to keys of its own, so that the suite also runs on a store others use.
 
 use futures_util::StreamExt;
-use rsnet::store::{Entry, Expect, Key, Op, PORTABLE_BYTES, PORTABLE_OPS, Prefix, Snapshots, Store, StoreError};
+use rsnet::store::{Entry, Expect, Key, Lease, Leases, Op, PORTABLE_BYTES, PORTABLE_OPS, Prefix, Snapshots, Store, StoreError};
 
 /// Runs the whole suite.
-pub async fn all(store: &dyn Store) {
+pub async fn all(store: &dyn Leases) {
     a_key_is_written_read_and_deleted(store).await;
     expectations_hold_or_conflict(store).await;
     versions_grow_as_consuls_modify_index(store).await;
@@ -14,6 +14,8 @@ pub async fn all(store: &dyn Store) {
     the_stores_own_key_and_doubles_are_refused(store).await;
     a_watch_yields_whole_snapshots(store).await;
     one_of_many_wins_a_key(store).await;
+    a_lease_takes_its_keys_with_it(store).await;
+    a_key_is_held_by_one_lease(store).await;
 }
 
 fn key(text: &str) -> Key {
@@ -163,4 +165,55 @@ async fn one_of_many_wins_a_key(store: &dyn Store) {
     assert_eq!(value(store, "claim").await, Some(winners[0].to_string()));
     let claimed = store.list(&Prefix::below(&key("claimed"))).await.unwrap();
     assert_eq!(keys(&claimed), [format!("claimed/{}", winners[0])]);
+}
+
+/// As long a time as no test takes.
+const LONG: std::time::Duration = std::time::Duration::from_secs(600);
+
+async fn a_lease_takes_its_keys_with_it(store: &dyn Leases) {
+    let lease = store.grant("host-1", LONG).await.unwrap();
+    let mut watch = store.watch(&Prefix::below(&key("alive"))).await.unwrap();
+    assert_eq!(snapshot(&mut watch).await, []);
+    let version = store.hold(&lease, &key("alive/1"), b"10.0.0.1".into()).await.unwrap();
+    let seen = snapshot(&mut watch).await;
+    assert_eq!(seen, [Entry { key: key("alive/1"), value: b"10.0.0.1".into(), version }]);
+    assert_eq!(store.hold(&lease, &key("alive/1"), b"10.0.0.1".into()).await.unwrap(), version, "an equal value keeps its version");
+    store.hold(&lease, &key("alive/1"), b"10.0.0.2".into()).await.unwrap();
+    assert_eq!(snapshot(&mut watch).await[0].value, b"10.0.0.2");
+    store.put(&key("kept/1"), b"1".into(), Expect::Any).await.unwrap();
+    store.renew(&lease).await.unwrap();
+    store.end(&lease).await.unwrap();
+    assert_eq!(snapshot(&mut watch).await, []);
+    assert_eq!(value(store, "kept/1").await, Some("1".to_owned()), "only what it held is gone");
+    ended(store.renew(&lease).await);
+    ended(store.hold(&lease, &key("alive/1"), vec![]).await.map(drop));
+    store.end(&lease).await.unwrap();
+    ended(store.renew(&Lease("no such/lease".to_owned())).await);
+}
+
+async fn a_key_is_held_by_one_lease(store: &dyn Leases) {
+    let (one, two) = (store.grant("host-1", LONG).await.unwrap(), store.grant("host-2", LONG).await.unwrap());
+    assert_ne!(one, two);
+    assert_eq!(store.holder(&key("held")).await.unwrap(), None);
+    store.hold(&one, &key("held"), b"one".into()).await.unwrap();
+    let refused = store.hold(&two, &key("held"), b"two".into()).await;
+    assert!(matches!(refused, Err(StoreError::Held { .. })), "{refused:?}");
+    assert_eq!(store.holder(&key("held")).await.unwrap(), Some(one.clone()));
+    store.end(&one).await.unwrap();
+    // at once: nobody waits for a lock that nobody has
+    store.hold(&two, &key("held"), b"two".into()).await.unwrap();
+    assert_eq!((value(store, "held").await, store.holder(&key("held")).await.unwrap()), (Some("two".to_owned()), Some(two.clone())));
+    // a key that is deleted is held no more, and its lease lives on
+    store.delete(&key("held"), Expect::Any).await.unwrap();
+    assert_eq!(store.holder(&key("held")).await.unwrap(), None);
+    let three = store.grant("host-3", LONG).await.unwrap();
+    store.hold(&three, &key("held"), b"three".into()).await.unwrap();
+    store.renew(&two).await.unwrap();
+    store.end(&two).await.unwrap();
+    assert_eq!(value(store, "held").await, Some("three".to_owned()));
+    store.end(&three).await.unwrap();
+}
+
+fn ended(result: Result<(), StoreError>) {
+    assert!(matches!(result, Err(StoreError::Ended { .. })), "{result:?}");
 }

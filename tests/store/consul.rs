@@ -1,9 +1,15 @@
 //! What only Consul has: several servers, keys that others see, a prefix.
 
-use rsnet::store::{Expect, Key, Op, PORTABLE_BYTES, Prefix, Store, StoreError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use rsnet::store::{Expect, Key, Leases, Op, PORTABLE_BYTES, Prefix, Store, StoreError};
 
 use super::conformance;
 use super::server::{Server, own_network, three};
+
+/// The shortest time that Consul gives a lease.
+const SHORT: Duration = Duration::from_secs(10);
 
 fn key(text: &str) -> Key {
     Key::new(text).unwrap()
@@ -87,4 +93,44 @@ async fn consuls_limits_are_told_and_not_hidden() {
     let error = store.put(&key("big"), vec![7; 400 << 10], Expect::Any).await.unwrap_err().to_string();
     assert!(error.contains("write test/big in consul://127.0.0.1:8500/test: 413") && error.contains("too large"), "{error}");
     store.put(&key("big"), vec![7; PORTABLE_BYTES], Expect::Any).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_is_not_renewed_ends_in_time() {
+    own_network();
+    let consul = Server::dev();
+    let store = consul.store();
+    let (kept, left) = (store.grant("kept", SHORT).await.unwrap(), store.grant("left", SHORT).await.unwrap());
+    store.hold(&kept, &key("alive/kept"), vec![]).await.unwrap();
+    store.hold(&left, &key("alive/left"), vec![]).await.unwrap();
+    let mut watch = store.watch(&Prefix::below(&key("alive"))).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().len(), 2);
+    let (start, mut renewals) = (Instant::now(), tokio::time::interval(SHORT / 3));
+    let seen = loop {
+        tokio::select! {
+            seen = watch.next() => break seen.unwrap().unwrap(),
+            _ = renewals.tick() => store.renew(&kept).await.unwrap(),
+        }
+    };
+    let after = start.elapsed();
+    assert_eq!(seen.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["alive/kept"]);
+    assert!(after > SHORT - Duration::from_secs(1) && after < SHORT * 2 + Duration::from_secs(2), "{after:?}");
+    assert!(matches!(store.renew(&left).await, Err(StoreError::Ended { .. })));
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_its_store() {
+    own_network();
+    let consul = Server::dev();
+    let store = consul.store();
+    let mut watch = store.watch(&Prefix::all()).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().unwrap().len(), 0);
+    let waiting = tokio::spawn(async move {
+        while let Some(snapshot) = watch.next().await {
+            snapshot.unwrap();
+        }
+    });
+    store.put(&key("a"), vec![], Expect::Any).await.unwrap();
+    drop(store);
+    tokio::time::timeout(Duration::from_secs(2), waiting).await.expect("it ends at once").unwrap();
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use futures_util::StreamExt;
-use rsnet::store::{Embedded, Expect, Key, Prefix, Store, StoreError};
+use rsnet::store::{Embedded, Expect, Key, Leases, Prefix, Store, StoreError};
 use tempfile::TempDir;
 
 use super::conformance;
@@ -46,6 +46,19 @@ async fn what_was_written_is_there_after_opening_again_and_versions_go_on() {
     assert!(store.put(&key("b"), b"1".into(), Expect::Absent).await.unwrap() > newest);
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
+}
+
+#[tokio::test]
+async fn a_lease_outlives_the_process() {
+    let (_dir, path) = place();
+    let store = Embedded::open(&path).unwrap();
+    let lease = store.grant("host", std::time::Duration::from_secs(10)).await.unwrap();
+    store.hold(&lease, &key("alive"), b"1".into()).await.unwrap();
+    drop(store);
+    let store = Embedded::open(&path).unwrap();
+    store.renew(&lease).await.unwrap();
+    store.end(&lease).await.unwrap();
+    assert_eq!(store.get(&key("alive")).await.unwrap(), None);
 }
 
 #[tokio::test]

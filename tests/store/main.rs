@@ -1,5 +1,6 @@
 //! The store: one suite for every implementation, then what only one of them has.
 
+mod admission;
 mod conformance;
 mod consul;
 mod crash;

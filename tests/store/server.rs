@@ -50,7 +50,12 @@ impl Server {
 
     /// One that is everything, keeps nothing on disk and allows everything.
     pub fn dev() -> Self {
-        Self::dev_with(&serde_json::json!({}))
+        let server = Self::dev_with(&serde_json::json!({}));
+        wait_until(
+            "the node in the catalog",
+            || if server.consul(&["catalog", "nodes"]).contains("n1") { Ok(()) } else { Err(server.log()) },
+        );
+        server
     }
 
     /// The same with further settings.

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::super::StoreError;
 use super::settings::{Identity, Settings, Token};
@@ -54,7 +54,11 @@ impl Door {
             return Ok(access.clone());
         }
         match (Access::open(settings), &access) {
-            (Ok(fresh), _) => *access = Some(Arc::new(fresh)),
+            (Ok(fresh), None) => *access = Some(Arc::new(fresh)),
+            (Ok(fresh), Some(_)) => {
+                info!("the files for the store changed and were read again");
+                *access = Some(Arc::new(fresh));
+            }
             (Err(error), None) => return Err(error),
             (Err(error), Some(_)) => warn!("{error}; going on with what was read before"),
         }

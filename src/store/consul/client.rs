@@ -20,6 +20,9 @@ const AT_ONCE: usize = 64;
 /// The longest answer that is read, in bytes.
 const LONGEST: usize = 64 << 20;
 
+/// What Consul says when it has done nothing: no leader to pass the question on to; just started, and its node not yet known.
+const UNDONE: [&[u8]; 2] = [b"No cluster leader", b"Missing node registration"];
+
 /// A question.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -139,9 +142,7 @@ impl Client {
             StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT => Ok(answer),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(answer.denied(&words())),
             StatusCode::TOO_MANY_REQUESTS => Err(self.unreachable(ask, false, words())),
-            // What an agent says that found no leader to pass the question on to.
-            status if status.is_server_error() && &*answer.body == b"No cluster leader" => Err(self.unreachable(ask, false, words())),
-            status if status.is_server_error() => Err(self.unreachable(ask, true, words())),
+            status if status.is_server_error() => Err(self.unreachable(ask, !UNDONE.contains(&&*answer.body), words())),
             _ => Err(answer.strange(words())),
         }
     }

@@ -9,6 +9,7 @@
 
 mod access;
 mod client;
+mod lease;
 mod settings;
 mod watch;
 mod wire;
@@ -50,6 +51,11 @@ impl Consul {
         Self { kv: Arc::new(kv), closed: closed.clone(), _close: closed.drop_guard() }
     }
 
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.kv.client.settings.address
+    }
+
     /// Whether Consul can be reached, lets us read and write, and has records that we know. Writes the record format if there is none.
     pub async fn check(&self) -> Result<(), StoreError> {
         *self.kv.format.lock().await = None;
@@ -74,15 +80,7 @@ impl Store for Consul {
         if ops.is_empty() {
             return Ok(vec![]);
         }
-        match self.kv.commit(&ops).await? {
-            Some(versions) => Ok(versions),
-            // The format is another than we saw: look again, and try once more.
-            None => self.kv.commit(&ops).await?.ok_or_else(|| StoreError::Answer {
-                action: format!("write {}", ops[0].key()),
-                store: self.kv.client.settings.address.to_string(),
-                cause: "somebody else writes the record format over and over".to_owned(),
-            }),
-        }
+        self.kv.commit(&ops).await
     }
 
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError> {
@@ -91,16 +89,30 @@ impl Store for Consul {
 }
 
 /// A transaction, and which of our operations each of Consul's stands for.
-struct Txn {
-    ops: Vec<wire::Op<'static>>,
-    of: Vec<Option<usize>>,
+#[derive(Default)]
+struct Txn<'a> {
+    ops: Vec<wire::Op<'a>>,
+    of: Vec<usize>,
 }
 
-impl Txn {
-    fn push(&mut self, op: wire::Op<'static>, of: Option<usize>) {
+impl<'a> Txn<'a> {
+    fn push(&mut self, of: usize, op: wire::Op<'a>) {
         self.ops.push(op);
         self.of.push(of);
     }
+}
+
+/// What became of a transaction.
+enum Outcome {
+    Done(wire::Done),
+    /// Nothing was done: this operation of ours could not be.
+    Refused(Refusal),
+}
+
+struct Refusal {
+    of: usize,
+    what: String,
+    answer: Answer,
 }
 
 impl Kv {
@@ -145,54 +157,68 @@ impl Kv {
         Ok(entries)
     }
 
-    /// One transaction. `None`: the record format is no longer what we saw.
-    async fn commit(&self, ops: &[Op]) -> Result<Option<Vec<Option<u64>>>, StoreError> {
-        let txn = self.txn(ops, self.format().await?);
-        if txn.ops.len() > TXN_OPS {
+    async fn commit(&self, ops: &[Op]) -> Result<Vec<Option<u64>>, StoreError> {
+        let txn = self.txn(ops);
+        if txn.ops.len() >= TXN_OPS {
             return Err(StoreError::Refused { key: ops[0].key().clone(), cause: "more operations than Consul takes in one transaction" });
         }
-        let answer = self.transact(&txn.ops, format!("write {}", self.path(ops[0].key()))).await?;
-        let done: wire::Done = answer.json()?;
-        if answer.status == StatusCode::OK {
-            return Ok(Some(ops.iter().map(|op| self.version(&done, op)).collect()));
-        }
-        let wrong = done.wrong().ok_or_else(|| answer.strange("a conflict without a reason"))?;
-        match txn.of.get(wrong.op_index).copied().flatten() {
-            _ if wrong.what.contains("Permission denied") => Err(answer.denied(&wrong.what)),
-            Some(at) => Err(self.conflict(&ops[at], &answer, &wrong.what).await),
-            None => {
-                *self.format.lock().await = None;
-                Ok(None)
-            }
+        match self.transact(&txn, ops[0].key()).await? {
+            Outcome::Done(done) => Ok(ops.iter().map(|op| self.version(&done, op)).collect()),
+            Outcome::Refused(refusal) => Err(self.conflict(&ops[refusal.of], &refusal).await),
         }
     }
 
-    async fn transact(&self, ops: &[wire::Op<'_>], action: String) -> Result<Answer, StoreError> {
+    /// A transaction behind a look at the record format. If that is not what we saw, it is read again, and all tried once more.
+    async fn transact(&self, txn: &Txn<'_>, key: &Key) -> Result<Outcome, StoreError> {
+        let path = self.path(key);
+        let mut last = None;
+        for _ in 0..2 {
+            let format = wire::Op::check(self.path(FORMAT_KEY), self.format().await?);
+            let answer = self.send(&[&format], &txn.ops, &path).await?;
+            let done: wire::Done = answer.json()?;
+            if answer.status == StatusCode::OK {
+                return Ok(Outcome::Done(done));
+            }
+            let wrong = done.wrong().ok_or_else(|| answer.strange("a conflict without a reason"))?;
+            if let Some(at) = wrong.op_index.checked_sub(1) {
+                let of = *txn.of.get(at).ok_or_else(|| answer.strange(&wrong.what))?;
+                return Ok(Outcome::Refused(Refusal { of, what: wrong.what, answer }));
+            }
+            *self.format.lock().await = None;
+            last = Some(answer.strange(wrong.what));
+        }
+        Err(last.unwrap_or_else(|| StoreError::Refused { key: key.clone(), cause: "it was not tried" }))
+    }
+
+    /// Operations to Consul. Those that the token does not allow are an error, which Consul answers like a conflict.
+    async fn send(&self, first: &[&wire::Op<'_>], rest: &[wire::Op<'_>], path: &str) -> Result<Answer, StoreError> {
+        let ops: Vec<_> = first.iter().copied().chain(rest).collect();
         // Strings and numbers always serialise.
-        let body = serde_json::to_vec(ops).unwrap_or_default();
-        self.client.ask(Ask::put("txn", body, action)).await
+        let body = serde_json::to_vec(&ops).unwrap_or_default();
+        let answer = self.client.ask(Ask::put("txn", body, format!("write {path}"))).await?;
+        let denied = answer.status == StatusCode::CONFLICT && String::from_utf8_lossy(&answer.body).contains("Permission denied");
+        if denied { Err(answer.denied("Permission denied")) } else { Ok(answer) }
     }
 
     /// What Consul has to do. A condition on a key to be deleted is an operation of its own: `delete-cas` is content with a key that is
     /// not there.
-    fn txn(&self, ops: &[Op], format: u64) -> Txn {
-        let mut txn = Txn { ops: Vec::new(), of: Vec::new() };
-        txn.push(wire::Op::check(self.path(FORMAT_KEY), format), None);
+    fn txn(&self, ops: &[Op]) -> Txn<'static> {
+        let mut txn = Txn::default();
         for (at, op) in ops.iter().enumerate() {
-            let (at, path) = (Some(at), self.path(op.key()));
+            let path = self.path(op.key());
             match op {
-                Op::Put(_, value, Expect::Any) => txn.push(wire::Op::set(path, value, None), at),
-                Op::Put(_, value, Expect::Absent) => txn.push(wire::Op::set(path, value, Some(0)), at),
+                Op::Put(_, value, Expect::Any) => txn.push(at, wire::Op::set(path, value, None)),
+                Op::Put(_, value, Expect::Absent) => txn.push(at, wire::Op::set(path, value, Some(0))),
                 // To Consul 0 means absent; no key ever has it.
-                Op::Put(_, _, Expect::Version(0)) => txn.push(wire::Op::check(path, 0), at),
-                Op::Put(_, value, Expect::Version(version)) => txn.push(wire::Op::set(path, value, Some(*version)), at),
-                Op::Delete(_, Expect::Any) => txn.push(wire::Op::plain("delete", path), at),
-                Op::Delete(_, Expect::Absent) => txn.push(wire::Op::plain("check-not-exists", path), at),
+                Op::Put(_, _, Expect::Version(0)) => txn.push(at, wire::Op::check(path, 0)),
+                Op::Put(_, value, Expect::Version(version)) => txn.push(at, wire::Op::set(path, value, Some(*version))),
+                Op::Delete(_, Expect::Any) => txn.push(at, wire::Op::plain("delete", path)),
+                Op::Delete(_, Expect::Absent) => txn.push(at, wire::Op::plain("check-not-exists", path)),
                 Op::Delete(_, Expect::Version(version)) => {
-                    txn.push(wire::Op::check(path.clone(), *version), at);
-                    txn.push(wire::Op::plain("delete", path), at);
+                    txn.push(at, wire::Op::check(path.clone(), *version));
+                    txn.push(at, wire::Op::plain("delete", path));
                 }
-                Op::DeleteBelow(_) => txn.push(wire::Op::plain("delete-tree", format!("{path}/")), at),
+                Op::DeleteBelow(_) => txn.push(at, wire::Op::plain("delete-tree", format!("{path}/"))),
             }
         }
         txn
@@ -203,13 +229,14 @@ impl Kv {
     }
 
     /// Why an operation was refused. What is there now may be newer than what it met.
-    async fn conflict(&self, op: &Op, answer: &Answer, what: &str) -> StoreError {
-        let (Op::Put(key, _, expected) | Op::Delete(key, expected)) = op else { return answer.strange(what) };
-        match self.get(key).await {
-            _ if *expected == Expect::Any => answer.strange(what),
-            Ok(found) => StoreError::Conflict { key: key.clone(), expected: *expected, found: found.map(|entry| entry.version) },
-            Err(error) => error,
+    async fn conflict(&self, op: &Op, refusal: &Refusal) -> StoreError {
+        let (Op::Put(key, _, expected) | Op::Delete(key, expected)) = op else { return refusal.answer.strange(&refusal.what) };
+        if *expected == Expect::Any {
+            return refusal.answer.strange(&refusal.what);
         }
+        let conflict =
+            |found: Option<Entry>| StoreError::Conflict { key: key.clone(), expected: *expected, found: found.map(|entry| entry.version) };
+        self.get(key).await.map_or_else(|error| error, conflict)
     }
 
     /// The version of the record format, which is ours; written if there is none.
@@ -240,16 +267,12 @@ impl Kv {
     /// Writes the format unless somebody else was faster, and returns its version.
     async fn write_format(&self) -> Result<u64, StoreError> {
         let path = self.path(FORMAT_KEY);
-        let put = [wire::Op::set(path.clone(), FORMAT.to_string().as_bytes(), Some(0))];
-        let answer = self.transact(&put, format!("write {path}")).await?;
+        let put = wire::Op::set(path.clone(), FORMAT.to_string().as_bytes(), Some(0));
+        let answer = self.send(&[&put], &[], &path).await?;
         let done: wire::Done = answer.json()?;
-        if let Some(version) = done.index_of(&path) {
-            return Ok(version);
+        match done.index_of(&path) {
+            Some(version) => Ok(version),
+            None => self.found_format().await?.ok_or_else(|| answer.strange("the record format is neither there nor can it be written")),
         }
-        let what = done.wrong().map_or_else(|| "nothing was written".to_owned(), |wrong| wrong.what);
-        if what.contains("Permission denied") {
-            return Err(answer.denied(&what));
-        }
-        self.found_format().await?.ok_or_else(|| answer.strange(what))
     }
 }

@@ -66,6 +66,26 @@ impl<'a> Op<'a> {
     }
 }
 
+/// What a new session is: one that ends by time alone, and takes its keys with it at once.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Session<'a> {
+    pub name: &'a str,
+    #[serde(rename = "TTL")]
+    pub ttl: String,
+    pub behavior: &'static str,
+    pub lock_delay: &'static str,
+    /// None: without this Consul takes the health of the node, and ends the session when its agent is started again.
+    pub node_checks: [&'static str; 0],
+}
+
+/// The id of a new session.
+#[derive(Deserialize)]
+pub struct SessionId {
+    #[serde(rename = "ID")]
+    pub id: String,
+}
+
 /// The answer to a transaction: results of one that was done (200), errors of one that was not (409).
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
