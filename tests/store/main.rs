@@ -5,4 +5,6 @@ mod conformance;
 mod consul;
 mod crash;
 mod embedded;
+mod faults;
+mod proxy;
 mod server;

@@ -86,6 +86,11 @@ impl Server {
         settings(&format!("consul://{}:8500/test", self.host))
     }
 
+    /// Its address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Where it keeps its files.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -161,7 +166,7 @@ pub fn three() -> [Server; 3] {
 }
 
 /// Elections in a second instead of five.
-fn quick() -> Value {
+pub fn quick() -> Value {
     serde_json::json!({ "performance": { "raft_multiplier": 1 } })
 }
 

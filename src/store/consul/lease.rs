@@ -36,7 +36,7 @@ impl Leases for Consul {
         let mut txn = Txn::default();
         txn.push(0, wire::Op::lock(path.clone(), &value, &lease.0));
         match self.kv.transact(&txn, key).await? {
-            Outcome::Done(done) => Ok(done.index_of(&path).unwrap_or_default()),
+            Outcome::Done(reply) => reply.version(&path),
             Outcome::Refused(refusal) if refusal.what.contains("already held") => Err(StoreError::Held { key: key.clone() }),
             Outcome::Refused(refusal) if refusal.what.contains("invalid session") => Err(StoreError::Ended { lease: lease.clone() }),
             Outcome::Refused(refusal) => Err(refusal.answer.strange(refusal.what)),

@@ -14,11 +14,12 @@ mod settings;
 mod watch;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use hyper::StatusCode;
 use tokio::sync::Mutex;
+use tokio::sync::watch::Receiver;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::client::{Answer, Ask, Client};
@@ -34,13 +35,23 @@ pub struct Consul {
     kv: Arc<Kv>,
     closed: CancellationToken,
     _close: DropGuard,
+    /// What the guard tells watchers, once there is a first watcher.
+    lost: OnceLock<Receiver<u64>>,
 }
 
 /// What calls and watches have in common.
 struct Kv {
     client: Client,
-    /// The version of the key `format` where it was found to be ours.
-    format: Mutex<Option<u64>>,
+    /// The key `format` where it was found to be ours.
+    format: Mutex<Option<Format>>,
+}
+
+/// The key `format`, with what tells it from one that was written anew: a Consul that lost everything counts its versions again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Format {
+    version: u64,
+    /// Random since it was written.
+    mark: u64,
 }
 
 impl Consul {
@@ -48,7 +59,7 @@ impl Consul {
     pub fn new(settings: Settings) -> Self {
         let closed = CancellationToken::new();
         let kv = Kv { client: Client::new(settings), format: Mutex::new(None) };
-        Self { kv: Arc::new(kv), closed: closed.clone(), _close: closed.drop_guard() }
+        Self { kv: Arc::new(kv), closed: closed.clone(), _close: closed.drop_guard(), lost: OnceLock::new() }
     }
 
     /// Where it is.
@@ -58,8 +69,7 @@ impl Consul {
 
     /// Whether Consul can be reached, lets us read and write, and has records that we know. Writes the record format if there is none.
     pub async fn check(&self) -> Result<(), StoreError> {
-        *self.kv.format.lock().await = None;
-        self.kv.format().await.map(drop)
+        self.kv.fresh_format().await.map(drop)
     }
 }
 
@@ -70,7 +80,8 @@ impl Store for Consul {
     }
 
     async fn list(&self, prefix: &Prefix) -> Result<Vec<Entry>, StoreError> {
-        let ask = Ask::get(self.kv.list_path(prefix), format!("list {}", self.kv.path(prefix.as_str())));
+        let path = self.kv.path(prefix.as_str());
+        let ask = Ask::get(format!("kv/{path}?recurse"), format!("list {path}"));
         let answer = self.kv.client.ask(ask).await?;
         self.kv.entries(&answer).await
     }
@@ -84,7 +95,13 @@ impl Store for Consul {
     }
 
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError> {
-        Ok(watch::snapshots(&self.kv, self.closed.clone(), prefix.clone()))
+        let guard = || {
+            let (tell, told) = tokio::sync::watch::channel(0);
+            tokio::spawn(watch::guard(Arc::downgrade(&self.kv), self.closed.clone(), tell));
+            told
+        };
+        let lost = self.lost.get_or_init(guard).clone();
+        Ok(watch::snapshots(&self.kv, self.closed.clone(), lost, prefix.clone()))
     }
 }
 
@@ -104,9 +121,21 @@ impl<'a> Txn<'a> {
 
 /// What became of a transaction.
 enum Outcome {
-    Done(wire::Done),
+    Done(Reply),
     /// Nothing was done: this operation of ours could not be.
     Refused(Refusal),
+}
+
+struct Reply {
+    done: wire::Done,
+    answer: Answer,
+}
+
+impl Reply {
+    /// The version that a key was written with.
+    fn version(&self, path: &str) -> Result<u64, StoreError> {
+        self.done.index_of(path).ok_or_else(|| self.answer.strange(format!("no word of {path}")))
+    }
 }
 
 struct Refusal {
@@ -121,10 +150,6 @@ impl Kv {
         format!("{}/{key}", self.client.settings.address.prefix)
     }
 
-    fn list_path(&self, prefix: &Prefix) -> String {
-        format!("kv/{}?recurse", self.path(prefix.as_str()))
-    }
-
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         let path = self.path(key);
         let answer = self.client.ask(Ask::get(format!("kv/{path}"), format!("read {path}"))).await?;
@@ -136,8 +161,7 @@ impl Kv {
     async fn entries(&self, answer: &Answer) -> Result<Vec<Entry>, StoreError> {
         let entries = self.decode(answer)?;
         if entries.is_empty() {
-            *self.format.lock().await = None;
-            self.format().await?;
+            self.fresh_format().await?;
         }
         Ok(entries)
     }
@@ -163,7 +187,7 @@ impl Kv {
             return Err(StoreError::Refused { key: ops[0].key().clone(), cause: "more operations than Consul takes in one transaction" });
         }
         match self.transact(&txn, ops[0].key()).await? {
-            Outcome::Done(done) => Ok(ops.iter().map(|op| self.version(&done, op)).collect()),
+            Outcome::Done(done) => ops.iter().map(|op| self.version(&done, op)).collect(),
             Outcome::Refused(refusal) => Err(self.conflict(&ops[refusal.of], &refusal).await),
         }
     }
@@ -173,11 +197,11 @@ impl Kv {
         let path = self.path(key);
         let mut last = None;
         for _ in 0..2 {
-            let format = wire::Op::check(self.path(FORMAT_KEY), self.format().await?);
+            let format = wire::Op::check(self.path(FORMAT_KEY), self.format().await?.version);
             let answer = self.send(&[&format], &txn.ops, &path).await?;
             let done: wire::Done = answer.json()?;
             if answer.status == StatusCode::OK {
-                return Ok(Outcome::Done(done));
+                return Ok(Outcome::Done(Reply { done, answer }));
             }
             let wrong = done.wrong().ok_or_else(|| answer.strange("a conflict without a reason"))?;
             if let Some(at) = wrong.op_index.checked_sub(1) {
@@ -224,8 +248,10 @@ impl Kv {
         txn
     }
 
-    fn version(&self, done: &wire::Done, op: &Op) -> Option<u64> {
-        matches!(op, Op::Put(..)).then(|| done.index_of(&self.path(op.key()))).flatten()
+    /// The version of what an operation wrote.
+    fn version(&self, done: &Reply, op: &Op) -> Result<Option<u64>, StoreError> {
+        let Op::Put(key, ..) = op else { return Ok(None) };
+        done.version(&self.path(key)).map(Some)
     }
 
     /// Why an operation was refused. What is there now may be newer than what it met.
@@ -239,40 +265,47 @@ impl Kv {
         self.get(key).await.map_or_else(|error| error, conflict)
     }
 
-    /// The version of the record format, which is ours; written if there is none.
-    async fn format(&self) -> Result<u64, StoreError> {
+    /// The record format, which is ours; written if there is none.
+    async fn format(&self) -> Result<Format, StoreError> {
         let mut known = self.format.lock().await;
-        if let Some(version) = *known {
-            return Ok(version);
+        if let Some(format) = *known {
+            return Ok(format);
         }
         let found = match self.found_format().await? {
-            Some(version) => version,
+            Some(format) => format,
             None => self.write_format().await?,
         };
         *known = Some(found);
         Ok(found)
     }
 
-    async fn found_format(&self) -> Result<Option<u64>, StoreError> {
+    /// The same, whatever is known.
+    async fn fresh_format(&self) -> Result<Format, StoreError> {
+        *self.format.lock().await = None;
+        self.format().await
+    }
+
+    async fn found_format(&self) -> Result<Option<Format>, StoreError> {
         let path = self.path(FORMAT_KEY);
         let answer = self.client.ask(Ask::get(format!("kv/{path}"), format!("read {path}"))).await?;
-        let Some(entry) = self.decode(&answer)?.into_iter().next() else { return Ok(None) };
-        match std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<u64>().ok()) {
-            Some(FORMAT) => Ok(Some(entry.version)),
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let Some(pair) = answer.json::<Vec<wire::Pair>>()?.into_iter().next() else { return Err(answer.strange("an empty answer")) };
+        let text = pair.bytes().ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        match text.and_then(|text| text.parse::<u64>().ok()) {
+            Some(FORMAT) => Ok(Some(Format { version: pair.modify_index, mark: pair.flags })),
             Some(found) if found > FORMAT => Err(StoreError::Newer { path: self.client.settings.address.to_string().into(), found }),
             _ => Err(answer.strange("it is no record format of rsnet; choose another prefix in RSNET_STORE")),
         }
     }
 
-    /// Writes the format unless somebody else was faster, and returns its version.
-    async fn write_format(&self) -> Result<u64, StoreError> {
+    /// Writes the format unless somebody else was faster.
+    async fn write_format(&self) -> Result<Format, StoreError> {
         let path = self.path(FORMAT_KEY);
-        let put = wire::Op::set(path.clone(), FORMAT.to_string().as_bytes(), Some(0));
+        let put = wire::Op::set(path.clone(), FORMAT.to_string().as_bytes(), Some(0)).flagged(rand::random());
         let answer = self.send(&[&put], &[], &path).await?;
-        let done: wire::Done = answer.json()?;
-        match done.index_of(&path) {
-            Some(version) => Ok(version),
-            None => self.found_format().await?.ok_or_else(|| answer.strange("the record format is neither there nor can it be written")),
-        }
+        // whoever wrote it: what is there counts
+        self.found_format().await?.ok_or_else(|| answer.strange("the record format is neither there nor can it be written"))
     }
 }

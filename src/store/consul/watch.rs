@@ -1,19 +1,19 @@
-//! Whole snapshots of a prefix by blocking queries.
+//! Whole snapshots of a prefix by blocking queries, and the guard that notices what these would sleep through.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::{StreamExt, stream};
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::watch::{Receiver, Sender};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Entry, Prefix, Snapshots, StoreError};
-use super::Kv;
+use super::super::{Entry, FORMAT_KEY, Prefix, Snapshots, StoreError};
 use super::client::Ask;
+use super::{Format, Kv};
 
-/// How long Consul holds a question without news. Then it sends the whole prefix again; and what it does not wake us for (see
-/// `docs/store.md`) is seen.
+/// How long Consul holds a question without news. Then it sends the whole prefix again.
 const WAIT: Duration = Duration::from_secs(60);
 /// Between an answer and the next question: a prefix that many write at once is not read for every write.
 const BREATH: Duration = Duration::from_millis(100);
@@ -22,6 +22,8 @@ const BREATH: Duration = Duration::from_millis(100);
 struct Watcher {
     kv: Weak<Kv>,
     closed: CancellationToken,
+    /// Changes when all that was seen may be gone.
+    lost: Receiver<u64>,
     prefix: Prefix,
     /// What Consul gave with the last answer; 0: answer at once.
     index: u64,
@@ -32,9 +34,9 @@ struct Watcher {
     pauses: ExponentialBackoff,
 }
 
-pub fn snapshots(kv: &Arc<Kv>, closed: CancellationToken, prefix: Prefix) -> Snapshots {
+pub fn snapshots(kv: &Arc<Kv>, closed: CancellationToken, lost: Receiver<u64>, prefix: Prefix) -> Snapshots {
     let kv = Arc::downgrade(kv);
-    let watcher = Watcher { kv, closed, prefix, index: 0, seen: None, next: Instant::now(), pauses: pauses() };
+    let watcher = Watcher { kv, closed, lost, prefix, index: 0, seen: None, next: Instant::now(), pauses: pauses() };
     stream::unfold(watcher, Watcher::next).boxed()
 }
 
@@ -48,11 +50,9 @@ impl Watcher {
     async fn next(mut self) -> Option<(Result<Vec<Entry>, StoreError>, Self)> {
         let closed = self.closed.clone();
         loop {
-            let read = closed.run_until_cancelled(self.read()).await??;
-            let fresh = read.map(|entries| (self.seen.as_ref() != Some(&entries)).then_some(entries));
-            match fresh {
-                Ok(None) => {}
-                Ok(Some(entries)) => {
+            match closed.run_until_cancelled(self.read()).await?? {
+                Ok(entries) if self.seen.as_ref() == Some(&entries) => {}
+                Ok(entries) => {
                     self.seen = Some(entries.clone());
                     return Some((Ok(entries), self));
                 }
@@ -65,7 +65,13 @@ impl Watcher {
     async fn read(&mut self) -> Option<Result<Vec<Entry>, StoreError>> {
         sleep_until(self.next).await;
         let kv = self.kv.upgrade()?;
-        Some(match self.ask(&kv).await {
+        let mut lost = self.lost.clone();
+        let answer = tokio::select! {
+            answer = self.ask(&kv, self.index) => answer,
+            Ok(()) = lost.changed() => self.ask(&kv, 0).await,
+        };
+        self.lost = lost;
+        Some(match answer {
             Ok((index, entries)) => {
                 // One that fell back is of a Consul that lost something: ask for all of it at once.
                 self.index = if index < self.index { 0 } else { index };
@@ -80,12 +86,52 @@ impl Watcher {
         })
     }
 
-    async fn ask(&self, kv: &Kv) -> Result<(u64, Vec<Entry>), StoreError> {
-        let path = kv.list_path(&self.prefix);
-        let waiting = if self.index > 0 { format!("&index={}&wait={}s", self.index, WAIT.as_secs()) } else { String::new() };
-        let ask = Ask::get(format!("{path}{waiting}"), format!("watch {}", kv.path(self.prefix.as_str())));
-        let answer = kv.client.ask_and_wait(ask, if self.index > 0 { WAIT } else { Duration::ZERO }).await?;
+    /// The prefix, once Consul has something newer than `index`.
+    async fn ask(&self, kv: &Kv, index: u64) -> Result<(u64, Vec<Entry>), StoreError> {
+        let (waiting, wait) = if index > 0 { (blocking('&', index), WAIT) } else { (String::new(), Duration::ZERO) };
+        let path = kv.path(self.prefix.as_str());
+        let ask = Ask::get(format!("kv/{path}?recurse{waiting}"), format!("watch {path}"));
+        let answer = kv.client.ask_and_wait(ask, wait).await?;
         let entries = kv.entries(&answer).await?;
         Ok((answer.index, entries))
     }
+}
+
+fn blocking(separator: char, index: u64) -> String {
+    format!("{separator}index={index}&wait={}s", WAIT.as_secs())
+}
+
+/// Tells watchers when the record format was gone or is another: the store was emptied, or another Consul stands in its place.
+///
+/// Two things a blocking query sleeps through until its time is over: a Consul whose index begins anew, lower than the one asked for; and
+/// the deletion of a tree that begins above the prefix, where anything below the prefix was deleted in the last 15 minutes (Consul 1.8.7
+/// takes the index of an empty prefix from the tombstones below it). The key `format` has neither: each round begins with a plain look.
+pub async fn guard(kv: Weak<Kv>, closed: CancellationToken, lost: Sender<u64>) {
+    let Some(known) = kv.upgrade() else { return };
+    let (mut seen, mut waits) = (*known.format.lock().await, pauses());
+    drop(known);
+    let rounds = async {
+        while let Some(kv) = kv.upgrade() {
+            match round(&kv, seen).await {
+                Ok(format) => {
+                    lost.send_if_modified(|times| seen.is_some_and(|seen| seen != format).then(|| *times += 1).is_some());
+                    (seen, waits) = (Some(format), pauses());
+                }
+                Err(_) => sleep(waits.next().unwrap_or(WAIT)).await,
+            }
+        }
+    };
+    closed.run_until_cancelled(rounds).await;
+}
+
+/// The record format; if it is the one seen before, after Consul had time to have another.
+async fn round(kv: &Kv, seen: Option<Format>) -> Result<Format, StoreError> {
+    let format = kv.fresh_format().await?;
+    if seen == Some(format) {
+        let path = kv.path(FORMAT_KEY);
+        let ask = Ask::get(format!("kv/{path}{}", blocking('?', format.version)), format!("watch {path}"));
+        kv.client.ask_and_wait(ask, WAIT).await?;
+        return kv.fresh_format().await;
+    }
+    Ok(format)
 }

@@ -12,6 +12,9 @@ pub struct Pair {
     /// Base64; null for an empty value.
     pub value: Option<String>,
     pub modify_index: u64,
+    /// A number that Consul keeps beside the value.
+    #[serde(default)]
+    pub flags: u64,
     /// The session that holds the key.
     pub session: Option<String>,
 }
@@ -40,29 +43,37 @@ struct Kv<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    flags: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<&'a str>,
 }
 
 impl<'a> Op<'a> {
     /// An operation without a value or condition: `delete`, `delete-tree`, `check-not-exists`.
     pub fn plain(verb: &'static str, key: String) -> Self {
-        Self { kv: Kv { verb, key, value: None, index: None, session: None } }
+        Self { kv: Kv { verb, key, value: None, index: None, flags: None, session: None } }
     }
 
     /// `set`, or with an index `cas`, where 0 means that the key is not there.
     pub fn set(key: String, value: &[u8], index: Option<u64>) -> Self {
         let verb = if index.is_some() { "cas" } else { "set" };
-        Self { kv: Kv { verb, key, value: Some(STANDARD.encode(value)), index, session: None } }
+        Self { kv: Kv { verb, key, value: Some(STANDARD.encode(value)), index, flags: None, session: None } }
+    }
+
+    /// The same operation, writing a number beside the value.
+    pub fn flagged(mut self, flags: u64) -> Self {
+        self.kv.flags = Some(flags);
+        self
     }
 
     /// The key must be there with this index.
     pub fn check(key: String, index: u64) -> Self {
-        Self { kv: Kv { verb: "check-index", key, value: None, index: Some(index), session: None } }
+        Self { kv: Kv { verb: "check-index", key, value: None, index: Some(index), flags: None, session: None } }
     }
 
     /// Writes the value and makes the session the key's holder.
     pub fn lock(key: String, value: &[u8], session: &'a str) -> Self {
-        Self { kv: Kv { verb: "lock", key, value: Some(STANDARD.encode(value)), index: None, session: Some(session) } }
+        Self { kv: Kv { verb: "lock", key, value: Some(STANDARD.encode(value)), index: None, flags: None, session: Some(session) } }
     }
 }
 
