@@ -4,6 +4,7 @@ mod admission;
 mod conformance;
 mod consul;
 mod crash;
+mod daemon;
 mod embedded;
 mod faults;
 mod proxy;
