@@ -159,8 +159,9 @@ pub fn an_upgrade_interrupts_nobody_and_forgets_nothing(engine: Engine) {
 fn upgrade(scene: &Scene) {
     let plugin = |arguments: &str| scene.host.docker(&format!("plugin {arguments}"));
     plugin(&format!("disable -f {NAME}")).ok();
-    let settings =
-        "RSNET_STORE=embedded RSNET_UNDERLAY=eth0 RSNET_DOCKER=none RSNET_METRICS=127.0.0.1:9123 RSNET_LOG=debug RSNET_ATTACH=engine";
+    let store = "RSNET_STORE=consul://localhost RSNET_STORE_TOKEN_FILE=/data/consul.token RSNET_STORE_DATACENTER=dc1";
+    let others = "RSNET_UNDERLAY=eth0 RSNET_DOCKER=none RSNET_METRICS=127.0.0.1:9123 RSNET_LOG=debug RSNET_ATTACH=engine";
+    let settings = &format!("{store} {others}");
     plugin(&format!("upgrade --grant-all-permissions --skip-remote-check {NAME} {}", scene.reference("2"))).ok();
     plugin(&format!("set {NAME} {settings}")).ok();
     plugin(&format!("enable {NAME}")).ok();

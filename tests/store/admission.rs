@@ -63,6 +63,26 @@ async fn the_policy_that_we_ship_is_enough() {
     conformance::all(&Consul::new(with_token(token(&new_token(&consul, "rsnet"))))).await;
 }
 
+/// The commands of the page, as typed.
+#[tokio::test]
+async fn the_page_on_the_store_leads_to_a_token_that_is_enough() {
+    own_network();
+    let acl = json!({ "enabled": true, "default_policy": "deny", "tokens": { "master": MASTER, "agent": MASTER } });
+    let consul = Server::dev_with(&json!({ "acl": acl }));
+    wait_until("the ACL system", || administer(&consul, &["acl", "policy", "list"]));
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(project.join("docs/store.md")).unwrap();
+    let commands = page.split("```console\n").find(|block| block.starts_with("consul acl")).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(project.join("packaging"), dir.path().join("packaging")).unwrap();
+    let path = format!("/var/cache/rsnet/consul/usr/bin:{}", std::env::var("PATH").unwrap());
+    let mut typed = Command::new("sh");
+    typed.args(["-ec", commands]).current_dir(dir.path()).env("PATH", path).env("CONSUL_HTTP_TOKEN", MASTER);
+    let output = typed.env("CONSUL_HTTP_ADDR", "127.0.0.1:8500").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    Consul::new(with_token(Some(Token::File(dir.path().join("consul.token"))))).check().await.unwrap();
+}
+
 #[tokio::test]
 async fn the_policy_that_we_ship_allows_nothing_else() {
     own_network();

@@ -72,6 +72,8 @@ fn with_port(authority: &str, https: bool) -> Option<String> {
         _ => format!("{authority}:{usual}"),
     };
     let (host, port) = text.rsplit_once(':')?;
+    // A managed plugin has no /etc/hosts to look that name up in.
+    let host = if host == "localhost" { "127.0.0.1" } else { host };
     let named = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
     let port = port.parse::<u16>().ok().filter(|port| *port > 0)?;
@@ -110,6 +112,7 @@ mod tests {
     fn an_address_is_read_with_consuls_usual_ports() {
         let shown = |text| Address::parse(text).unwrap().to_string();
         assert_eq!(shown("consul://127.0.0.1"), "consul://127.0.0.1:8500/rsnet");
+        assert_eq!(shown("consul://localhost:1/x"), "consul://127.0.0.1:1/x");
         assert_eq!(shown("consul://consul.example:80/"), "consul://consul.example:80/rsnet");
         assert_eq!(shown("consul+https://[fd00::1]/a/b/"), "consul+https://[fd00::1]:8501/a/b");
         assert_eq!(shown("https://[fd00::1]:1/x"), "consul+https://[fd00::1]:1/x");
