@@ -85,7 +85,8 @@ pub enum Op {
     Put(Key, Vec<u8>, Expect),
     /// Removes a key; one that is not there is removed already.
     Delete(Key, Expect),
-    /// Removes all keys below this one, not the key itself.
+    /// Removes all keys below this one, not the key itself. A watch of a part of that tree may see it late, after a minute; one of the
+    /// tree, or of more, sees it at once.
     DeleteBelow(Key),
 }
 
@@ -110,7 +111,7 @@ pub enum StoreError {
         /// The version that is there.
         found: Option<u64>,
     },
-    /// A commit that is refused whatever is stored: a key named twice, or the store's own key.
+    /// A commit that is refused whatever is stored: a key named twice, one below a tree that is deleted, or the store's own key.
     #[error("write {key}: {cause}; this is an error in rsnet, please report it")]
     Refused {
         /// The key.
@@ -270,6 +271,13 @@ fn check(ops: &[Op]) -> Result<(), StoreError> {
         }
         if !seen.insert(key) {
             return refused("named twice in one commit");
+        }
+    }
+    // What Consul does one after the other would fail here, and what the embedded store looks at first would not.
+    let trees = ops.iter().filter_map(|op| if let Op::DeleteBelow(key) = op { Some(Prefix::below(key)) } else { None });
+    for tree in trees {
+        if let Some(key) = seen.iter().find(|key| key.as_str().starts_with(tree.as_str())) {
+            return Err(StoreError::Refused { key: (*key).clone(), cause: "its tree is deleted in the same commit" });
         }
     }
     Ok(())

@@ -122,6 +122,7 @@ async fn nobody_takes_what_he_may_not_see_for_empty() {
     }
     let reader = Consul::new(with_token(token(&new_token(&consul, "reader"))));
     assert_eq!(reader.list(&Prefix::below(&key("a"))).await.unwrap().len(), 1);
+    denied(reader.check().await);
     denied(reader.put(&key("a/b"), b"new".into(), Expect::Any).await);
 }
 

@@ -125,6 +125,8 @@ async fn the_stores_own_key_and_doubles_are_refused(store: &dyn Store) {
     assert!(matches!(own, Err(StoreError::Refused { .. })), "{own:?}");
     let twice = store.commit(vec![put("twice", "1", Expect::Any), Op::Delete(key("twice"), Expect::Any)]).await;
     assert!(matches!(twice, Err(StoreError::Refused { .. })), "{twice:?}");
+    let below = store.commit(vec![Op::DeleteBelow(key("tree")), put("tree/leaf", "1", Expect::Any)]).await;
+    assert!(matches!(below, Err(StoreError::Refused { .. })), "{below:?}");
     assert_eq!(store.commit(vec![]).await.unwrap(), []);
 }
 

@@ -71,6 +71,19 @@ async fn a_newer_format_is_refused_from_the_next_commit_on() {
 }
 
 #[tokio::test]
+async fn a_check_changes_nothing() {
+    own_network();
+    let consul = Server::dev();
+    let store = consul.store();
+    store.check().await.unwrap();
+    let before = consul.consul(&["kv", "get", "-detailed", "test/format"]);
+    for _ in 0..3 {
+        store.check().await.unwrap();
+    }
+    assert_eq!(consul.consul(&["kv", "get", "-detailed", "test/format"]), before);
+}
+
+#[tokio::test]
 async fn a_store_that_lost_all_keys_is_written_again() {
     own_network();
     let consul = Server::dev();

@@ -14,11 +14,10 @@ mod settings;
 mod watch;
 mod wire;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use hyper::StatusCode;
-use tokio::sync::Mutex;
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -67,9 +66,11 @@ impl Consul {
         &self.kv.client.settings.address
     }
 
-    /// Whether Consul can be reached, lets us read and write, and has records that we know. Writes the record format if there is none.
+    /// Whether Consul can be reached, lets us read and write, and has records that we know. Writes the record format if there is none,
+    /// and again as it is if there is one: that changes nothing, and shows that we may.
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.kv.fresh_format().await.map(drop)
+        let format = self.kv.fresh_format().await?;
+        self.kv.put_format(format.mark, format.version).await.map(drop)
     }
 }
 
@@ -196,8 +197,9 @@ impl Kv {
     async fn transact(&self, txn: &Txn<'_>, key: &Key) -> Result<Outcome, StoreError> {
         let path = self.path(key);
         let mut last = None;
-        for _ in 0..2 {
-            let format = wire::Op::check(self.path(FORMAT_KEY), self.format().await?.version);
+        for again in [false, true] {
+            let format = if again { self.fresh_format().await? } else { self.format().await? };
+            let format = wire::Op::check(self.path(FORMAT_KEY), format.version);
             let answer = self.send(&[&format], &txn.ops, &path).await?;
             let done: wire::Done = answer.json()?;
             if answer.status == StatusCode::OK {
@@ -208,7 +210,6 @@ impl Kv {
                 let of = *txn.of.get(at).ok_or_else(|| answer.strange(&wrong.what))?;
                 return Ok(Outcome::Refused(Refusal { of, what: wrong.what, answer }));
             }
-            *self.format.lock().await = None;
             last = Some(answer.strange(wrong.what));
         }
         Err(last.unwrap_or_else(|| StoreError::Refused { key: key.clone(), cause: "it was not tried" }))
@@ -265,24 +266,26 @@ impl Kv {
         self.get(key).await.map_or_else(|error| error, conflict)
     }
 
-    /// The record format, which is ours; written if there is none.
+    /// The record format as last seen, which is ours; written if there is none.
     async fn format(&self) -> Result<Format, StoreError> {
-        let mut known = self.format.lock().await;
-        if let Some(format) = *known {
-            return Ok(format);
+        match self.known_format() {
+            Some(format) => Ok(format),
+            None => self.fresh_format().await,
         }
+    }
+
+    /// The same as it is now.
+    async fn fresh_format(&self) -> Result<Format, StoreError> {
         let found = match self.found_format().await? {
             Some(format) => format,
             None => self.write_format().await?,
         };
-        *known = Some(found);
+        *self.format.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(found)
     }
 
-    /// The same, whatever is known.
-    async fn fresh_format(&self) -> Result<Format, StoreError> {
-        *self.format.lock().await = None;
-        self.format().await
+    fn known_format(&self) -> Option<Format> {
+        *self.format.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn found_format(&self) -> Result<Option<Format>, StoreError> {
@@ -300,12 +303,15 @@ impl Kv {
         }
     }
 
-    /// Writes the format unless somebody else was faster.
+    /// Writes the format unless somebody else was faster: what is there then counts.
     async fn write_format(&self) -> Result<Format, StoreError> {
-        let path = self.path(FORMAT_KEY);
-        let put = wire::Op::set(path.clone(), FORMAT.to_string().as_bytes(), Some(0)).flagged(rand::random());
-        let answer = self.send(&[&put], &[], &path).await?;
-        // whoever wrote it: what is there counts
+        let answer = self.put_format(rand::random(), 0).await?;
         self.found_format().await?.ok_or_else(|| answer.strange("the record format is neither there nor can it be written"))
+    }
+
+    async fn put_format(&self, mark: u64, version: u64) -> Result<Answer, StoreError> {
+        let path = self.path(FORMAT_KEY);
+        let put = wire::Op::set(path.clone(), FORMAT.to_string().as_bytes(), Some(version)).flagged(mark);
+        self.send(&[&put], &[], &path).await
     }
 }

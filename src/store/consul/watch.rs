@@ -108,7 +108,7 @@ fn blocking(separator: char, index: u64) -> String {
 /// takes the index of an empty prefix from the tombstones below it). The key `format` has neither: each round begins with a plain look.
 pub async fn guard(kv: Weak<Kv>, closed: CancellationToken, lost: Sender<u64>) {
     let Some(known) = kv.upgrade() else { return };
-    let (mut seen, mut waits) = (*known.format.lock().await, pauses());
+    let (mut seen, mut waits) = (known.known_format(), pauses());
     drop(known);
     let rounds = async {
         while let Some(kv) = kv.upgrade() {
