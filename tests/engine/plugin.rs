@@ -234,3 +234,24 @@ pub fn a_plugin_with_a_wrong_setting_says_which(engine: Engine) {
         assert!(log.contains(wrong), "{wrong} is not in the engine's log:\n{log}");
     }
 }
+
+/// With a file that comes later, in the directory that docs/store.md names.
+pub fn a_plugin_reaches_a_consul_with_a_token_below_data(engine: Engine) {
+    let scene = Scene::new(engine);
+    scene.push("1", "the first");
+    let address = scene.station.ipv4();
+    let program = "/var/cache/rsnet/consul/usr/bin/consul";
+    let _consul = scene.station.spawn("consul", &format!("{program} agent -dev -bind {address} -client {address}"));
+    scene.install(&format!("RSNET_STORE=consul://{address} RSNET_STORE_TOKEN_FILE=/data/consul.token")).ok();
+    let engine_says = |words: &str| {
+        let log = || std::fs::read_to_string(scene.host.log("dockerd")).unwrap_or_default();
+        wait_until(words, PATIENCE, || if log().contains(words) { Ok(()) } else { Err(log()) });
+    };
+    engine_says("read store_token_file=/data/consul.token (RSNET_STORE_TOKEN_FILE)");
+    let data = format!("data=/var/lib/docker/plugins/$(docker plugin inspect -f '{{{{.Id}}}}' {NAME})/propagated-mount");
+    scene.host.sh(&format!("{data}; echo any >token; install -m 600 token $data/consul.token")).ok();
+    engine_says(&format!("the store consul://{address}:8500/rsnet is there"));
+    scene.station.sh(&format!("{program} kv get -http-addr={address}:8500 rsnet/format")).says("1");
+    scene.host.docker("network create -d rsnet --ipam-driver rsnet blue").ok();
+    scene.host.docker("network rm blue").ok();
+}
