@@ -242,6 +242,33 @@ async fn a_store_that_was_emptied_is_seen_by_its_watches() {
     until(&mut watch, &["a/b/4"]).await;
 }
 
+/// Consul's usual session would end with the health of the agent's node.
+#[tokio::test]
+async fn a_lease_outlives_a_restart_of_the_agent() {
+    own_network();
+    let servers = three();
+    let mut agent = Server::agent_of_three();
+    agent.await_leader();
+    let known = |word: &str| match servers[0].consul(&["members"]) {
+        members if members.lines().any(|line| line.starts_with("n1 ") && line.contains(word)) => Ok(()),
+        members => Err(members),
+    };
+    super::server::wait_until("the agent to be a member", || known("alive"));
+    super::server::wait_until("the agent in the catalog", || match servers[0].consul(&["catalog", "nodes"]) {
+        nodes if nodes.contains("n1 ") => Ok(()),
+        nodes => Err(nodes),
+    });
+    let store = agent.store();
+    let lease = store.grant("host", Duration::from_secs(120)).await.unwrap();
+    store.hold(&lease, &key("alive"), b"1".into()).await.unwrap();
+    agent.kill();
+    super::server::wait_until("the agent to be missed", || known("failed"));
+    agent.start_again();
+    agent.await_leader();
+    store.renew(&lease).await.unwrap();
+    assert_eq!(store.holder(&key("alive")).await.unwrap(), Some(lease));
+}
+
 /// The leader of three is killed, or only stopped, while a host writes through an agent: nothing acknowledged is lost, and writing goes on.
 #[tokio::test]
 async fn the_loss_of_a_leader_loses_nothing_and_is_over_soon() {

@@ -30,6 +30,8 @@ pub struct Ask {
     /// Below `/v1/`, with `?` and parameters.
     path: String,
     body: Vec<u8>,
+    /// Whether asking twice is the same as once.
+    repeatable: bool,
     /// What to call it in an error: `read rsnet/a`.
     action: String,
 }
@@ -37,12 +39,17 @@ pub struct Ask {
 impl Ask {
     /// Reads.
     pub fn get(path: String, action: String) -> Self {
-        Self { method: Method::GET, path, body: Vec::new(), action }
+        Self { method: Method::GET, path, body: Vec::new(), repeatable: true, action }
     }
 
     /// Changes.
     pub fn put(path: &str, body: Vec<u8>, action: String) -> Self {
-        Self { method: Method::PUT, path: path.to_owned(), body, action }
+        Self { method: Method::PUT, path: path.to_owned(), body, repeatable: false, action }
+    }
+
+    /// The same, where asking twice is the same as once.
+    pub fn repeatable(self) -> Self {
+        Self { repeatable: true, ..self }
     }
 }
 
@@ -85,11 +92,9 @@ impl Client {
         Self { settings, door: Door::default(), at_once: Semaphore::new(AT_ONCE) }
     }
 
-    /// Asks, and again a few times: a question that only reads whatever went wrong, one that changes something only where Consul has
-    /// not heard it.
+    /// Asks, and again a few times: a question that can be repeated whatever went wrong, another only where Consul has not heard it.
     pub async fn ask(&self, ask: Ask) -> Result<Answer, StoreError> {
-        let reads = ask.method == Method::GET;
-        let again = |error: &StoreError| matches!(error, StoreError::Unreachable { sent, .. } if reads || !sent);
+        let again = |error: &StoreError| matches!(error, StoreError::Unreachable { sent: false, .. });
         let pauses = ExponentialBuilder::new().with_min_delay(Duration::from_millis(100)).with_max_times(2).with_jitter();
         let all = async {
             // The semaphore is never closed.
@@ -148,7 +153,7 @@ impl Client {
     }
 
     fn unreachable(&self, ask: &Ask, sent: bool, cause: String) -> StoreError {
-        let sent = sent && ask.method != Method::GET;
+        let sent = sent && !ask.repeatable;
         StoreError::Unreachable { action: ask.action.clone(), store: self.settings.address.to_string(), sent, cause }
     }
 }

@@ -63,6 +63,6 @@ impl Consul {
             return Ok(StatusCode::NOT_FOUND);
         }
         let ask = Ask::put(&format!("session/{what}/{lease}"), Vec::new(), format!("{what} lease {lease}"));
-        Ok(self.kv.client.ask(ask).await?.status)
+        Ok(self.kv.client.ask(ask.repeatable()).await?.status)
     }
 }
