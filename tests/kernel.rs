@@ -10,7 +10,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rsnet::kernel::{Change, Kernel, Netlink, NetlinkConfig};
 use rsnet::model::{
-    Attachment, Family, HostPort, IfName, Key, Link, LinkKind, Mac, Object, Place, Port, PortRange, Protocol, SandboxName, conf_path,
+    Attachment, AttachmentKind, Family, HostPort, IfName, Key, Link, LinkKind, Mac, Object, Place, Port, PortRange, Protocol, SandboxName,
+    conf_path,
 };
 use serde_json::Value;
 
@@ -151,7 +152,7 @@ fn bridge() -> Link {
 
 fn here(id: &str) -> Attachment {
     let (host, peer) = (IfName::of("rsv-", id), IfName::of("rsc-", id));
-    Attachment { host, alias: format!("rsnet:{id}"), peer, mac: mac(7), mtu: 1400, place: Place::Host }
+    Attachment { host, alias: format!("rsnet:{id}"), kind: AttachmentKind::Veth { peer }, mac: mac(7), mtu: 1400, place: Place::Host }
 }
 
 fn in_sandbox(id: &str, last: u8, path: &Path) -> Attachment {

@@ -132,9 +132,8 @@ impl Agent {
 }
 
 fn names(endpoint: &Endpoint, way: Way, answer: Join) -> Joined {
-    let moved = answer.link && way == Way::Engine;
     Joined {
-        link: moved.then(|| endpoint.container_link()),
+        link: answer.link.filter(|_| way == Way::Engine),
         prefix: answer.prefix,
         interface_name: endpoint.interface_name.clone(),
         gateways: answer.gateways,

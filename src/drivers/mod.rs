@@ -3,7 +3,9 @@
 //! Pure: a mode is a network's options, parsed, and functions from what is declared to what must exist. No I/O, no async, no clock, no
 //! randomness, no state. A new mode is a new folder here, a variant of [`Kind`] and a compose example.
 
+mod attach;
 mod bridge;
+mod macvlan;
 mod none;
 mod options;
 
@@ -12,7 +14,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Binding, Endpoint, Family, HostPort, Network, Plan, Protocol, Way};
+use crate::model::{Binding, Endpoint, Family, HostPort, IfName, Network, Plan, Protocol, Way};
 pub use options::OptionError;
 
 /// One network of one mode.
@@ -38,8 +40,8 @@ pub trait Mode: Send + Sync {
 /// The answer to `Join`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Join {
-    /// Whether the container gets a link at all.
-    pub link: bool,
+    /// The link that the engine is to move, where the engine moves it; `None`: the container gets no link at all.
+    pub link: Option<IfName>,
     /// What the engine puts a number behind: `eth`.
     pub prefix: String,
     pub gateways: Vec<IpAddr>,
@@ -60,10 +62,11 @@ pub struct PortRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Bridge,
+    Macvlan,
     None,
 }
 
-const KINDS: &[(&str, Kind)] = &[("bridge", Kind::Bridge), ("none", Kind::None)];
+const KINDS: &[(&str, Kind)] = &[("bridge", Kind::Bridge), ("macvlan", Kind::Macvlan), ("none", Kind::None)];
 
 /// Reads the options of a network; everything that is wrong with them is in the error.
 pub fn open(network: &Network) -> Result<Box<dyn Mode>, OptionError> {
@@ -71,6 +74,7 @@ pub fn open(network: &Network) -> Result<Box<dyn Mode>, OptionError> {
     let kind = options.choice(&["mode"], KINDS).unwrap_or(Kind::Bridge);
     Ok(match kind {
         Kind::Bridge => Box::new(bridge::Bridge::parse(network, options)?),
+        Kind::Macvlan => Box::new(macvlan::Segment::parse(network, options)?),
         Kind::None => Box::new(none::Isolated::parse(options)?),
     })
 }

@@ -5,6 +5,7 @@ mod attachment;
 mod crew;
 pub mod fake;
 mod link;
+mod macvlan;
 mod netlink;
 mod observe;
 mod port;

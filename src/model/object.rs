@@ -31,7 +31,7 @@ pub enum Key {
         destination: IpNet,
         link: IfName,
     },
-    /// The pair of links of an endpoint, by the name of the host's end.
+    /// The link of an endpoint, by the name of what stands in the host's namespace.
     Attachment(IfName),
     /// The settings of a bridge port.
     Port(IfName),
@@ -89,18 +89,49 @@ pub enum LinkKind {
     Bridge,
 }
 
-/// A pair of links: one end on the host, one in a container.
+/// The link of a container, with what the host has of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attachment {
-    /// The host's end; `alias` as in [`Link`].
+    /// What stands in the host's namespace: the host's end of a pair, or the link itself on its way; `alias` as in [`Link`].
     pub host: IfName,
     pub alias: String,
-    /// The container's end, as it is called in the host's namespace.
-    pub peer: IfName,
+    pub kind: AttachmentKind,
     pub mac: Mac,
-    /// Bytes.
+    /// Bytes. 0: that of its parent, whatever it is.
     pub mtu: u32,
     pub place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum AttachmentKind {
+    /// A pair of links; `peer` is the container's end, as it is called in the host's namespace.
+    Veth { peer: IfName },
+    /// One link, the container's, which sends and receives by a link of the host's.
+    Macvlan(Macvlan),
+}
+
+/// A station of its own on the segment of a link of the host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Macvlan {
+    pub parent: IfName,
+    pub mode: MacvlanMode,
+    /// From whom it takes frames, in mode source; sorted.
+    pub sources: Vec<Mac>,
+}
+
+/// Who of one parent's children hears whom (`IFLA_MACVLAN_MODE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum MacvlanMode {
+    /// Children meet on the parent.
+    Bridge,
+    /// Children meet where the segment sends their frames back: a reflective relay (IEEE 802.1Qbg).
+    Vepa,
+    /// Children do not meet.
+    Private,
+    /// One child has the parent for itself, MAC included.
+    Passthru,
+    /// A child takes frames from listed MACs only.
+    Source,
 }
 
 /// Where the container's end is made.
@@ -175,7 +206,7 @@ impl Object {
         }
     }
 
-    /// Whether `seen`, an object of the same key, is what this one asks for. Of an attachment only the host's end can be seen.
+    /// Whether `seen`, an object of the same key, is what this one asks for. Of an attachment only a part can be seen.
     pub fn is_met_by(&self, seen: &Object) -> bool {
         match (self, seen) {
             (Object::Attachment(wanted), Object::Attachment(seen)) => wanted.host == seen.host && wanted.mtu == seen.mtu,

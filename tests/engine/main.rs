@@ -13,6 +13,7 @@ mod drift;
 mod flow;
 mod front;
 mod hostile;
+mod macvlan;
 mod matrix;
 mod none;
 mod options;
@@ -94,6 +95,7 @@ on_every_engine! {
     restart::containers_run_on_through_a_restart_with_live_restore,
     restart::containers_come_back_after_a_reboot_with_the_plugin_first,
     restart::containers_come_back_after_a_reboot_with_the_engine_first,
+    macvlan::containers_are_stations_of_the_segment,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
     drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,
 }

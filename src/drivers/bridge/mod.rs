@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use super::options::Options;
 use super::{Join, Mode, OptionError, PortRequest};
 use crate::model::{
-    Attached, Attachment, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Mac, Network, NetworkId, Object, Place,
-    Plan, Port, SandboxName, Way, conf_path, family_of,
+    Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Mac, Network, NetworkId, Object, Plan,
+    Port, Way, conf_path, family_of,
 };
 use spec::{GatewayMode, Publisher, Side, Spec};
 
@@ -119,32 +119,11 @@ impl Bridge {
         Some(Object::Attachment(Attachment {
             host: endpoint.host_link(),
             alias: format!("rsnet:{}", endpoint.id),
-            peer: endpoint.container_link(),
+            kind: AttachmentKind::Veth { peer: endpoint.container_link() },
             mac: endpoint.mac,
             mtu: self.spec.mtu,
-            place: self.place(endpoint)?,
+            place: self.spec.attach.place(endpoint, self.gateways(endpoint))?,
         }))
-    }
-
-    /// While `Join` is being answered the engine will move the link, or will set the gateways on one made in the sandbox. A link that was
-    /// lost later gets there again without the engine.
-    fn place(&self, endpoint: &Endpoint) -> Option<Place> {
-        let (sandbox, gateways) = match &endpoint.attached {
-            Attached::No => return None,
-            Attached::Joining(sandbox) if sandbox.way == Way::Engine => return Some(Place::Host),
-            Attached::Joining(sandbox) => (sandbox, Vec::new()),
-            Attached::Joined(sandbox) => (sandbox, self.gateways(endpoint)),
-        };
-        Some(Place::Sandbox {
-            path: sandbox.path.clone(),
-            name: match &endpoint.interface_name {
-                Some(name) => SandboxName::Exact(name.clone()),
-                None => SandboxName::Prefix(self.prefix(sandbox.way)),
-            },
-            addresses: endpoint.addresses.clone(),
-            sysctls: endpoint.sysctls.clone(),
-            gateways,
-        })
     }
 
     /// A container with published ports may meet itself: its frame then leaves by the port it came in.
@@ -155,14 +134,6 @@ impl Bridge {
             isolated: !self.spec.icc,
             hairpin: !endpoint.bindings.is_empty(),
         })
-    }
-
-    fn prefix(&self, way: Way) -> String {
-        let default = match way {
-            Way::Engine => "eth",
-            Way::Direct => "net",
-        };
-        self.spec.prefix.clone().unwrap_or_else(|| default.to_owned())
     }
 
     fn gateways(&self, endpoint: &Endpoint) -> Vec<IpAddr> {
@@ -233,8 +204,8 @@ impl Mode for Bridge {
 
     fn join(&self, endpoint: &Endpoint) -> Join {
         Join {
-            link: true,
-            prefix: self.prefix(Way::Engine),
+            link: Some(endpoint.container_link()),
+            prefix: self.spec.attach.prefix(Way::Engine),
             gateways: self.gateways(endpoint),
             gateway_service: self.spec.publisher == Publisher::Engine && !self.spec.internal,
         }
@@ -256,7 +227,7 @@ impl Mode for Bridge {
     }
 
     fn way(&self) -> Way {
-        self.spec.way
+        self.spec.attach.way
     }
 
     fn claims(&self) -> Vec<IpNet> {

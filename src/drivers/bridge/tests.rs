@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::*;
 use crate::drivers::open;
-use crate::model::{Pool, PortRange, Protocol, Sandbox};
+use crate::model::{Attached, Pool, PortRange, Protocol, Sandbox};
 
 fn network(options: &[(&str, &str)]) -> Network {
     Network {
