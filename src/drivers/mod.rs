@@ -31,10 +31,40 @@ pub trait Mode: Send + Sync {
     fn host_ports(&self, endpoint: &Endpoint, binding: &Binding) -> Vec<HostPort>;
     /// How a link gets into a container where there is a choice.
     fn way(&self) -> Way;
-    /// Subnets that nobody else on this host may have.
-    fn claims(&self) -> Vec<IpNet>;
+    /// What no other network on this host may have.
+    fn claims(&self) -> Vec<Claim>;
+    /// Addresses that nobody else may have on the segments of these links of the host.
+    fn exclusive(&self, _: &Endpoint) -> Vec<(IfName, IpAddr)> {
+        Vec::new()
+    }
+    /// What will not work, though the network can be made.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The families whose pool needs no gateway address (engine 28.0 and newer ask).
     fn without_gateway(&self) -> Vec<Family>;
+}
+
+/// What a network needs for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    Subnet(IpNet),
+    /// A link of the host's to stand on; `alone`: nobody else may.
+    Parent {
+        link: IfName,
+        alone: bool,
+    },
+}
+
+impl Claim {
+    /// Whether both cannot be had.
+    pub fn meets(&self, other: &Claim) -> bool {
+        match (self, other) {
+            (Claim::Subnet(a), Claim::Subnet(b)) => a.contains(b) || b.contains(a),
+            (Claim::Parent { link: a, alone: x }, Claim::Parent { link: b, alone: y }) => a == b && (*x || *y),
+            _ => false,
+        }
+    }
 }
 
 /// The answer to `Join`.
@@ -77,6 +107,14 @@ pub fn open(network: &Network) -> Result<Box<dyn Mode>, OptionError> {
         Kind::Macvlan => Box::new(macvlan::Segment::parse(network, options)?),
         Kind::None => Box::new(none::Isolated::parse(options)?),
     })
+}
+
+/// The links of the host that a network's options name: what they are is to be known before the options are read.
+pub fn host_links(options: &BTreeMap<String, String>) -> Vec<IfName> {
+    match kind_name(options) {
+        "macvlan" => macvlan::host_links(options),
+        _ => Vec::new(),
+    }
 }
 
 /// The name of the mode that a network's options ask for, for people.

@@ -12,7 +12,7 @@ use super::crew::{open_namespace, within};
 use super::link::{self, GROUP, Seen};
 use super::sysctl::Sysctls;
 use super::wire::Wire;
-use super::{address, macvlan, route};
+use super::{Whereabouts, address, macvlan, route};
 use crate::model::{Attachment, AttachmentKind, IfName, Mac, Place, SandboxName};
 
 /// What is set on the container's end when it is made in the sandbox.
@@ -48,11 +48,12 @@ fn peer_stands(wanted: &Attachment, seen: &Seen) -> bool {
     matches!(found, Ok(Some(peer)) if Mac::from(peer.mac) == wanted.mac)
 }
 
-fn refresh(wire: &mut Wire, wanted: &Attachment, seen: &Seen) -> io::Result<()> {
-    if seen.up && seen.mtu == wanted.mtu {
+pub(super) fn refresh(wire: &mut Wire, wanted: &Attachment, seen: &Seen) -> io::Result<()> {
+    let mtu = wanted.mtu.filter(|mtu| *mtu != seen.mtu).map(LinkAttribute::Mtu);
+    if seen.up && mtu.is_none() {
         return Ok(());
     }
-    link::set(wire, link::up(link::message(seen.index, vec![LinkAttribute::Mtu(wanted.mtu)])))
+    link::set(wire, link::up(link::message(seen.index, mtu.into_iter().collect())))
 }
 
 /// Makes the pair, or nothing: a half-made one is of no use to anybody, and the sandbox may be gone when somebody looks again.
@@ -106,19 +107,16 @@ pub(super) fn pattern(name: &SandboxName) -> String {
 /// The message that makes both ends. The container's end stays down: `IFF_UP` in it is refused with ENOTCONN.
 fn pair(wanted: &Attachment, peer_name: &str, namespace: Option<&File>) -> LinkMessage {
     use std::os::fd::AsRawFd;
-    let mut peer = vec![
-        LinkAttribute::IfName(peer_name.to_owned()),
-        LinkAttribute::Address(wanted.mac.octets().to_vec()),
-        LinkAttribute::Mtu(wanted.mtu),
-    ];
+    let mut peer = vec![LinkAttribute::IfName(peer_name.to_owned()), LinkAttribute::Address(wanted.mac.octets().to_vec())];
+    peer.extend(wanted.mtu.map(LinkAttribute::Mtu));
     peer.extend(namespace.map(|file| LinkAttribute::NetNsFd(file.as_raw_fd())));
     let data = InfoData::Veth(InfoVeth::Peer(link::message(0, peer)));
-    let attributes = vec![
+    let mut attributes = vec![
         link::named(&wanted.host),
         LinkAttribute::Group(GROUP),
-        LinkAttribute::Mtu(wanted.mtu),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]),
     ];
+    attributes.extend(wanted.mtu.map(LinkAttribute::Mtu));
     link::message(0, attributes)
 }
 
@@ -179,15 +177,31 @@ fn renew_mac(host: &Seen) -> io::Result<()> {
     }
 }
 
-/// What can be seen of an attachment: the host's end. The rest stands in for what cannot be.
-pub(super) fn seen_as(host: IfName, alias: String, mtu: u32) -> Attachment {
-    let id = host.as_str().strip_prefix("rsv-").unwrap_or(host.as_str()).to_owned();
-    Attachment {
-        host,
-        alias,
-        kind: AttachmentKind::Veth { peer: IfName::of("rsc-", &id) },
-        mac: Mac::from([0; 6]),
-        mtu,
-        place: Place::Host,
+/// Removes it: what stands in the host's namespace, and what does not, from the sandbox where it is if that is known.
+pub(super) fn delete(wire: &mut Wire, host: &IfName, sandbox: Option<&Path>) -> io::Result<()> {
+    match (link::find(wire, host)?, sandbox) {
+        (None, Some(path)) => macvlan::delete(host, path),
+        _ => link::delete(wire, host),
     }
+}
+
+/// Where the container's link is. Opens a socket in the namespace of the calling thread.
+pub(super) fn whereabouts(wanted: &Attachment) -> io::Result<Whereabouts> {
+    let mut wire = Wire::open()?;
+    let mut stands = |name: &IfName| Ok::<_, io::Error>(link::find(&mut wire, name)?.is_some());
+    Ok(match &wanted.kind {
+        AttachmentKind::Veth { .. } if !stands(&wanted.host)? => Whereabouts::Nowhere,
+        AttachmentKind::Veth { peer } if stands(peer)? => Whereabouts::Host,
+        AttachmentKind::Veth { .. } => Whereabouts::Away,
+        AttachmentKind::Macvlan(_) if stands(&wanted.host)? => Whereabouts::Host,
+        AttachmentKind::Macvlan(child) if macvlan::hears(&mut wire, child, wanted.mac)? => Whereabouts::Away,
+        AttachmentKind::Macvlan(_) => Whereabouts::Nowhere,
+    })
+}
+
+/// What can be seen of a pair: the host's end. The rest stands in for what cannot be.
+pub(super) fn seen_as(host: IfName, seen: &Seen) -> Attachment {
+    let id = host.as_str().strip_prefix("rsv-").unwrap_or(host.as_str()).to_owned();
+    let kind = AttachmentKind::Veth { peer: IfName::of("rsc-", &id) };
+    Attachment { host, alias: seen.alias.clone(), kind, mac: Mac::from([0; 6]), mtu: Some(seen.sound_mtu()), place: Place::Host }
 }

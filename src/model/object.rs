@@ -79,14 +79,22 @@ pub struct Link {
     /// `IFLA_IFALIAS`: `rsnet:` and the full id of what it stands for; the mark of ownership.
     pub alias: String,
     pub kind: LinkKind,
-    pub mac: Mac,
-    /// Bytes.
-    pub mtu: u32,
+    /// None: its parent's, whatever it is.
+    pub mac: Option<Mac>,
+    /// Bytes; none: that of its parent, whatever it is.
+    pub mtu: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum LinkKind {
     Bridge,
+    /// The host's own station on the segment of `parent`.
+    Macvlan(Macvlan),
+    /// A VLAN of `parent` (802.1Q).
+    Vlan {
+        parent: IfName,
+        id: u16,
+    },
 }
 
 /// The link of a container, with what the host has of it.
@@ -97,8 +105,8 @@ pub struct Attachment {
     pub alias: String,
     pub kind: AttachmentKind,
     pub mac: Mac,
-    /// Bytes. 0: that of its parent, whatever it is.
-    pub mtu: u32,
+    /// Bytes; none: that of its parent, whatever it is.
+    pub mtu: Option<u32>,
     pub place: Place,
 }
 
@@ -209,10 +217,21 @@ impl Object {
     /// Whether `seen`, an object of the same key, is what this one asks for. Of an attachment only a part can be seen.
     pub fn is_met_by(&self, seen: &Object) -> bool {
         match (self, seen) {
-            (Object::Attachment(wanted), Object::Attachment(seen)) => wanted.host == seen.host && wanted.mtu == seen.mtu,
+            (Object::Attachment(wanted), Object::Attachment(seen)) => {
+                wanted.host == seen.host && wanted.kind == seen.kind && is_mtu_met(wanted.mtu, seen.mtu)
+            }
+            (Object::Link(wanted), Object::Link(seen)) => {
+                let same = (&wanted.name, &wanted.alias, &wanted.kind) == (&seen.name, &seen.alias, &seen.kind);
+                same && (wanted.mac.is_none() || wanted.mac == seen.mac) && is_mtu_met(wanted.mtu, seen.mtu)
+            }
             _ => self == seen,
         }
     }
+}
+
+/// A parent's own will do where none is named; 0 is that of what is down or half made.
+fn is_mtu_met(wanted: Option<u32>, seen: Option<u32>) -> bool {
+    wanted == seen || (wanted.is_none() && seen != Some(0))
 }
 
 /// Everything that must exist on this host for one network or one endpoint.
@@ -223,6 +242,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The container's link, if it has one.
+    pub fn attachment(&self) -> Option<&Attachment> {
+        self.objects.values().find_map(|object| if let Object::Attachment(attachment) = object { Some(attachment) } else { None })
+    }
+
     pub fn new(objects: impl IntoIterator<Item = Object>, entries: impl IntoIterator<Item = Entry>) -> Self {
         Plan { objects: objects.into_iter().map(|o| (o.key(), o)).collect(), entries: entries.into_iter().collect() }
     }

@@ -100,7 +100,7 @@ impl Reconciler {
     /// Looks at everything and makes it as the plans ask. What fails is reported and does not keep the rest from being mended.
     pub async fn converge(&self) -> Result<Report, Error> {
         let _alone = self.whole.write().await;
-        let wanted: Vec<Key> = self.lock().objects().keys().cloned().collect();
+        let wanted: Vec<Object> = self.lock().objects().values().map(|(_, object)| object.clone()).collect();
         let seen = self.kernel.observe(&wanted).await?;
         let (put, delete) = self.lock().difference_to(&seen);
         let mut report = Report::default();

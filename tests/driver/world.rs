@@ -126,7 +126,7 @@ impl World {
         self.reconciler.idle(Duration::from_secs(1)).await;
         let objects = self.kernel.objects().into_values().filter_map(|object| match object {
             Object::HostSysctl { .. } => None,
-            Object::Attachment(attachment) => Some(format!("Attachment {} mtu {}", attachment.host, attachment.mtu)),
+            Object::Attachment(attachment) => Some(format!("Attachment {} mtu {}", attachment.host, attachment.mtu.unwrap_or(0))),
             object => Some(format!("{object:?}")),
         });
         let entries = self.firewall.entries().into_iter().map(|entry| format!("{entry:?}"));

@@ -95,7 +95,12 @@ on_every_engine! {
     restart::containers_run_on_through_a_restart_with_live_restore,
     restart::containers_come_back_after_a_reboot_with_the_plugin_first,
     restart::containers_come_back_after_a_reboot_with_the_engine_first,
-    macvlan::containers_are_stations_of_the_segment,
+    macvlan::in_mode_bridge_neighbours_meet_on_the_parent,
+    macvlan::in_mode_vepa_neighbours_do_not_meet_without_a_relay,
+    macvlan::in_mode_vepa_neighbours_meet_by_a_reflective_relay,
+    macvlan::in_mode_private_neighbours_never_meet,
+    macvlan::in_mode_passthru_one_container_has_the_parent_for_itself,
+    macvlan::in_mode_source_only_listed_stations_are_heard,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
     drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,
 }

@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::options::Options;
-use super::{Join, Mode, OptionError, PortRequest};
+use super::{Claim, Join, Mode, OptionError, PortRequest};
 use crate::model::{
-    Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Mac, Network, NetworkId, Object, Plan,
+    Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Network, NetworkId, Object, Plan,
     Port, Way, conf_path, family_of,
 };
 use spec::{GatewayMode, Publisher, Side, Spec};
@@ -29,19 +29,15 @@ impl Bridge {
         Ok(Bridge { id: network.id.clone(), spec: Spec::parse(network, options)? })
     }
 
-    /// The host's own MAC on the segment. Network ids are random, so this is as unlikely to meet another as a random one, and the same
-    /// after a restart: containers keep their neighbour entry.
-    fn mac(&self) -> Mac {
-        let mut octets = [0; 6];
-        for (octet, pair) in octets.iter_mut().zip(self.id.as_str().as_bytes().chunks(2)) {
-            *octet = std::str::from_utf8(pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(pair[0]);
-        }
-        Mac::local(octets)
-    }
-
     fn link(&self) -> Object {
         let alias = format!("rsnet:{}", self.id);
-        Object::Link(Link { name: self.spec.bridge.clone(), alias, kind: LinkKind::Bridge, mac: self.mac(), mtu: self.spec.mtu })
+        Object::Link(Link {
+            name: self.spec.bridge.clone(),
+            alias,
+            kind: LinkKind::Bridge,
+            mac: Some(self.id.mac()),
+            mtu: Some(self.spec.mtu),
+        })
     }
 
     /// The host forwards as soon as one container has a way out; not earlier, since an engine that finds forwarding on at its start takes
@@ -121,7 +117,7 @@ impl Bridge {
             alias: format!("rsnet:{}", endpoint.id),
             kind: AttachmentKind::Veth { peer: endpoint.container_link() },
             mac: endpoint.mac,
-            mtu: self.spec.mtu,
+            mtu: Some(self.spec.mtu),
             place: self.spec.attach.place(endpoint, self.gateways(endpoint))?,
         }))
     }
@@ -230,8 +226,8 @@ impl Mode for Bridge {
         self.spec.attach.way
     }
 
-    fn claims(&self) -> Vec<IpNet> {
-        self.spec.sides().into_iter().filter_map(|side| side.subnet).map(|subnet| subnet.trunc()).collect()
+    fn claims(&self) -> Vec<Claim> {
+        self.spec.sides().into_iter().filter_map(|side| side.subnet).map(|subnet| Claim::Subnet(subnet.trunc())).collect()
     }
 
     fn without_gateway(&self) -> Vec<Family> {

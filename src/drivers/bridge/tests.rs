@@ -18,6 +18,7 @@ fn network(options: &[(&str, &str)]) -> Network {
         host_mtu: 1400,
         host_without_ipv6: false,
         host_way: Way::Engine,
+        host_links: BTreeMap::new(),
     }
 }
 
