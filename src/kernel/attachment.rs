@@ -178,9 +178,9 @@ fn renew_mac(host: &Seen) -> io::Result<()> {
 }
 
 /// Removes it: what stands in the host's namespace, and what does not, from the sandbox where it is if that is known.
-pub(super) fn delete(wire: &mut Wire, host: &IfName, sandbox: Option<&Path>) -> io::Result<()> {
+pub(super) fn delete(wire: &mut Wire, host: &IfName, sandbox: Option<&File>) -> io::Result<()> {
     match (link::find(wire, host)?, sandbox) {
-        (None, Some(path)) => macvlan::delete(host, path),
+        (None, Some(namespace)) => macvlan::delete(host, namespace),
         _ => link::delete(wire, host),
     }
 }

@@ -219,10 +219,9 @@ pub(super) fn hears(wire: &mut Wire, child: &Macvlan, mac: Mac) -> io::Result<bo
     Ok(answers.iter().any(heard))
 }
 
-/// Removes the child that `host` stands for from the sandbox at `path`. No sandbox: no child.
-pub(super) fn delete(host: &IfName, path: &Path) -> io::Result<()> {
-    let Ok(namespace) = open_namespace(path) else { return Ok(()) };
-    within(&namespace, || {
+/// Removes the child that `host` stands for from a sandbox.
+pub(super) fn delete(host: &IfName, namespace: &File) -> io::Result<()> {
+    within(namespace, || {
         let mut wire = Wire::open()?;
         let found = children(&mut wire)?.into_iter().find(|seen| name_of(seen).as_ref() == Some(host));
         found.map_or(Ok(()), |seen| link::remove(&mut wire, seen.index))

@@ -52,6 +52,8 @@ pub trait Kernel: Send + Sync {
         }
         Ok(())
     }
+    /// Says that [`Kernel::delete`] will follow, when the container and its namespace may be gone: what it needs of them is taken hold of.
+    fn retire(&self, _: &Key) {}
     async fn delete(&self, key: &Key) -> Result<(), KernelError>;
     /// As [`Kernel::put_all`].
     async fn delete_all(&self, keys: &[Key]) -> Result<(), KernelError> {

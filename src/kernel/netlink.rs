@@ -1,6 +1,7 @@
 //! The Linux kernel behind the trait.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,8 @@ struct Host {
     ports: ports::Ports,
     /// Where the containers' links are, to have them announced or deleted. After a restart the first look fills it again.
     sandboxes: Mutex<HashMap<IfName, PathBuf>>,
+    /// The namespaces from which a link is to be deleted: the engine unmounts them once `Leave` is answered, and whoever is in one keeps it.
+    leaving: Mutex<HashMap<IfName, File>>,
     /// Where links of ours may be left of which nothing is declared. Looked at once.
     unseen: Mutex<Option<PathBuf>>,
 }
@@ -89,6 +92,7 @@ impl Netlink {
             watched: Watched::default(),
             ports: ports::Ports::default(),
             sandboxes: Mutex::default(),
+            leaving: Mutex::default(),
             unseen: Mutex::new(Some(config.sandboxes)),
         });
         let crew = Arc::new(Crew::muster(config.threads.max(1))?);
@@ -182,6 +186,17 @@ impl Host {
         Ok(())
     }
 
+    fn retire(&self, name: &IfName) {
+        let path = self.sandboxes().remove(name);
+        if let Some(Ok(namespace)) = path.map(|path| crew::open_namespace(&path)) {
+            self.leaving().insert(name.clone(), namespace);
+        }
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, HashMap<IfName, File>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sandboxes(&self) -> MutexGuard<'_, HashMap<IfName, PathBuf>> {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -199,8 +214,9 @@ impl Host {
             }
             Key::Link(name) => link::delete(wire, name),
             Key::Attachment(name) => {
-                let sandbox = self.sandboxes().remove(name);
-                attachment::delete(wire, name, sandbox.as_deref())
+                self.retire(name);
+                let namespace = self.leaving().remove(name);
+                attachment::delete(wire, name, namespace.as_ref())
             }
             Key::Address(link, address) => address::delete(wire, link, *address),
             Key::Route { destination, link } => route::delete(wire, *destination, link),
@@ -242,6 +258,12 @@ impl Kernel for Netlink {
     async fn put_all(&self, objects: &[Object]) -> Result<(), KernelError> {
         let objects = objects.to_vec();
         self.run_patiently(move |host, wire| objects.iter().try_for_each(|object| put(host, wire, object))).await
+    }
+
+    fn retire(&self, key: &Key) {
+        if let Key::Attachment(name) = key {
+            self.host.retire(name);
+        }
     }
 
     async fn delete(&self, key: &Key) -> Result<(), KernelError> {

@@ -93,7 +93,10 @@ impl Reconciler {
         let doomed: BTreeSet<IfName> = keys.iter().filter_map(Key::link).cloned().collect();
         keys.retain(|key| !key.stands_on().is_some_and(|link| doomed.contains(link)));
         let (later, now): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(Key::is_deleted_behind);
-        later.into_iter().for_each(|key| self.disposal.add(key));
+        for key in later {
+            self.kernel.retire(&key);
+            self.disposal.add(key);
+        }
         if now.is_empty() { Ok(()) } else { self.kernel.delete_all(&now).await }
     }
 

@@ -101,6 +101,11 @@ on_every_engine! {
     macvlan::in_mode_private_neighbours_never_meet,
     macvlan::in_mode_passthru_one_container_has_the_parent_for_itself,
     macvlan::in_mode_source_only_listed_stations_are_heard,
+    macvlan::what_will_not_work_is_said,
+    macvlan::the_host_and_its_containers_reach_each_other_with_host_access,
+    macvlan::restarts_with_a_fixed_mac_and_address_never_fail,
+    macvlan::a_lost_child_or_parent_comes_back_into_the_container,
+    compose::the_macvlan_example_is_reached_from_the_lan,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
     drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,
 }

@@ -75,20 +75,20 @@ impl Spec {
 
 /// The parent's name, the parent itself if it is to be made, and what it is.
 fn parent(network: &Network, given: Option<IfName>, options: &mut Options) -> (IfName, Option<Link>, HostLink) {
-    let own = IfName::of("rsb-", network.id.as_str());
     let Some(name) = given else {
-        if !network.internal {
-            options.refuse(
-                "option parent is missing; give the link of the host that containers share, -o parent=eth0, or make the network --internal",
-            );
-        }
-        let bridge = link(network, own.clone(), LinkKind::Bridge);
-        return (own, Some(bridge), HostLink::default());
+        options.refuse(
+            "option parent is missing; give the link of the host that containers share, -o parent=eth0. For a segment of its own on this host, \
+             which Docker makes of a dummy link, leave mode=macvlan out and give --internal: mode bridge is that",
+        );
+        return (IfName::of("rsp-", network.id.as_str()), None, HostLink::default());
     };
     let trunk = vlan(&name).and_then(|(trunk, id)| Some((network.host_links.get(&trunk)?.clone(), trunk, id)));
     let (made, found) = match (network.host_links.get(&name), trunk) {
         (Some(found), _) => (None, found.clone()),
-        (None, Some((found, trunk, id))) => (Some(link(network, name.clone(), LinkKind::Vlan { parent: trunk, id })), found),
+        (None, Some((found, trunk, id))) => {
+            let (kind, alias) = (LinkKind::Vlan { parent: trunk, id }, format!("rsnet:{}", network.id));
+            (Some(Link { name: name.clone(), alias, kind, mac: None, mtu: None }), found)
+        }
         (None, None) => {
             options.refuse(format!("parent {name} does not exist on this host; `ip link` shows those that do"));
             (None, HostLink::default())
@@ -96,13 +96,6 @@ fn parent(network: &Network, given: Option<IfName>, options: &mut Options) -> (I
     };
     refuse_unfit(&name, &found, options);
     (name, made, found)
-}
-
-fn link(network: &Network, name: IfName, kind: LinkKind) -> Link {
-    // a bridge has no parent to take them from
-    let own = kind == LinkKind::Bridge;
-    let (mac, mtu) = (own.then(|| network.id.mac()), own.then_some(network.host_mtu));
-    Link { name, alias: format!("rsnet:{}", network.id), kind, mac, mtu }
 }
 
 fn refuse_unfit(name: &IfName, found: &HostLink, options: &mut Options) {
