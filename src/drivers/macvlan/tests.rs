@@ -111,7 +111,7 @@ fn options_that_contradict_each_other_are_refused() {
 
 #[test]
 fn a_parent_in_mode_passthru_is_one_network_s_alone() {
-    let claims = |mode| open(&network(&[("parent", "eth0"), ("macvlan_mode", mode)])).unwrap().claims();
+    let claims = |mode: &str| open(&network(&[("parent", "eth0"), ("macvlan_mode", mode)])).unwrap().claims();
     let meet = |a: &str, b: &str| claims(a).iter().any(|claim| claims(b).iter().any(|other| claim.meets(other)));
     assert!(meet("passthru", "bridge") && meet("private", "passthru") && !meet("bridge", "private"));
 }
