@@ -16,6 +16,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::address;
 use super::attachment::{Inside, furnish, pattern};
 use super::crew::{open_namespace, within};
 use super::link::{self, ALIAS, GROUP, Seen};
@@ -52,20 +53,22 @@ fn make_here(wire: &mut Wire, wanted: &Attachment, child: &Macvlan, parent: &See
 fn put_in_sandbox(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan, parent: &Seen, path: &Path) -> io::Result<()> {
     let namespace = open_namespace(path)?;
     let Place::Sandbox { name, addresses, sysctls: asked, gateways, .. } = &wanted.place else { return Ok(()) };
-    if within(&namespace, || keep(wanted, child, parent))? {
+    let inside = Inside { addresses, sysctls: asked, gateways };
+    if within(&namespace, || keep(sysctls, wanted, child, parent, &inside))? {
         return Ok(());
     }
     create(wire, wanted, child, parent, &pattern(name), Some(&namespace))?;
-    within(&namespace, || finish(sysctls, wanted, parent, &Inside { addresses, sysctls: asked, gateways }))
+    within(&namespace, || finish(sysctls, wanted, parent, &inside))
 }
 
 /// Whether it stands in the namespace of the calling thread, which it then does as wanted; a half-made one is removed.
-fn keep(wanted: &Attachment, child: &Macvlan, parent: &Seen) -> io::Result<bool> {
+fn keep(sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan, parent: &Seen, inside: &Inside<'_>) -> io::Result<bool> {
     let mut wire = Wire::open()?;
     for seen in children(&mut wire)? {
         if seen.alias == wanted.alias {
             alter(&mut wire, wanted, child, parent, &seen)?;
-            return Ok(true);
+            // a link that went down lost its routes and its IPv6 addresses
+            return if seen.up { Ok(()) } else { furnish(sysctls, seen.index, inside) }.map(|()| true);
         }
         if is_half_made(&seen, parent) {
             link::remove(&mut wire, seen.index)?;
@@ -74,7 +77,7 @@ fn keep(wanted: &Attachment, child: &Macvlan, parent: &Seen) -> io::Result<bool>
     Ok(false)
 }
 
-/// Changes what differs: state, MTU, mode and whose frames it takes.
+/// Changes what differs: MTU, mode, whose frames it takes; and brings it up.
 fn alter(wire: &mut Wire, wanted: &Attachment, child: &Macvlan, parent: &Seen, seen: &Seen) -> io::Result<()> {
     let mut changes = Vec::new();
     let mtu = wanted.mtu.unwrap_or(parent.mtu);
@@ -284,5 +287,11 @@ fn look_into(path: &Path) -> io::Result<Vec<Seen>> {
     if namespace.metadata()?.ino() == std::fs::metadata("/proc/thread-self/ns/net")?.ino() {
         return Ok(Vec::new());
     }
-    within(&namespace, || children(&mut Wire::open()?))
+    within(&namespace, || {
+        let mut wire = Wire::open()?;
+        let (mut found, addresses) = (children(&mut wire)?, address::dump(&mut wire)?);
+        // the engine gives a link its addresses and then brings it up: it is not to be mended before
+        found.iter_mut().for_each(|seen| seen.up |= addresses.iter().all(|(link, _)| *link != seen.index));
+        Ok(found)
+    })
 }

@@ -162,8 +162,8 @@ pub fn what_will_not_work_is_said(engine: Engine) {
     make("-o parent=eth0 -o macvlan_mode=private --ip-range 10.77.0.0/25").fails();
     host.docker("network rm net").ok();
     create(&host, "--gateway 10.77.0.9");
-    host.docker("run --rm --network net -p 8080:80 box true").fails_with("leave -p out");
-    let taken = host.docker("run --rm --network net --ip 10.77.0.2 box true");
+    host.docker("run --rm --network net --ip 10.77.0.150 --ip6 fd77::150 -p 8080:80 box true").fails_with("leave -p out");
+    let taken = host.docker("run --rm --network net --ip 10.77.0.2 --ip6 fd77::150 box true");
     taken.fails_with("address 10.77.0.2 is in use on the segment of eth0, by MAC 02:72:73:");
     host.docker("network rm net").ok();
     assert_eq!(host.sh("ls /sys/class/net | grep '^rs' | wc -l").ok(), "0", "nothing is left behind");
