@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use rsnet::kernel::{Change, Kernel, Netlink, NetlinkConfig};
+use rsnet::kernel::{Change, Kernel, Netlink, NetlinkConfig, Whereabouts};
 use rsnet::model::{
-    Attachment, Family, HostPort, IfName, Key, Link, LinkKind, Mac, Object, Place, Port, PortRange, Protocol, SandboxName, conf_path,
+    Attachment, AttachmentKind, Family, HostPort, IfName, Key, Link, LinkKind, Mac, Macvlan, MacvlanMode, Object, Place, Port, PortRange,
+    Protocol, SandboxName, conf_path,
 };
 use serde_json::Value;
 
@@ -56,8 +57,9 @@ impl Host {
         panic!("a second put of {object:?} changed something: {news:#?}");
     }
 
-    async fn observed(&self, key: &Key) -> Option<Object> {
-        self.kernel.observe(std::slice::from_ref(key)).await.unwrap().into_iter().find(|object| object.key() == *key)
+    /// What stands where `wanted` is wanted.
+    async fn observed(&self, wanted: &Object) -> Option<Object> {
+        self.kernel.observe(std::slice::from_ref(wanted)).await.unwrap().into_iter().find(|object| object.key() == wanted.key())
     }
 }
 
@@ -146,12 +148,18 @@ fn mac(last: u8) -> Mac {
 }
 
 fn bridge() -> Link {
-    Link { name: name("rsb-0123456789"), alias: "rsnet:0123456789abcdef".into(), kind: LinkKind::Bridge, mac: mac(1), mtu: 1400 }
+    Link {
+        name: name("rsb-0123456789"),
+        alias: "rsnet:0123456789abcdef".into(),
+        kind: LinkKind::Bridge,
+        mac: Some(mac(1)),
+        mtu: Some(1400),
+    }
 }
 
 fn here(id: &str) -> Attachment {
     let (host, peer) = (IfName::of("rsv-", id), IfName::of("rsc-", id));
-    Attachment { host, alias: format!("rsnet:{id}"), peer, mac: mac(7), mtu: 1400, place: Place::Host }
+    Attachment { host, alias: format!("rsnet:{id}"), kind: AttachmentKind::Veth { peer }, mac: mac(7), mtu: Some(1400), place: Place::Host }
 }
 
 fn in_sandbox(id: &str, last: u8, path: &Path) -> Attachment {
@@ -191,7 +199,7 @@ async fn a_bridge_is_made_as_asked_and_made_once() {
     assert_eq!(shown["linkinfo"]["info_data"]["stp_state"], 0);
     assert_eq!(shown["linkinfo"]["info_data"]["forward_delay"], 0);
     host.put_again(&wanted).await;
-    assert_eq!(host.observed(&wanted.key()).await, Some(wanted));
+    assert_eq!(host.observed(&wanted).await, Some(wanted));
 }
 
 #[tokio::test]
@@ -200,13 +208,13 @@ async fn a_bridge_that_differs_is_altered_in_place() {
     host.put(&Object::Link(bridge())).await;
     let index = json("ip -j link show rsb-0123456789")[0]["ifindex"].clone();
     run("ip link set rsb-0123456789 down");
-    let wanted = Object::Link(Link { mac: mac(2), mtu: 1300, ..bridge() });
+    let wanted = Object::Link(Link { mac: Some(mac(2)), mtu: Some(1300), ..bridge() });
     host.put(&wanted).await;
     let shown = &json("ip -j link show rsb-0123456789")[0];
     assert_eq!((&shown["ifindex"], &shown["mtu"]), (&index, &1300.into()));
     assert_eq!(shown["address"], mac(2).to_string());
     assert!(is_up(shown));
-    assert_eq!(host.observed(&wanted.key()).await, Some(wanted));
+    assert_eq!(host.observed(&wanted).await, Some(wanted));
 }
 
 #[tokio::test]
@@ -215,9 +223,9 @@ async fn a_bridge_that_is_only_down_is_seen_as_different_and_brought_up() {
     let wanted = Object::Link(bridge());
     host.put(&wanted).await;
     run("ip link set rsb-0123456789 down");
-    assert!(!wanted.is_met_by(&host.observed(&wanted.key()).await.unwrap()));
+    assert!(!wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
     host.put(&wanted).await;
-    assert_eq!(host.observed(&wanted.key()).await, Some(wanted));
+    assert_eq!(host.observed(&wanted).await, Some(wanted));
 }
 
 #[tokio::test]
@@ -225,10 +233,10 @@ async fn a_bridge_whose_maker_was_killed_before_it_set_the_alias_is_finished() {
     let host = Host::new();
     run("ip link add name rsb-0123456789 group 7500654 type bridge");
     let wanted = Object::Link(bridge());
-    let seen = host.observed(&wanted.key()).await.expect("it counts as ours");
+    let seen = host.observed(&wanted).await.expect("it counts as ours");
     assert!(!wanted.is_met_by(&seen));
     host.put(&wanted).await;
-    assert_eq!(host.observed(&wanted.key()).await, Some(wanted));
+    assert_eq!(host.observed(&wanted).await, Some(wanted));
 }
 
 #[tokio::test]
@@ -260,10 +268,10 @@ async fn addresses_come_and_go_without_a_search_for_duplicates() {
         assert_eq!(infos.len(), 1, "{shown}");
         assert_eq!(infos[0]["nodad"].as_bool().unwrap_or(false), family == "inet6", "{shown}");
         host.put_again(&object).await;
-        assert_eq!(host.observed(&object.key()).await.as_ref(), Some(&object));
+        assert_eq!(host.observed(&object).await.as_ref(), Some(&object));
         host.kernel.delete(&object.key()).await.unwrap();
         host.kernel.delete(&object.key()).await.unwrap();
-        assert_eq!(host.observed(&object.key()).await, None);
+        assert_eq!(host.observed(&object).await, None);
     }
 }
 
@@ -279,10 +287,10 @@ async fn a_route_carries_our_number_and_another_owner_s_is_left_alone() {
         let shown = json(&format!("ip -j {family} route show proto 195"));
         assert_eq!((&shown[0]["dst"], &shown[0]["dev"]), (&destination.into(), &"rsb-0123456789".into()), "{shown}");
         host.put_again(&object).await;
-        assert_eq!(host.observed(&object.key()).await.as_ref(), Some(&object));
+        assert_eq!(host.observed(&object).await.as_ref(), Some(&object));
         host.kernel.delete(&object.key()).await.unwrap();
         host.kernel.delete(&object.key()).await.unwrap();
-        assert_eq!(host.observed(&object.key()).await, None);
+        assert_eq!(host.observed(&object).await, None);
     }
     let taken = Object::Route { destination: net("10.7.0.0/24"), link: bridge().name, local: false };
     host.kernel.put(&taken).await.unwrap_err();
@@ -299,7 +307,7 @@ async fn loopback_can_be_local_on_two_bridges() {
         let object = Object::Route { destination: net("::1/128"), link: link.name.clone(), local: true };
         host.put(&object).await;
         host.put_again(&object).await;
-        assert_eq!(host.observed(&object.key()).await.as_ref(), Some(&object));
+        assert_eq!(host.observed(&object).await.as_ref(), Some(&object));
     }
     let shown = || run("ip -6 route show table local");
     assert!(shown().contains("::1 dev rsb-0123456789") && shown().contains("::1 dev rsb-second"), "{}", shown());
@@ -315,10 +323,10 @@ async fn sysctls_are_written_and_seen_where_they_are_wanted() {
     let link = Object::LinkSysctl { path: conf_path(Family::V4, &bridge().name, "route_localnet"), value: "1".into() };
     let whole = Object::HostSysctl { path: "ipv4/ip_forward".into(), value: "1".into() };
     for object in [link, whole] {
-        assert!(!object.is_met_by(&host.observed(&object.key()).await.unwrap()));
+        assert!(!object.is_met_by(&host.observed(&object).await.unwrap()));
         host.put(&object).await;
         host.put_again(&object).await;
-        assert_eq!(host.observed(&object.key()).await.as_ref(), Some(&object));
+        assert_eq!(host.observed(&object).await.as_ref(), Some(&object));
         host.kernel.delete(&object.key()).await.unwrap();
     }
     assert_eq!(run("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
@@ -337,12 +345,12 @@ async fn an_attachment_for_the_engine_waits_in_the_host_s_namespace() {
     assert_eq!(peer["address"], mac(7).to_string());
     assert!(is_up(end) && !is_up(peer));
     host.put_again(&wanted).await;
-    assert!(wanted.is_met_by(&host.observed(&wanted.key()).await.unwrap()));
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
 
     run("ip link set rsv-aa down mtu 1300");
-    assert!(!wanted.is_met_by(&host.observed(&wanted.key()).await.unwrap()));
+    assert!(!wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
     host.put(&wanted).await;
-    assert!(wanted.is_met_by(&host.observed(&wanted.key()).await.unwrap()));
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
 
     host.kernel.delete(&wanted.key()).await.unwrap();
     host.kernel.delete(&wanted.key()).await.unwrap();
@@ -373,7 +381,7 @@ async fn an_attachment_in_a_sandbox_has_all_that_the_engine_would_have_set() {
     let before = run(&inside(&sandbox, "ip -o -d link"));
     host.put_again(&wanted).await;
     assert_eq!(run(&inside(&sandbox, "ip -o -d link")), before);
-    assert!(wanted.is_met_by(&host.observed(&wanted.key()).await.unwrap()));
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
     host.kernel.delete(&wanted.key()).await.unwrap();
     assert!(!run(&inside(&sandbox, "ip -o link")).contains("net1"));
 }
@@ -411,9 +419,9 @@ async fn a_pair_whose_maker_was_killed_half_way_is_made_anew() {
     let sandbox = host.sandbox("s");
     run("ip link add rsv-aa group 7500654 type veth peer name net0");
     let wanted = Object::Attachment(in_sandbox("aa", 7, &sandbox));
-    assert!(!wanted.is_met_by(&host.observed(&wanted.key()).await.expect("it counts as ours")));
+    assert!(!wanted.is_met_by(&host.observed(&wanted).await.expect("it counts as ours")));
     host.put(&wanted).await;
-    assert!(wanted.is_met_by(&host.observed(&wanted.key()).await.unwrap()));
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
     assert!(run(&inside(&sandbox, "ip -o addr show net0")).contains("10.9.0.7/24"));
 }
 
@@ -444,12 +452,12 @@ async fn port_settings_are_set_altered_and_taken_back() {
         assert_eq!((&shown["isolated"], &shown["hairpin"]), (&isolated.into(), &true.into()), "{shown}");
         assert_eq!(shown["master"], "rsb-0123456789");
         host.put_again(&wanted).await;
-        assert_eq!(host.observed(&wanted.key()).await, Some(wanted));
+        assert_eq!(host.observed(&wanted).await, Some(wanted));
     }
     let key = Key::Port(name("rsv-aa"));
     host.kernel.delete(&key).await.unwrap();
     assert!(json("ip -j link show rsv-aa")[0].get("master").is_none());
-    assert_eq!(host.observed(&key).await, None);
+    assert_eq!(host.observed(&Object::Port(port("aa", false))).await, None);
     host.kernel.delete(&key).await.unwrap();
     host.kernel.delete(&Key::Port(name("rsv-none"))).await.unwrap();
 }
@@ -523,7 +531,7 @@ async fn what_others_do_to_our_objects_is_told() {
     run("bridge link set dev rsv-aa isolated on");
     await_change(&mut changes, now(Object::Port(port("aa", true)))).await;
     run("ip link set rsb-0123456789 mtu 1280");
-    await_change(&mut changes, now(Object::Link(Link { mtu: 1280, ..bridge() }))).await;
+    await_change(&mut changes, now(Object::Link(Link { mtu: Some(1280), ..bridge() }))).await;
     run("ip link set rsv-aa nomaster");
     await_change(&mut changes, gone(Key::Port(name("rsv-aa")))).await;
     run("ip link del rsv-aa");
@@ -563,7 +571,7 @@ async fn a_thousand_ports_are_held_and_released() {
         assert!(took < Duration::from_millis(100), "{took:?}");
         host.put(&wanted).await;
         assert!(!host.kernel.is_free(protocol, ip, PortRange::one(20999)).await);
-        assert_eq!(host.observed(&wanted.key()).await.as_ref(), Some(&wanted));
+        assert_eq!(host.observed(&wanted).await.as_ref(), Some(&wanted));
     }
     let stranger = |port: u16| std::net::TcpListener::bind(("0.0.0.0", port)).map(drop).is_ok();
     assert!(!stranger(20500) && stranger(21000));
@@ -618,17 +626,16 @@ async fn what_a_plan_made_can_be_taken_down_backwards() {
         Object::Attachment(in_sandbox("aa", 7, &sandbox)),
         Object::Port(port("aa", false)),
     ];
-    let keys: Vec<Key> = objects.iter().map(Object::key).collect();
     for object in &objects {
         host.put(object).await;
     }
-    let seen = host.kernel.observe(&keys).await.unwrap();
+    let seen = host.kernel.observe(&objects).await.unwrap();
     assert_eq!(seen.len(), objects.len(), "{seen:#?}");
     assert!(objects.iter().all(|wanted| seen.iter().any(|seen| wanted.key() == seen.key() && wanted.is_met_by(seen))), "{seen:#?}");
-    for key in keys.iter().rev() {
-        host.kernel.delete(key).await.unwrap();
+    for object in objects.iter().rev() {
+        host.kernel.delete(&object.key()).await.unwrap();
     }
-    assert_eq!(host.kernel.observe(&keys).await.unwrap(), []);
+    assert_eq!(host.kernel.observe(&objects).await.unwrap(), []);
     assert_eq!(fingerprint(), before);
 }
 
@@ -650,4 +657,145 @@ async fn making_an_attachment_waits_for_no_grace_period() {
     outside.sort();
     println!("in the sandbox {:?}, on the host {:?} (medians of 20)", inside[10], outside[10]);
     assert!(inside[10] < Duration::from_millis(10) && outside[10] < Duration::from_millis(10), "{inside:?} {outside:?}");
+}
+
+/// A segment's card and what is at its other end.
+fn uplink() {
+    run("ip link add uplink type veth peer name segment; ip link set uplink up; ip link set segment up");
+}
+
+fn child(mode: MacvlanMode, place: Place) -> Attachment {
+    let sources = if mode == MacvlanMode::Source { vec![mac(50), mac(51)] } else { vec![] };
+    let kind = AttachmentKind::Macvlan(Macvlan { parent: name("uplink"), mode, sources });
+    Attachment { kind, place, mtu: None, ..here("aa") }
+}
+
+fn child_in(mode: MacvlanMode, path: &Path) -> Attachment {
+    child(mode, in_sandbox("aa", 7, path).place)
+}
+
+const MODES: [(MacvlanMode, &str); 5] = [
+    (MacvlanMode::Bridge, "bridge"),
+    (MacvlanMode::Vepa, "vepa"),
+    (MacvlanMode::Private, "private"),
+    (MacvlanMode::Passthru, "passthru"),
+    (MacvlanMode::Source, "source"),
+];
+
+#[tokio::test]
+async fn a_macvlan_of_every_mode_is_made_in_a_sandbox_seen_there_and_gone() {
+    let host = Host::new();
+    uplink();
+    let sandbox = host.sandbox("s");
+    let before = fingerprint();
+    for (mode, word) in MODES {
+        let attachment = child_in(mode, &sandbox);
+        let wanted = Object::Attachment(attachment.clone());
+        assert_eq!(host.kernel.whereabouts(&attachment), Whereabouts::Nowhere);
+        host.put(&wanted).await;
+        let shown = &json(&inside(&sandbox, "ip -j -d link show net0"))[0];
+        assert_eq!(shown["linkinfo"]["info_data"]["mode"], word, "{shown}");
+        assert_eq!((&shown["address"], &shown["ifalias"], &shown["mtu"]), (&mac(7).to_string().into(), &"rsnet:aa".into(), &1500.into()));
+        assert!(host.observed(&wanted).await.is_some_and(|seen| wanted.is_met_by(&seen)), "{word}");
+        assert_eq!(host.kernel.whereabouts(&attachment), Whereabouts::Away, "{word}");
+        host.put(&wanted).await;
+        assert_eq!(json(&inside(&sandbox, "ip -j link show type macvlan")).as_array().map(Vec::len), Some(1), "one and no more");
+        host.kernel.delete(&wanted.key()).await.unwrap();
+        assert_eq!(host.observed(&wanted).await, None);
+        poll("the parent to be as it was", || fingerprint() == before);
+    }
+}
+
+#[tokio::test]
+async fn a_macvlan_that_the_engine_moves_is_found_where_it_is_and_told_when_it_goes() {
+    let host = Host::new();
+    uplink();
+    let sandbox = host.sandbox("s");
+    let mut changes = host.kernel.changes();
+    let moved = child(MacvlanMode::Bridge, Place::Host);
+    host.put(&Object::Attachment(moved.clone())).await;
+    assert_eq!(host.kernel.whereabouts(&moved), Whereabouts::Host);
+    let wanted = Object::Attachment(child_in(MacvlanMode::Bridge, &sandbox));
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()), "on its way it is as wanted");
+    run(&format!("ip link set rsv-aa netns {} name eth0", sandbox.display()));
+    run(&inside(&sandbox, "ip link set eth0 up"));
+    assert_eq!(host.kernel.whereabouts(&moved), Whereabouts::Away);
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
+    host.put(&wanted).await;
+    run(&inside(&sandbox, "ip link show net0 2>&1 | grep 'does not exist'"));
+    while let Ok(change) = changes.try_recv() {
+        assert_ne!(change, Change::Gone(wanted.key()), "to be moved is not to be gone");
+    }
+    run(&inside(&sandbox, "ip link del eth0"));
+    await_change(&mut changes, |change| *change == Change::Gone(wanted.key())).await;
+    assert_eq!(host.observed(&wanted).await, None);
+    host.put(&wanted).await;
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()), "made again, in the sandbox");
+}
+
+#[tokio::test]
+async fn what_somebody_alters_on_a_macvlan_is_seen_and_put_right() {
+    let host = Host::new();
+    uplink();
+    let sandbox = host.sandbox("s");
+    let wanted = Object::Attachment(child_in(MacvlanMode::Source, &sandbox));
+    host.put(&wanted).await;
+    for damage in ["ip link set net0 down", "ip link set net0 mtu 1300", "ip link set net0 type macvlan macaddr del 02:01:02:03:04:32"] {
+        run(&inside(&sandbox, damage));
+        let seen = host.observed(&wanted).await.expect("it is there");
+        assert!(!wanted.is_met_by(&seen), "after `{damage}`: {seen:?}");
+        host.put(&wanted).await;
+        let seen = host.observed(&wanted).await.expect("it is there");
+        assert!(wanted.is_met_by(&seen), "after `{damage}` and a put: {seen:?}");
+    }
+    run("ip link set uplink mtu 1400; ip link set uplink mtu 1450");
+    host.put(&wanted).await;
+    assert_eq!(json(&inside(&sandbox, "ip -j link show net0"))[0]["mtu"], 1450);
+}
+
+#[tokio::test]
+async fn a_macvlan_waits_for_an_old_one_with_its_mac_to_go() {
+    let host = Host::new();
+    uplink();
+    for (mode, word) in [(MacvlanMode::Bridge, "bridge"), (MacvlanMode::Passthru, "passthru")] {
+        let (old, new) = (host.sandbox(&format!("old-{word}")), host.sandbox(&format!("new-{word}")));
+        run(&format!("ip link add link uplink name eth0 address {} netns {} type macvlan mode {word}", mac(7), old.display()));
+        run(&inside(&old, "ip link set eth0 up"));
+        let wanted = Object::Attachment(child_in(mode, &new));
+        let leaves = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            run(&inside(&old, "ip link del eth0"));
+        };
+        tokio::join!(host.put(&wanted), leaves);
+        assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
+        host.kernel.delete(&wanted.key()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_parent_that_is_missing_or_taken_is_named_with_what_has_it() {
+    let host = Host::new();
+    let sandbox = host.sandbox("s");
+    let wanted = Object::Attachment(child_in(MacvlanMode::Bridge, &sandbox));
+    let error = host.kernel.put(&wanted).await.unwrap_err().to_string();
+    assert!(error.contains("parent uplink does not exist"), "{error}");
+    uplink();
+    host.put(&Object::Link(bridge())).await;
+    run("ip link set uplink master rsb-0123456789");
+    let error = host.kernel.put(&wanted).await.unwrap_err().to_string();
+    assert!(error.contains("parent uplink is a port of a bridge"), "{error}");
+}
+
+#[tokio::test]
+async fn a_fresh_process_finds_what_an_earlier_one_left_in_sandboxes() {
+    let host = Host::new();
+    uplink();
+    let sandbox = host.sandbox("s");
+    let wanted = Object::Attachment(child_in(MacvlanMode::Bridge, &sandbox));
+    host.put(&wanted).await;
+    let fresh = Netlink::new(NetlinkConfig { sandboxes: host.directory.path().into(), ..NetlinkConfig::default() }).unwrap();
+    let seen = fresh.observe(&[]).await.unwrap();
+    assert!(seen.iter().any(|seen| wanted.key() == seen.key()), "{seen:?}");
+    fresh.delete(&wanted.key()).await.unwrap();
+    assert_eq!(host.observed(&wanted).await, None);
 }

@@ -2,13 +2,19 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use ipnet::IpNet;
 
 use super::state::{Known, Presence, declare_endpoint};
 use super::{Agent, Error};
 use crate::drivers::Join;
 use crate::model::{Attached, Endpoint, EndpointId, IfName, Mac, NetworkId, Sandbox, Way};
+
+/// How long a stranger has to answer for an address: what it costs to start a container where nobody else has its address. A machine on a
+/// wire answers within 1 ms.
+const ANSWER: Duration = Duration::from_millis(10);
 
 /// An endpoint as the engine asks for it.
 #[derive(Clone, Debug)]
@@ -42,8 +48,24 @@ impl Agent {
         let NewEndpoint { id, network, addresses, mac, interface_name, sysctls } = new;
         let mac = mac.or_else(|| self.last_mac(&network, &addresses)).unwrap_or_else(|| Mac::local(rand::random()));
         let endpoint = Endpoint { id, network, addresses, mac, interface_name, sysctls, attached: Attached::No, bindings: Vec::new() };
+        self.refuse_strangers(&endpoint).await?;
         self.declare(endpoint, Presence::awaited()).await?;
         Ok(mac)
+    }
+
+    /// Refuses an endpoint one of whose addresses somebody else has on a segment where it must be unique.
+    async fn refuse_strangers(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let Some(mode) = ({ self.state().mode(&endpoint.network) }) else { return Ok(()) };
+        let exclusive = mode.exclusive(endpoint);
+        let ask = |(link, address): &(IfName, IpAddr)| self.kernel.who_has(link.clone(), *address, ANSWER);
+        let answers = join_all(exclusive.iter().map(ask)).await;
+        match exclusive.iter().zip(answers).find_map(|(asked, answer)| Some((asked, answer?))) {
+            Some(((link, address), mac)) => Err(Error::Refused(format!(
+                "address {address} is in use on the segment of {link}, by MAC {mac}; give another --ip, or keep the address from containers with \
+                 --ip-range or --aux-address; -o probe=false does without this check"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Engine: `Join`. On error the engine sends `DeleteEndpoint`, from 29.0 on `Leave` before it.
@@ -132,9 +154,8 @@ impl Agent {
 }
 
 fn names(endpoint: &Endpoint, way: Way, answer: Join) -> Joined {
-    let moved = answer.link && way == Way::Engine;
     Joined {
-        link: moved.then(|| endpoint.container_link()),
+        link: answer.link.filter(|_| way == Way::Engine),
         prefix: answer.prefix,
         interface_name: endpoint.interface_name.clone(),
         gateways: answer.gateways,

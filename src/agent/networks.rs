@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::state::{Live, Origin, declare_network};
 use super::{Agent, Error};
-use crate::drivers::{self, Mode};
+use crate::drivers::{self, Claim, Mode};
 use crate::kernel::Surroundings;
-use crate::model::{Family, Network, NetworkId, Pool};
+use crate::model::{Family, HostLink, IfName, Network, NetworkId, Pool};
 
 /// The MTU of Ethernet, for a host without a default route.
 const ETHERNET: u32 = 1500;
@@ -36,12 +35,14 @@ impl Agent {
             return Err(Error::NetworkExists(new.id));
         }
         let surroundings = self.kernel.surroundings().await?;
-        let network = self.with_defaults(new, &surroundings);
+        let host_links = self.host_links(&new.options).await?;
+        let network = Network { host_links, ..self.with_defaults(new, &surroundings) };
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
         self.make_way(&network, &mode.claims()).await?;
         self.check_claims(&mode.claims(), &surroundings)?;
         self.settle(declare_network(&network.id, None), declare_network(&network.id, Some((&network, &*mode)))).await?;
         info!(network = %network.id, mode = drivers::kind_name(&network.options), "network created");
+        mode.warnings().iter().for_each(|warning| warn!(network = %network.id, "{warning}"));
         self.state().networks.insert(network.id.clone(), Live::new(network, mode, Origin::new(false)));
         Ok(())
     }
@@ -62,10 +63,22 @@ impl Agent {
         Ok(())
     }
 
+    async fn host_links(&self, options: &BTreeMap<String, String>) -> Result<BTreeMap<IfName, HostLink>, Error> {
+        let mut links = BTreeMap::new();
+        for name in drivers::host_links(options) {
+            if let Some(link) = self.kernel.host_link(&name).await? {
+                links.insert(name, link);
+            }
+        }
+        Ok(links)
+    }
+
     /// Engine: `GwAllocCheck` (28.0 and newer), before the network has pools: the families that need no gateway address.
     pub fn without_gateway(&self, options: BTreeMap<String, String>, internal: bool) -> Result<Vec<Family>, Error> {
         let asked = Network {
             id: "0".parse()?,
+            // nor is the host looked at
+            host_links: drivers::host_links(&options).into_iter().map(|name| (name, HostLink::default())).collect(),
             options,
             ipv4: true,
             // which families there are is not told; what depends on it is looked at when the network is made
@@ -83,13 +96,24 @@ impl Agent {
         let NewNetwork { id, options, ipv4, ipv6, internal, pools } = new;
         let host_mtu = surroundings.mtu.unwrap_or(ETHERNET);
         let host_without_ipv6 = surroundings.without_ipv6;
-        Network { id, options, ipv4, ipv6, internal, pools, host_mtu, host_without_ipv6, host_way: self.settings.way }
+        Network {
+            id,
+            options,
+            ipv4,
+            ipv6,
+            internal,
+            pools,
+            host_mtu,
+            host_without_ipv6,
+            host_way: self.settings.way,
+            host_links: BTreeMap::new(),
+        }
     }
 
     /// Forgets what an earlier process declared where the engine now makes `new`: in one address space it gives out no subnet twice, so it
     /// does not know the other. It takes a call that was under way when rsnet died for failed, or for done.
-    async fn make_way(&self, new: &Network, claims: &[IpNet]) -> Result<(), Error> {
-        let overlaps = |live: &Live| live.mode.claims().iter().any(|old| claims.iter().any(|net| net.contains(old) || old.contains(net)));
+    async fn make_way(&self, new: &Network, claims: &[Claim]) -> Result<(), Error> {
+        let overlaps = |live: &Live| live.mode.claims().iter().any(|old| claims.iter().any(|claim| claim.meets(old)));
         let same_space = |live: &Live| live.network.spaces().any(|old| new.spaces().any(|space| space == old));
         let forgotten = |live: &&Live| live.origin.unheard && live.endpoints.is_empty() && overlaps(live) && same_space(live);
         let forgotten: Vec<NetworkId> = {
@@ -104,25 +128,35 @@ impl Agent {
         Ok(())
     }
 
-    /// A subnet must not overlap another network's, nor swallow one that the host is on: packets to it would go astray.
-    fn check_claims(&self, claims: &[IpNet], surroundings: &Surroundings) -> Result<(), Error> {
+    /// A subnet must not overlap another network's, nor swallow one that the host is on: packets to it would go astray. A parent that one
+    /// network has for itself is no other's.
+    fn check_claims(&self, claims: &[Claim], surroundings: &Surroundings) -> Result<(), Error> {
         let networks: Vec<_> = {
             let state = self.state();
             state.networks.values().flat_map(|live| live.mode.claims().into_iter().map(|net| (net, live.network.id.clone()))).collect()
         };
         for claim in claims {
-            if let Some((net, id)) = networks.iter().find(|(net, _)| net.contains(claim) || claim.contains(net)) {
-                return Err(Error::Refused(format!(
-                    "subnet {claim} overlaps {net} of network {}; choose another --subnet",
-                    self.names.show(id)
-                )));
+            if let Some((other, id)) = networks.iter().find(|(other, _)| other.meets(claim)) {
+                return Err(Error::Refused(conflict(claim, other, &self.names.show(id))));
             }
-            if let Some((net, link)) = surroundings.subnets.iter().find(|(net, _)| claim.contains(net)) {
+            let Claim::Subnet(subnet) = claim else { continue };
+            if let Some((net, link)) = surroundings.subnets.iter().find(|(net, _)| subnet.contains(net)) {
                 return Err(Error::Refused(format!(
-                    "subnet {claim} covers {net}, which the host reaches by {link}; choose another --subnet"
+                    "subnet {subnet} covers {net}, which the host reaches by {link}; choose another --subnet"
                 )));
             }
         }
         Ok(())
+    }
+}
+
+fn conflict(claim: &Claim, other: &Claim, network: &str) -> String {
+    match (claim, other) {
+        (Claim::Subnet(claim), Claim::Subnet(other)) => {
+            format!("subnet {claim} overlaps {other} of network {network}; choose another --subnet")
+        }
+        (Claim::Parent { link, .. }, _) | (_, Claim::Parent { link, .. }) => {
+            format!("link {link} is the parent of network {network}, and one of the two is to have it alone; choose another parent")
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Published ports: choosing the host's, and who has them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::state::Known;
@@ -100,9 +102,9 @@ impl Agent {
         if mode.host_ports(endpoint, binding).is_empty() {
             return Ok(());
         }
-        while let Some(known) = self.holder(endpoint, binding) {
+        while let Some((known, mode)) = self.holder(endpoint, binding) {
             let holder = &known.endpoint;
-            if !self.has_vanished(&known) {
+            if !self.has_vanished(&*mode, &known) {
                 return Err(Error::Refused(format!(
                     "port {}/{} is published already, by endpoint {} of network {} ({}); choose another or remove that container",
                     binding.host_ports,
@@ -117,10 +119,11 @@ impl Agent {
         Ok(())
     }
 
-    fn holder(&self, endpoint: &Endpoint, binding: &Binding) -> Option<Known> {
+    fn holder(&self, endpoint: &Endpoint, binding: &Binding) -> Option<(Known, Arc<dyn Mode>)> {
         let state = self.state();
         let mut others = state.endpoints().filter(|other| other.endpoint.id != endpoint.id);
-        others.find(|other| taken(&other.endpoint.bindings, binding)).cloned()
+        let holder = others.find(|other| taken(&other.endpoint.bindings, binding))?;
+        Some((holder.clone(), state.mode(&holder.endpoint.network)?))
     }
 }
 

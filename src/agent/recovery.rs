@@ -16,8 +16,8 @@ use tracing::{info, warn};
 use super::addressing::{Addressing, SPACE};
 use super::state::{Known, Live, Origin, Presence, State, endpoint_owner, network_owner};
 use super::{Agent, Error, Settings};
-use crate::drivers;
-use crate::kernel::Kernel;
+use crate::drivers::{self, Mode};
+use crate::kernel::{Kernel, Whereabouts};
 use crate::model::{Attached, Endpoint, Network};
 use crate::reconcile::Reconciler;
 use crate::store::{Entry, Key, Prefix, Store};
@@ -75,8 +75,9 @@ impl Agent {
     }
 
     pub(super) async fn forget_vanished(&self) -> Result<(), Error> {
-        let vanished: Vec<Endpoint> = self.state().endpoints().filter(|known| self.is_lost(known)).map(|k| k.endpoint.clone()).collect();
-        for endpoint in vanished {
+        let lost = |live: &Live| live.endpoints.values().filter(|known| self.is_lost(&*live.mode, known)).cloned().collect::<Vec<_>>();
+        let vanished: Vec<Known> = self.state().networks.values().flat_map(lost).collect();
+        for Known { endpoint, .. } in vanished {
             info!(network = %endpoint.network, endpoint = %endpoint.id, "the container is gone; its endpoint is removed");
             self.delete_endpoint(&endpoint.network, &endpoint.id).await?;
             self.release_addresses(&endpoint).await?;
@@ -103,21 +104,28 @@ impl Agent {
         self.state().networks.values().any(|live| live.network.pools.iter().any(|pool| pool.subnet == subnet))
     }
 
-    fn is_lost(&self, known: &Known) -> bool {
-        is_due(known) && self.has_vanished(known)
+    fn is_lost(&self, mode: &dyn Mode, known: &Known) -> bool {
+        is_due(known) && self.has_vanished(mode, known)
     }
 
     /// Whether the endpoint's container is gone. That its sandbox cannot be seen does not prove it: to a managed plugin on a host whose `/run`
     /// is private no sandbox ever shows. A link whose other end is in no sandbox that we see, and not here either, is in a container.
-    pub(super) fn has_vanished(&self, known: &Known) -> bool {
+    pub(super) fn has_vanished(&self, mode: &dyn Mode, known: &Known) -> bool {
         let endpoint = &known.endpoint;
         match &endpoint.attached {
             Attached::Joined(sandbox) if self.kernel.is_sandbox(&sandbox.path) => false,
-            Attached::Joined(_) if !self.kernel.has_link(&endpoint.host_link()) => true,
-            Attached::Joined(_) => is_due(known) && self.kernel.has_link(&endpoint.container_link()),
+            Attached::Joined(_) => match whereabouts(&*self.kernel, mode, endpoint) {
+                Whereabouts::Nowhere => true,
+                Whereabouts::Host => is_due(known),
+                Whereabouts::Away => false,
+            },
             Attached::No | Attached::Joining(_) => true,
         }
     }
+}
+
+fn whereabouts(kernel: &dyn Kernel, mode: &dyn Mode, endpoint: &Endpoint) -> Whereabouts {
+    mode.endpoint(endpoint).attachment().map_or(Whereabouts::Nowhere, |attachment| kernel.whereabouts(attachment))
 }
 
 fn is_due(known: &Known) -> bool {
@@ -141,7 +149,8 @@ async fn read(store: &dyn Store, kernel: &dyn Kernel) -> Result<State, Error> {
     for endpoint in records::<Endpoint>(list(store, "endpoint").await?) {
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
             live.macs.extend(endpoint.addresses.iter().map(|address| (address.addr(), endpoint.mac)));
-            let presence = Presence::of_stored(&endpoint, kernel.has_link(&endpoint.host_link()));
+            let link_stands = whereabouts(kernel, &*live.mode, &endpoint) != Whereabouts::Nowhere;
+            let presence = Presence::of_stored(&endpoint, link_stands);
             live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
         }
     }

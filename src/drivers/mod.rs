@@ -3,7 +3,9 @@
 //! Pure: a mode is a network's options, parsed, and functions from what is declared to what must exist. No I/O, no async, no clock, no
 //! randomness, no state. A new mode is a new folder here, a variant of [`Kind`] and a compose example.
 
+mod attach;
 mod bridge;
+mod macvlan;
 mod none;
 mod options;
 
@@ -12,7 +14,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Binding, Endpoint, Family, HostPort, Network, Plan, Protocol, Way};
+use crate::model::{Binding, Endpoint, Family, HostPort, IfName, Network, Plan, Protocol, Way};
 pub use options::OptionError;
 
 /// One network of one mode.
@@ -29,17 +31,47 @@ pub trait Mode: Send + Sync {
     fn host_ports(&self, endpoint: &Endpoint, binding: &Binding) -> Vec<HostPort>;
     /// How a link gets into a container where there is a choice.
     fn way(&self) -> Way;
-    /// Subnets that nobody else on this host may have.
-    fn claims(&self) -> Vec<IpNet>;
+    /// What no other network on this host may have.
+    fn claims(&self) -> Vec<Claim>;
+    /// Addresses that nobody else may have on the segments of these links of the host.
+    fn exclusive(&self, _: &Endpoint) -> Vec<(IfName, IpAddr)> {
+        Vec::new()
+    }
+    /// What will not work, though the network can be made.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The families whose pool needs no gateway address (engine 28.0 and newer ask).
     fn without_gateway(&self) -> Vec<Family>;
+}
+
+/// What a network needs for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    Subnet(IpNet),
+    /// A link of the host's to stand on; `alone`: nobody else may.
+    Parent {
+        link: IfName,
+        alone: bool,
+    },
+}
+
+impl Claim {
+    /// Whether both cannot be had.
+    pub fn meets(&self, other: &Claim) -> bool {
+        match (self, other) {
+            (Claim::Subnet(a), Claim::Subnet(b)) => a.contains(b) || b.contains(a),
+            (Claim::Parent { link: a, alone: x }, Claim::Parent { link: b, alone: y }) => a == b && (*x || *y),
+            _ => false,
+        }
+    }
 }
 
 /// The answer to `Join`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Join {
-    /// Whether the container gets a link at all.
-    pub link: bool,
+    /// The link that the engine is to move, where the engine moves it; `None`: the container gets no link at all.
+    pub link: Option<IfName>,
     /// What the engine puts a number behind: `eth`.
     pub prefix: String,
     pub gateways: Vec<IpAddr>,
@@ -60,10 +92,11 @@ pub struct PortRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Bridge,
+    Macvlan,
     None,
 }
 
-const KINDS: &[(&str, Kind)] = &[("bridge", Kind::Bridge), ("none", Kind::None)];
+const KINDS: &[(&str, Kind)] = &[("bridge", Kind::Bridge), ("macvlan", Kind::Macvlan), ("none", Kind::None)];
 
 /// Reads the options of a network; everything that is wrong with them is in the error.
 pub fn open(network: &Network) -> Result<Box<dyn Mode>, OptionError> {
@@ -71,8 +104,17 @@ pub fn open(network: &Network) -> Result<Box<dyn Mode>, OptionError> {
     let kind = options.choice(&["mode"], KINDS).unwrap_or(Kind::Bridge);
     Ok(match kind {
         Kind::Bridge => Box::new(bridge::Bridge::parse(network, options)?),
+        Kind::Macvlan => Box::new(macvlan::Segment::parse(network, options)?),
         Kind::None => Box::new(none::Isolated::parse(options)?),
     })
+}
+
+/// The links of the host that a network's options name: what they are is to be known before the options are read.
+pub fn host_links(options: &BTreeMap<String, String>) -> Vec<IfName> {
+    match kind_name(options) {
+        "macvlan" => macvlan::host_links(options),
+        _ => Vec::new(),
+    }
 }
 
 /// The name of the mode that a network's options ask for, for people.

@@ -1,4 +1,4 @@
-//! Attachments: a pair of links, one end on the host and one in a container.
+//! Attachments: the links of containers. Here those of a pair, one end on the host and one in a container; [`macvlan`] has the others.
 
 use std::fs::File;
 use std::io;
@@ -12,18 +12,25 @@ use super::crew::{open_namespace, within};
 use super::link::{self, GROUP, Seen};
 use super::sysctl::Sysctls;
 use super::wire::Wire;
-use super::{address, route};
-use crate::model::{Attachment, IfName, Mac, Place, SandboxName};
+use super::{Whereabouts, address, macvlan, route};
+use crate::model::{Attachment, AttachmentKind, IfName, Mac, Place, SandboxName};
 
 /// What is set on the container's end when it is made in the sandbox.
-struct Inside<'a> {
-    addresses: &'a [IpNet],
-    sysctls: &'a [(String, String)],
-    gateways: &'a [IpAddr],
+pub(super) struct Inside<'a> {
+    pub addresses: &'a [IpNet],
+    pub sysctls: &'a [(String, String)],
+    pub gateways: &'a [IpAddr],
 }
 
 pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
-    let Some(seen) = link::find(wire, &wanted.host)? else { return make(wire, sysctls, wanted) };
+    match &wanted.kind {
+        AttachmentKind::Veth { peer } => put_pair(wire, sysctls, wanted, peer),
+        AttachmentKind::Macvlan(child) => macvlan::put(wire, sysctls, wanted, child),
+    }
+}
+
+fn put_pair(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, peer: &IfName) -> io::Result<()> {
+    let Some(seen) = link::find(wire, &wanted.host)? else { return make(wire, sysctls, wanted, peer) };
     if !seen.is_ours() || seen.kind != Some(InfoKind::Veth) {
         return Err(link::foreign(&seen));
     }
@@ -31,7 +38,7 @@ pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io
         return refresh(wire, wanted, &seen);
     }
     link::remove(wire, seen.index)?;
-    make(wire, sysctls, wanted)
+    make(wire, sysctls, wanted, peer)
 }
 
 /// Whether the other end is where it should be. The engine may move one made in the host's namespace anywhere.
@@ -41,17 +48,18 @@ fn peer_stands(wanted: &Attachment, seen: &Seen) -> bool {
     matches!(found, Ok(Some(peer)) if Mac::from(peer.mac) == wanted.mac)
 }
 
-fn refresh(wire: &mut Wire, wanted: &Attachment, seen: &Seen) -> io::Result<()> {
-    if seen.up && seen.mtu == wanted.mtu {
+pub(super) fn refresh(wire: &mut Wire, wanted: &Attachment, seen: &Seen) -> io::Result<()> {
+    let mtu = wanted.mtu.filter(|mtu| *mtu != seen.mtu).map(LinkAttribute::Mtu);
+    if seen.up && mtu.is_none() {
         return Ok(());
     }
-    link::set(wire, link::up(link::message(seen.index, vec![LinkAttribute::Mtu(wanted.mtu)])))
+    link::set(wire, link::up(link::message(seen.index, mtu.into_iter().collect())))
 }
 
 /// Makes the pair, or nothing: a half-made one is of no use to anybody, and the sandbox may be gone when somebody looks again.
-fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
+fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, peer: &IfName) -> io::Result<()> {
     let made = match &wanted.place {
-        Place::Host => make_here(wire, sysctls, wanted),
+        Place::Host => make_here(wire, sysctls, wanted, peer),
         Place::Sandbox { path, name, addresses, sysctls: asked, gateways } => {
             let inside = Inside { addresses, sysctls: asked, gateways };
             make_in_sandbox(wire, sysctls, wanted, path, name, &inside)
@@ -60,8 +68,8 @@ fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<(
     made.inspect_err(|_| drop(link::delete(wire, &wanted.host)))
 }
 
-fn make_here(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
-    link::create(wire, pair(wanted, wanted.peer.as_str(), None))?;
+fn make_here(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, peer: &IfName) -> io::Result<()> {
+    link::create(wire, pair(wanted, peer.as_str(), None))?;
     switch_ipv6_off(sysctls, wanted.host.as_str())?;
     link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host), alias(wanted)])))
 }
@@ -89,7 +97,7 @@ fn alias(wanted: &Attachment) -> LinkAttribute {
 }
 
 /// `net%d`, in which the kernel replaces `%d` with the lowest number that is free in the namespace.
-fn pattern(name: &SandboxName) -> String {
+pub(super) fn pattern(name: &SandboxName) -> String {
     match name {
         SandboxName::Exact(name) => name.to_string(),
         SandboxName::Prefix(prefix) => format!("{prefix}%d"),
@@ -99,24 +107,21 @@ fn pattern(name: &SandboxName) -> String {
 /// The message that makes both ends. The container's end stays down: `IFF_UP` in it is refused with ENOTCONN.
 fn pair(wanted: &Attachment, peer_name: &str, namespace: Option<&File>) -> LinkMessage {
     use std::os::fd::AsRawFd;
-    let mut peer = vec![
-        LinkAttribute::IfName(peer_name.to_owned()),
-        LinkAttribute::Address(wanted.mac.octets().to_vec()),
-        LinkAttribute::Mtu(wanted.mtu),
-    ];
+    let mut peer = vec![LinkAttribute::IfName(peer_name.to_owned()), LinkAttribute::Address(wanted.mac.octets().to_vec())];
+    peer.extend(wanted.mtu.map(LinkAttribute::Mtu));
     peer.extend(namespace.map(|file| LinkAttribute::NetNsFd(file.as_raw_fd())));
     let data = InfoData::Veth(InfoVeth::Peer(link::message(0, peer)));
-    let attributes = vec![
+    let mut attributes = vec![
         link::named(&wanted.host),
         LinkAttribute::Group(GROUP),
-        LinkAttribute::Mtu(wanted.mtu),
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]),
     ];
+    attributes.extend(wanted.mtu.map(LinkAttribute::Mtu));
     link::message(0, attributes)
 }
 
 /// Does in the sandbox what the engine does to a link that it moved there (`libnetwork/osl/interface_linux.go`), in its order.
-fn furnish(sysctls: &Sysctls, index: u32, inside: &Inside<'_>) -> io::Result<()> {
+pub(super) fn furnish(sysctls: &Sysctls, index: u32, inside: &Inside<'_>) -> io::Result<()> {
     let mut wire = Wire::open()?;
     let name = link::find_index(&mut wire, index)?.ok_or_else(|| io::Error::other("the container's end vanished"))?.name;
     set_sysctls(sysctls, &name, inside)?;
@@ -172,8 +177,31 @@ fn renew_mac(host: &Seen) -> io::Result<()> {
     }
 }
 
-/// What can be seen of an attachment: the host's end. The rest stands in for what cannot be.
-pub(super) fn seen_as(host: IfName, alias: String, mtu: u32) -> Attachment {
+/// Removes it: what stands in the host's namespace, and what does not, from the sandbox where it is if that is known.
+pub(super) fn delete(wire: &mut Wire, host: &IfName, sandbox: Option<&File>) -> io::Result<()> {
+    match (link::find(wire, host)?, sandbox) {
+        (None, Some(namespace)) => macvlan::delete(host, namespace),
+        _ => link::delete(wire, host),
+    }
+}
+
+/// Where the container's link is. Opens a socket in the namespace of the calling thread.
+pub(super) fn whereabouts(wanted: &Attachment) -> io::Result<Whereabouts> {
+    let mut wire = Wire::open()?;
+    let mut stands = |name: &IfName| Ok::<_, io::Error>(link::find(&mut wire, name)?.is_some());
+    Ok(match &wanted.kind {
+        AttachmentKind::Veth { .. } if !stands(&wanted.host)? => Whereabouts::Nowhere,
+        AttachmentKind::Veth { peer } if stands(peer)? => Whereabouts::Host,
+        AttachmentKind::Veth { .. } => Whereabouts::Away,
+        AttachmentKind::Macvlan(_) if stands(&wanted.host)? => Whereabouts::Host,
+        AttachmentKind::Macvlan(child) if macvlan::hears(&mut wire, child, wanted.mac)? => Whereabouts::Away,
+        AttachmentKind::Macvlan(_) => Whereabouts::Nowhere,
+    })
+}
+
+/// What can be seen of a pair: the host's end. The rest stands in for what cannot be.
+pub(super) fn seen_as(host: IfName, seen: &Seen) -> Attachment {
     let id = host.as_str().strip_prefix("rsv-").unwrap_or(host.as_str()).to_owned();
-    Attachment { host, alias, peer: IfName::of("rsc-", &id), mac: Mac::from([0; 6]), mtu, place: Place::Host }
+    let kind = AttachmentKind::Veth { peer: IfName::of("rsc-", &id) };
+    Attachment { host, alias: seen.alias.clone(), kind, mac: Mac::from([0; 6]), mtu: Some(seen.sound_mtu()), place: Place::Host }
 }

@@ -8,12 +8,13 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::{Change, Kernel, KernelError, Surroundings, attachment, describe};
-use crate::model::{IfName, Key, Object, PortRange, Protocol};
+use super::{Change, Kernel, KernelError, Surroundings, Whereabouts, describe};
+use crate::model::{Attachment, HostLink, IfName, Key, Mac, Object, Place, PortRange, Protocol};
 
 /// A call that changes or reads the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ struct State {
     taken: BTreeSet<(Protocol, u16)>,
     sandboxes: BTreeSet<PathBuf>,
     surroundings: Surroundings,
+    host_links: BTreeMap<IfName, HostLink>,
+    strangers: BTreeMap<(IfName, IpAddr), Mac>,
     calls: Vec<Call>,
     fault: Option<(Matcher, Effect)>,
     faults_hit: usize,
@@ -128,6 +131,16 @@ impl Fake {
         self.tell_gone(gone);
     }
 
+    /// The host has this link.
+    pub fn add_host_link(&self, name: IfName, link: HostLink) {
+        self.state().host_links.insert(name, link);
+    }
+
+    /// Somebody on the segment of `link` has this address.
+    pub fn add_stranger(&self, link: IfName, address: IpAddr, mac: Mac) {
+        self.state().strangers.insert((link, address), mac);
+    }
+
     pub fn set_surroundings(&self, surroundings: Surroundings) {
         self.state().surroundings = surroundings;
     }
@@ -161,13 +174,13 @@ impl Fake {
 }
 
 fn stands_in(object: &Object, sandbox: &Path) -> bool {
-    matches!(object, Object::Attachment(a) if matches!(&a.place, crate::model::Place::Sandbox { path, .. } if path == sandbox))
+    matches!(object, Object::Attachment(a) if matches!(&a.place, Place::Sandbox { path, .. } if path == sandbox))
 }
 
 /// As the real kernel shows it.
 fn seen(object: &Object) -> Object {
     match object {
-        Object::Attachment(a) => Object::Attachment(attachment::seen_as(a.host.clone(), a.alias.clone(), a.mtu)),
+        Object::Attachment(a) => Object::Attachment(Attachment { mac: Mac::from([0; 6]), place: Place::Host, ..a.clone() }),
         other => other.clone(),
     }
 }
@@ -199,9 +212,9 @@ impl State {
         }
     }
 
-    fn check_place(&self, attachment: &crate::model::Attachment) -> io::Result<()> {
+    fn check_place(&self, attachment: &Attachment) -> io::Result<()> {
         match &attachment.place {
-            crate::model::Place::Sandbox { path, .. } if !self.sandboxes.contains(path) => {
+            Place::Sandbox { path, .. } if !self.sandboxes.contains(path) => {
                 Err(io::Error::new(io::ErrorKind::NotFound, format!("network namespace {}: no such file", path.display())))
             }
             _ => Ok(()),
@@ -261,12 +274,12 @@ fn broken() -> io::Error {
 
 #[async_trait]
 impl Kernel for Fake {
-    async fn observe(&self, wanted: &[Key]) -> Result<Vec<Object>, KernelError> {
+    async fn observe(&self, wanted: &[Object]) -> Result<Vec<Object>, KernelError> {
         let mut state = self.state();
         if state.note(Call::Observe).is_some() {
             return Err(KernelError { operation: "observe", object: "the network namespace".into(), cause: broken() });
         }
-        let shown = |key: &Key| !matches!(key, Key::HostSysctl(_) | Key::LinkSysctl(_)) || wanted.contains(key);
+        let shown = |key: &Key| !matches!(key, Key::HostSysctl(_) | Key::LinkSysctl(_)) || wanted.iter().any(|object| object.key() == *key);
         Ok(state.objects.values().filter(|object| shown(&object.key())).map(seen).collect())
     }
 
@@ -306,6 +319,14 @@ impl Kernel for Fake {
         Ok(self.state().surroundings.clone())
     }
 
+    async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError> {
+        Ok(self.state().host_links.get(name).cloned())
+    }
+
+    async fn who_has(&self, link: IfName, address: IpAddr, _: Duration) -> Option<Mac> {
+        self.state().strangers.get(&(link, address)).copied()
+    }
+
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool {
         let state = self.state();
         let same = |other: IpAddr| other == host || other.is_unspecified() || host.is_unspecified();
@@ -319,7 +340,7 @@ impl Kernel for Fake {
     }
 
     /// The engine is taken to have moved every link that it was to move.
-    fn has_link(&self, name: &IfName) -> bool {
-        self.state().has_link(name)
+    fn whereabouts(&self, attachment: &Attachment) -> Whereabouts {
+        if self.state().has_link(&attachment.host) { Whereabouts::Away } else { Whereabouts::Nowhere }
     }
 }

@@ -5,12 +5,13 @@ use std::io;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage,
+    BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoVlan, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 
+use super::macvlan;
 use super::wire::Wire;
-use crate::model::{IfName, Link, LinkKind, Mac};
+use crate::model::{IfName, Link, LinkKind, Mac, Macvlan};
 
 /// Every alias of a link of ours begins with it.
 pub(super) const ALIAS: &str = "rsnet:";
@@ -35,8 +36,18 @@ pub(super) struct Seen {
     pub controller: Option<u32>,
     pub isolated: bool,
     pub hairpin: bool,
-    /// The index of the other end of a veth.
+    /// The index of the other end of a veth, or of the parent.
     pub peer: Option<u32>,
+    /// The peer is in another namespace.
+    pub peer_away: bool,
+    /// Of a link that is told gone: it went to another namespace.
+    pub moved: bool,
+    /// The mode of a macvlan, and whose frames it takes.
+    pub macvlan: Option<(MacVlanMode, Vec<Mac>)>,
+    /// The number of a VLAN.
+    pub vlan: Option<u16>,
+    /// It is up, and something is at its other end.
+    pub running: bool,
 }
 
 impl Seen {
@@ -54,6 +65,11 @@ impl Seen {
             isolated: false,
             hairpin: false,
             peer: None,
+            peer_away: false,
+            moved: false,
+            macvlan: None,
+            vlan: None,
+            running: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         };
         message.attributes.iter().for_each(|attribute| seen.read_attribute(attribute));
         seen
@@ -68,6 +84,8 @@ impl Seen {
             LinkAttribute::Mtu(mtu) => self.mtu = *mtu,
             LinkAttribute::Controller(index) => self.controller = Some(*index).filter(|index| *index != 0),
             LinkAttribute::Link(index) => self.peer = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => self.peer_away = true,
+            LinkAttribute::NewNetnsId(_) => self.moved = true,
             LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| self.read_info(info)),
             _ => {}
         }
@@ -76,6 +94,10 @@ impl Seen {
     fn read_info(&mut self, info: &LinkInfo) {
         match info {
             LinkInfo::Kind(kind) => self.kind = Some(kind.clone()),
+            LinkInfo::Data(InfoData::Vlan(settings)) => {
+                self.vlan = settings.iter().find_map(|setting| if let InfoVlan::Id(id) = setting { Some(*id) } else { None });
+            }
+            LinkInfo::Data(InfoData::MacVlan(settings)) => self.macvlan = read_macvlan(settings),
             LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
                 for setting in settings {
                     match setting {
@@ -87,6 +109,12 @@ impl Seen {
             }
             _ => {}
         }
+    }
+
+    /// As a child of `parent`.
+    pub fn as_macvlan(&self, parent: &IfName) -> Option<Macvlan> {
+        let (mode, sources) = self.macvlan.as_ref()?;
+        Some(Macvlan { parent: parent.clone(), mode: macvlan::known(*mode)?, sources: sources.clone() })
     }
 
     pub fn is_ours(&self) -> bool {
@@ -102,6 +130,15 @@ impl Seen {
     pub fn sound_mtu(&self) -> u32 {
         if self.up && self.is_complete() { self.mtu } else { 0 }
     }
+}
+
+fn read_macvlan(settings: &[InfoMacVlan]) -> Option<(MacVlanMode, Vec<Mac>)> {
+    let mode = settings.iter().find_map(|setting| if let InfoMacVlan::Mode(mode) = setting { Some(*mode) } else { None })?;
+    let lists = settings.iter().filter_map(|setting| if let InfoMacVlan::MacAddrData(macs) = setting { Some(macs) } else { None });
+    let mac = |entry: &InfoMacVlan| if let InfoMacVlan::MacAddr(mac) = entry { Some(Mac::from(*mac)) } else { None };
+    let mut sources: Vec<Mac> = lists.flatten().filter_map(mac).collect();
+    sources.sort();
+    Some((mode, sources))
 }
 
 /// A request about a link: by index, or by name where that is 0.
@@ -187,43 +224,81 @@ pub(super) fn foreign(seen: &Seen) -> io::Error {
 pub(super) fn put(wire: &mut Wire, wanted: &Link) -> io::Result<()> {
     match find(wire, &wanted.name)? {
         None => {
-            create(wire, bridge(wanted))?;
-            set(wire, up(message(0, vec![named(&wanted.name), LinkAttribute::IfAlias(wanted.alias.clone())])))
+            let message = new(wire, wanted)?;
+            create(wire, message).map_err(|error| explain(error, wanted))?;
+            set(wire, up(message_of(wanted, vec![LinkAttribute::IfAlias(wanted.alias.clone())])))
         }
         Some(seen) => alter(wire, wanted, &seen),
     }
 }
 
-/// The message that makes it. Without spanning tree and delay: a port forwards at once, and there is no loop that could form.
-fn bridge(wanted: &Link) -> LinkMessage {
-    let LinkKind::Bridge = wanted.kind;
-    let settings = vec![InfoBridge::ForwardDelay(0), InfoBridge::StpState(BridgeStpState::Disabled)];
-    let attributes = vec![
-        named(&wanted.name),
-        LinkAttribute::Group(GROUP),
-        LinkAttribute::Address(wanted.mac.octets().to_vec()),
-        LinkAttribute::Mtu(wanted.mtu),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(settings))]),
-    ];
-    message(0, attributes)
+fn message_of(wanted: &Link, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    message(0, std::iter::once(named(&wanted.name)).chain(attributes).collect())
+}
+
+/// The message that makes it.
+fn new(wire: &mut Wire, wanted: &Link) -> io::Result<LinkMessage> {
+    let mut attributes = vec![LinkAttribute::Group(GROUP), info(&wanted.kind)];
+    attributes.extend(wanted.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    attributes.extend(wanted.mtu.map(LinkAttribute::Mtu));
+    if let Some(parent) = parent(&wanted.kind) {
+        attributes.push(LinkAttribute::Link(need(wire, parent)?.index));
+    }
+    Ok(message_of(wanted, attributes))
+}
+
+/// The link that one of this kind needs.
+fn parent(kind: &LinkKind) -> Option<&IfName> {
+    match kind {
+        LinkKind::Bridge => None,
+        LinkKind::Macvlan(child) => Some(&child.parent),
+        LinkKind::Vlan { parent, .. } => Some(parent),
+    }
+}
+
+/// A bridge is without spanning tree and delay: a port forwards at once, and there is no loop that could form.
+fn info(kind: &LinkKind) -> LinkAttribute {
+    let (kind, data) = match kind {
+        LinkKind::Bridge => {
+            let settings = vec![InfoBridge::ForwardDelay(0), InfoBridge::StpState(BridgeStpState::Disabled)];
+            (InfoKind::Bridge, InfoData::Bridge(settings))
+        }
+        LinkKind::Macvlan(child) => return macvlan::info(child),
+        LinkKind::Vlan { id, .. } => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(*id)])),
+    };
+    LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])
+}
+
+/// What the kernel's short answers mean here.
+fn explain(error: io::Error, wanted: &Link) -> io::Error {
+    match &wanted.kind {
+        LinkKind::Macvlan(child) => macvlan::explain(error, child),
+        LinkKind::Vlan { .. } if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
+            let text = format!("this kernel has no VLANs (802.1Q): load the module 8021q, or give a parent without a number: {error}");
+            io::Error::new(error.kind(), text)
+        }
+        _ => error,
+    }
 }
 
 /// Changes what differs; nothing at all where nothing does.
 fn alter(wire: &mut Wire, wanted: &Link, seen: &Seen) -> io::Result<()> {
     let stands_for_another = seen.is_complete() && seen.alias != wanted.alias;
-    if !seen.is_ours() || seen.kind != Some(InfoKind::Bridge) || stands_for_another {
+    let kind = match wanted.kind {
+        LinkKind::Bridge => InfoKind::Bridge,
+        LinkKind::Macvlan(_) => InfoKind::MacVlan,
+        LinkKind::Vlan { .. } => InfoKind::Vlan,
+    };
+    if !seen.is_ours() || seen.kind != Some(kind) || stands_for_another {
         return Err(foreign(seen));
     }
     let mut changes = Vec::new();
     if seen.alias != wanted.alias {
         changes.push(LinkAttribute::IfAlias(wanted.alias.clone()));
     }
-    if Mac::from(seen.mac) != wanted.mac {
-        changes.push(LinkAttribute::Address(wanted.mac.octets().to_vec()));
-    }
-    if seen.mtu != wanted.mtu {
-        changes.push(LinkAttribute::Mtu(wanted.mtu));
-    }
+    let mac = wanted.mac.filter(|mac| *mac != Mac::from(seen.mac));
+    changes.extend(mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    changes.extend(wanted.mtu.filter(|mtu| *mtu != seen.mtu).map(LinkAttribute::Mtu));
     if changes.is_empty() && seen.up { Ok(()) } else { set(wire, up(message(seen.index, changes))) }
 }
 

@@ -4,7 +4,10 @@ mod address;
 mod attachment;
 mod crew;
 pub mod fake;
+mod host_link;
 mod link;
+mod macvlan;
+mod neighbour;
 mod netlink;
 mod observe;
 mod port;
@@ -15,13 +18,15 @@ mod watch;
 mod wire;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::model::{IfName, Key, Object, PortRange, Protocol};
+use crate::model::{Attachment, HostLink, IfName, Key, Mac, Object, PortRange, Protocol};
 
 pub use netlink::{Netlink, NetlinkConfig};
 pub use route::PROTOCOL;
@@ -31,11 +36,13 @@ pub use route::PROTOCOL;
 /// Every call is idempotent: `put` of what is there and `delete` of what is not succeed and change nothing.
 #[async_trait]
 pub trait Kernel: Send + Sync {
-    /// Every object that carries our mark, every host port held, and the sysctls named in `wanted`.
+    /// Every object that carries our mark, every host port held, and the sysctls among `wanted`.
     ///
     /// A link or attachment that is down or was left half made has the MTU 0, so that it meets no wish and `put` repairs it. Of an
-    /// attachment only host, alias and MTU are real. IPv6 link-local addresses, which the kernel makes itself, are left out unless wanted.
-    async fn observe(&self, wanted: &[Key]) -> Result<Vec<Object>, KernelError>;
+    /// attachment only host, alias, kind and MTU are real. One that has nothing in the host's namespace is looked for in the sandboxes where
+    /// such are wanted, and in every sandbox the first time. IPv6 link-local addresses, which the kernel makes itself, are left out unless
+    /// wanted.
+    async fn observe(&self, wanted: &[Object]) -> Result<Vec<Object>, KernelError>;
     /// Makes the kernel have exactly this object: creates it, or alters the one of the same key.
     async fn put(&self, object: &Object) -> Result<(), KernelError>;
     /// One after the other, up to the first that fails.
@@ -45,6 +52,8 @@ pub trait Kernel: Send + Sync {
         }
         Ok(())
     }
+    /// Says that [`Kernel::delete`] will follow, when the container and its namespace may be gone: what it needs of them is taken hold of.
+    fn retire(&self, _: &Key) {}
     async fn delete(&self, key: &Key) -> Result<(), KernelError>;
     /// As [`Kernel::put_all`].
     async fn delete_all(&self, keys: &[Key]) -> Result<(), KernelError> {
@@ -58,12 +67,26 @@ pub trait Kernel: Send + Sync {
     fn changes(&self) -> mpsc::Receiver<Change>;
     /// What the host has apart from us.
     async fn surroundings(&self) -> Result<Surroundings, KernelError>;
+    /// What a link of the host's is, whoever made it.
+    async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError>;
+    /// The MAC that answers for an address on the segment of a link within `patience`; what cannot be asked is not answered.
+    async fn who_has(&self, link: IfName, address: IpAddr, patience: Duration) -> Option<Mac>;
     /// Whether a host port could be bound now.
-    async fn is_free(&self, protocol: Protocol, host: std::net::IpAddr, ports: PortRange) -> bool;
+    async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool;
     /// Whether this path, as the engine names it, is a container's network namespace now: engines before 28.0 name some that are none yet.
     fn is_sandbox(&self, path: &Path) -> bool;
-    /// Whether a link of this name stands in the host's namespace.
-    fn has_link(&self, name: &IfName) -> bool;
+    /// Where the container's link of an attachment is, as far as it can be told without a look at the sandbox.
+    fn whereabouts(&self, attachment: &Attachment) -> Whereabouts;
+}
+
+/// Where the container's link of an attachment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    Nowhere,
+    /// In the host's namespace: not moved yet, or moved back.
+    Host,
+    /// In a container.
+    Away,
 }
 
 /// News of one object, or of an unknown number of them.

@@ -1,24 +1,34 @@
 //! The Linux kernel behind the trait.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use nix::net::if_::if_nametoindex;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::crew::{self, Crew};
+use super::observe::Links;
 use super::sysctl::{Sysctls, Watched};
 use super::watch::Watch;
 use super::wire::Wire;
-use super::{Change, Kernel, KernelError, Surroundings, address, attachment, describe, link, observe, port, ports, route};
-use crate::model::{Attachment, HostPort, IfName, Key, Object, Place, Port, PortRange, Protocol};
+use super::{
+    Change, Kernel, KernelError, Surroundings, Whereabouts, address, attachment, describe, host_link, link, macvlan, neighbour, observe,
+    port, ports, route,
+};
+use crate::model::{Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Place, Port, PortRange, Protocol};
 
+/// How long a new link waits for an old one with its MAC: the engine and the kernel need some 50 ms to clear a container away.
+const LEAVING: Duration = Duration::from_secs(2);
+/// How often it is looked whether somebody has answered.
+const GLANCE: Duration = Duration::from_millis(1);
+/// How often it looks.
+const AGAIN: Duration = Duration::from_millis(10);
 /// How often the sysctls that are wanted are read again.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -27,13 +37,22 @@ const POLL: Duration = Duration::from_millis(500);
 pub struct NetlinkConfig {
     /// Where the host's `/proc/sys/net` can be written.
     pub proc_sys_net: PathBuf,
+    /// Where the kinds of links are told: `/sys/class/net`.
+    pub sys_class_net: PathBuf,
+    /// Where the engine keeps its containers' namespaces.
+    pub sandboxes: PathBuf,
     /// How many calls run at a time. They mostly wait: deleting a link is 15 ms of grace period.
     pub threads: usize,
 }
 
 impl Default for NetlinkConfig {
     fn default() -> Self {
-        NetlinkConfig { proc_sys_net: "/proc/sys/net".into(), threads: 4 }
+        NetlinkConfig {
+            proc_sys_net: "/proc/sys/net".into(),
+            sys_class_net: "/sys/class/net".into(),
+            sandboxes: "/var/run/docker/netns".into(),
+            threads: 4,
+        }
     }
 }
 
@@ -49,10 +68,15 @@ pub struct Netlink {
 /// What the jobs share.
 struct Host {
     sysctls: Sysctls,
+    classes: PathBuf,
     watched: Watched,
     ports: ports::Ports,
-    /// Where the container's ends made in sandboxes are, to have them announced. Forgotten at a restart: then nobody new is there to tell.
+    /// Where the containers' links are, to have them announced or deleted. After a restart the first look fills it again.
     sandboxes: Mutex<HashMap<IfName, PathBuf>>,
+    /// The namespaces from which a link is to be deleted: the engine unmounts them once `Leave` is answered, and whoever is in one keeps it.
+    leaving: Mutex<HashMap<IfName, File>>,
+    /// Where links of ours may be left of which nothing is declared. Looked at once.
+    unseen: Mutex<Option<PathBuf>>,
 }
 
 impl Netlink {
@@ -64,9 +88,12 @@ impl Netlink {
         let (watch, tell, changes) = Watch::start()?;
         let host = Arc::new(Host {
             sysctls: Sysctls::new(config.proc_sys_net),
+            classes: config.sys_class_net,
             watched: Watched::default(),
             ports: ports::Ports::default(),
             sandboxes: Mutex::default(),
+            leaving: Mutex::default(),
+            unseen: Mutex::new(Some(config.sandboxes)),
         });
         let crew = Arc::new(Crew::muster(config.threads.max(1))?);
         let poll = AbortOnDropHandle::new(tokio::spawn(poll(crew.clone(), host.clone(), tell)));
@@ -80,6 +107,26 @@ impl Netlink {
     {
         let host = self.host.clone();
         self.crew.run(move |wire| job(&host, wire)).await.map_err(|cause| KernelError { operation, object, cause })
+    }
+}
+
+impl Netlink {
+    /// Runs `job` again while somebody holds what it needs who is leaving.
+    async fn run_patiently<T, J>(&self, job: J) -> Result<T, KernelError>
+    where
+        T: Send + 'static,
+        J: Fn(&Host, &mut Wire) -> Result<T, KernelError> + Clone + Send + 'static,
+    {
+        let deadline = Instant::now() + LEAVING;
+        loop {
+            let attempt = job.clone();
+            match self.run("change", "objects".into(), move |host, wire| Ok(attempt(host, wire))).await? {
+                Err(error) if error.cause.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                result => return result,
+            }
+        }
     }
 }
 
@@ -139,6 +186,17 @@ impl Host {
         Ok(())
     }
 
+    fn retire(&self, name: &IfName) {
+        let path = self.sandboxes().remove(name);
+        if let Some(Ok(namespace)) = path.map(|path| crew::open_namespace(&path)) {
+            self.leaving().insert(name.clone(), namespace);
+        }
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, HashMap<IfName, File>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sandboxes(&self) -> MutexGuard<'_, HashMap<IfName, PathBuf>> {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,8 +214,9 @@ impl Host {
             }
             Key::Link(name) => link::delete(wire, name),
             Key::Attachment(name) => {
-                self.sandboxes().remove(name);
-                link::delete(wire, name)
+                self.retire(name);
+                let namespace = self.leaving().remove(name);
+                attachment::delete(wire, name, namespace.as_ref())
             }
             Key::Address(link, address) => address::delete(wire, link, *address),
             Key::Route { destination, link } => route::delete(wire, *destination, link),
@@ -165,17 +224,27 @@ impl Host {
         }
     }
 
-    fn observe(&self, wire: &mut Wire, wanted: &[Key]) -> io::Result<Vec<Object>> {
-        self.watched.expect(&self.sysctls, wanted);
-        let mut objects = observe::observe(wire, &self.sysctls, wanted)?;
+    fn observe(&self, wire: &mut Wire, wanted: &[Object]) -> io::Result<Vec<Object>> {
+        let keys: Vec<Key> = wanted.iter().map(Object::key).collect();
+        self.watched.expect(&self.sysctls, &keys);
+        let links = Links::dump(wire)?;
+        let mut objects = observe::observe(wire, &self.sysctls, &keys, &links)?;
         objects.extend(self.ports.held());
+        objects.extend(self.observe_sandboxes(wanted, &links));
         Ok(objects)
+    }
+
+    fn observe_sandboxes(&self, wanted: &[Object], links: &Links) -> impl Iterator<Item = Object> {
+        let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let found = macvlan::observe(wanted, links, unseen.as_deref());
+        self.sandboxes().extend(found.iter().map(|(path, attachment)| (attachment.host.clone(), path.clone())));
+        found.into_iter().map(|(_, attachment)| Object::Attachment(attachment))
     }
 }
 
 #[async_trait]
 impl Kernel for Netlink {
-    async fn observe(&self, wanted: &[Key]) -> Result<Vec<Object>, KernelError> {
+    async fn observe(&self, wanted: &[Object]) -> Result<Vec<Object>, KernelError> {
         let wanted = wanted.to_vec();
         self.run("observe", "the network namespace".into(), move |host, wire| host.observe(wire, &wanted)).await
     }
@@ -184,11 +253,17 @@ impl Kernel for Netlink {
         self.put_all(std::slice::from_ref(object)).await
     }
 
-    /// In one job: to pass from thread to thread takes as long as most objects do.
+    /// In one job: to pass from thread to thread takes as long as most objects do. What is held by somebody who is leaving is waited for
+    /// between jobs: what makes him go may need the thread.
     async fn put_all(&self, objects: &[Object]) -> Result<(), KernelError> {
         let objects = objects.to_vec();
-        let all = move |host: &Host, wire: &mut Wire| Ok(objects.iter().try_for_each(|object| put(host, wire, object)));
-        self.run("create", "objects".into(), all).await?
+        self.run_patiently(move |host, wire| objects.iter().try_for_each(|object| put(host, wire, object))).await
+    }
+
+    fn retire(&self, key: &Key) {
+        if let Key::Attachment(name) = key {
+            self.host.retire(name);
+        }
     }
 
     async fn delete(&self, key: &Key) -> Result<(), KernelError> {
@@ -211,6 +286,32 @@ impl Kernel for Netlink {
         self.run("look at", "the host's links and routes".into(), |host, wire| observe::surroundings(wire, &host.sysctls)).await
     }
 
+    async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError> {
+        let name = name.clone();
+        let failed = |name: &IfName, cause| KernelError { operation: "look at", object: format!("link {name}"), cause };
+        let look = move |host: &Host, wire: &mut Wire| host_link::look(wire, &host.classes, &name).map_err(|cause| failed(&name, cause));
+        let found = self.run_patiently(look).await;
+        // a link takes a grace period to go, for which no answer waits
+        let crew = self.crew.clone();
+        tokio::spawn(async move { crew.run(macvlan::clear_probes).await });
+        found
+    }
+
+    async fn who_has(&self, link: IfName, address: IpAddr, patience: Duration) -> Option<Mac> {
+        let deadline = Instant::now() + patience;
+        let (asked, seen) = (link.clone(), link.clone());
+        self.crew.run(move |wire| neighbour::ask(wire, &asked, address)).await.ok()?;
+        let mut answer = None;
+        while answer.is_none() && Instant::now() < deadline {
+            tokio::time::sleep(GLANCE).await;
+            let link = seen.clone();
+            answer = self.crew.run(move |wire| neighbour::answer(wire, &link, address)).await.ok().flatten();
+        }
+        let crew = self.crew.clone();
+        tokio::spawn(async move { crew.run(move |wire| neighbour::forget(wire, &link, address)).await });
+        answer
+    }
+
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool {
         let wanted = HostPort { protocol, host, ports };
         self.run("probe", "host ports".into(), move |_, _| Ok(ports::is_free(&wanted))).await.unwrap_or(false)
@@ -220,7 +321,8 @@ impl Kernel for Netlink {
         crew::is_sandbox(path)
     }
 
-    fn has_link(&self, name: &IfName) -> bool {
-        if_nametoindex(name.as_str()).is_ok()
+    /// What cannot be asked is taken for where it should be.
+    fn whereabouts(&self, wanted: &Attachment) -> Whereabouts {
+        attachment::whereabouts(wanted).unwrap_or(Whereabouts::Away)
     }
 }

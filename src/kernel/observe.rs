@@ -10,8 +10,11 @@ use netlink_packet_route::route::RouteProtocol;
 use super::link::{self, Seen};
 use super::sysctl::{self, Sysctls};
 use super::wire::Wire;
-use super::{Surroundings, address, attachment, route};
+use super::{Surroundings, address, attachment, macvlan, route};
 use crate::model::{IfName, Key, Link, LinkKind, Mac, Object, Port};
+
+/// How the names of the host's own stations begin.
+const STATION: &str = "rsh-";
 
 /// The links of the namespace by index.
 #[derive(Default)]
@@ -34,6 +37,10 @@ impl Links {
         self.0.remove(&index)
     }
 
+    pub fn named(&self, name: &IfName) -> Option<&Seen> {
+        self.0.values().find(|seen| seen.name == name.as_str())
+    }
+
     fn ours(&self) -> impl Iterator<Item = &Seen> {
         self.0.values().filter(|seen| seen.is_ours())
     }
@@ -48,14 +55,31 @@ impl Links {
         let (true, Ok(name)) = (seen.is_ours(), seen.name.parse::<IfName>()) else { return Vec::new() };
         let mut objects = Vec::new();
         match seen.kind {
-            Some(InfoKind::Bridge) => objects.push(Object::Link(bridge(name, seen))),
+            Some(InfoKind::Bridge) => objects.push(as_link(name, seen, LinkKind::Bridge)),
+            Some(InfoKind::Vlan) => objects.extend(self.vlan(name, seen)),
             Some(InfoKind::Veth) => {
-                objects.push(Object::Attachment(attachment::seen_as(name.clone(), seen.alias.clone(), seen.sound_mtu())));
+                objects.push(Object::Attachment(attachment::seen_as(name.clone(), seen)));
                 objects.extend(self.port(name, seen).map(Object::Port));
             }
+            Some(InfoKind::MacVlan) => objects.extend(self.child(name, seen)),
             _ => {}
         }
         objects
+    }
+
+    /// A child of ours that stands here is the host's own, or on its way into a container or back.
+    fn child(&self, host: IfName, seen: &Seen) -> Option<Object> {
+        let parent = self.get(seen.peer?)?.name.parse().ok()?;
+        if host.as_str().starts_with(STATION) {
+            return Some(as_link(host, seen, LinkKind::Macvlan(seen.as_macvlan(&parent)?)));
+        }
+        let mtu = if seen.is_complete() { seen.mtu } else { 0 };
+        macvlan::seen_as(host, &parent, seen, mtu).map(Object::Attachment)
+    }
+
+    fn vlan(&self, name: IfName, seen: &Seen) -> Option<Object> {
+        let parent = self.get(seen.peer?)?.name.parse().ok()?;
+        Some(as_link(name, seen, LinkKind::Vlan { parent, id: seen.vlan? }))
     }
 
     fn port(&self, link: IfName, seen: &Seen) -> Option<Port> {
@@ -64,16 +88,15 @@ impl Links {
     }
 }
 
-fn bridge(name: IfName, seen: &Seen) -> Link {
-    Link { name, alias: seen.alias.clone(), kind: LinkKind::Bridge, mac: Mac::from(seen.mac), mtu: seen.sound_mtu() }
+fn as_link(name: IfName, seen: &Seen, kind: LinkKind) -> Object {
+    Object::Link(Link { name, alias: seen.alias.clone(), kind, mac: Some(Mac::from(seen.mac)), mtu: Some(seen.sound_mtu()) })
 }
 
-pub(super) fn observe(wire: &mut Wire, sysctls: &Sysctls, wanted: &[Key]) -> io::Result<Vec<Object>> {
-    let links = Links::dump(wire)?;
+pub(super) fn observe(wire: &mut Wire, sysctls: &Sysctls, wanted: &[Key], links: &Links) -> io::Result<Vec<Object>> {
     let mut objects: Vec<Object> = links.ours().flat_map(|seen| links.objects(seen)).collect();
     let addresses = address::dump(wire)?;
-    objects.extend(addresses.into_iter().filter_map(|(index, address)| address_object(&links, index, address, wanted)));
-    objects.extend(route::dump_ours(wire)?.iter().filter_map(|seen| route_object(&links, seen)));
+    objects.extend(addresses.into_iter().filter_map(|(index, address)| address_object(links, index, address, wanted)));
+    objects.extend(route::dump_ours(wire)?.iter().filter_map(|seen| route_object(links, seen)));
     objects.extend(wanted.iter().filter_map(|key| sysctl_object(sysctls, key)));
     Ok(objects)
 }

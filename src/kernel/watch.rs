@@ -1,11 +1,13 @@
-//! The kernel's own news: multicast groups of rtnetlink, told as changes of objects.
+//! The kernel's own news: multicast groups of rtnetlink, told as changes of objects. Links in containers tell of themselves too, where the
+//! kernel has a number for the container's namespace (`NETLINK_LISTEN_ALL_NSID`): it gives one when a link goes there.
 //!
 //! Not told: sysctls. The kernel sends news of some (forwarding, rp_filter) and of others none (route_localnet): `netlink` reads them again
 //! and again. Host ports change only by us.
 
 use std::io;
 
-use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkProtoInfoBridge};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -17,10 +19,25 @@ use tokio_util::task::AbortOnDropHandle;
 use super::link::Seen;
 use super::observe::{Links, address_object, route_object};
 use super::wire::{Wire, enlarge_receive_buffer};
-use super::{Change, address, route};
-use crate::model::Object;
+use super::{Change, address, macvlan, route};
+use crate::model::{Key, Object};
 
-type News = futures_util::stream::BoxStream<'static, (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+type Message = NetlinkMessage<RouteNetlinkMessage>;
+type News = BoxStream<'static, Heard>;
+
+enum Heard {
+    /// Of the host's namespace.
+    Here(Message),
+    /// Of any namespace that has a number, the host's among them.
+    Anywhere(Message),
+    /// A socket broke: there is no more.
+    End,
+}
+
+/// All that a socket hears, and its end.
+fn heard(news: impl Stream<Item = (Message, SocketAddr)>, of: fn(Message) -> Heard) -> impl Stream<Item = Heard> {
+    news.map(move |(message, _)| of(message)).chain(stream::once(async { Heard::End }))
+}
 
 /// As many changes wait for the reader; beyond that they become one [`Change::Lost`].
 const CAPACITY: usize = 1024;
@@ -30,7 +47,7 @@ const GROUPS: [MulticastGroup; 5] =
 
 /// Ends when it is dropped.
 pub(super) struct Watch {
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 impl Watch {
@@ -38,12 +55,17 @@ impl Watch {
     pub fn start() -> io::Result<(Self, mpsc::Sender<Change>, mpsc::Receiver<Change>)> {
         let (mut connection, _, news) = new_multicast_connection(&GROUPS)?;
         enlarge_receive_buffer(connection.socket_mut().socket_mut())?;
+        let (mut elsewhere, _, distant) = new_multicast_connection(&[MulticastGroup::Link])?;
+        enlarge_receive_buffer(elsewhere.socket_mut().socket_mut())?;
+        elsewhere.socket_mut().socket_mut().set_listen_all_namespaces(true)?;
         let (tell, changes) = mpsc::channel(CAPACITY);
         // After subscribing, so that nothing falls between.
         let links = Links::dump(&mut Wire::open()?)?;
         let teller = Teller { links, tell: tell.clone() };
         let spawn = |task| AbortOnDropHandle::new(task);
-        Ok((Watch { _tasks: [spawn(tokio::spawn(connection)), spawn(tokio::spawn(teller.run(news.boxed())))] }, tell, changes))
+        let news = stream::select(heard(news, Heard::Here), heard(distant, Heard::Anywhere));
+        let tasks = [spawn(tokio::spawn(connection)), spawn(tokio::spawn(elsewhere)), spawn(tokio::spawn(teller.run(news.boxed())))];
+        Ok((Watch { _tasks: tasks }, tell, changes))
     }
 }
 
@@ -54,11 +76,11 @@ struct Teller {
 
 impl Teller {
     async fn run(mut self, mut news: News) {
-        while let Some((message, _)) = news.next().await {
-            let changes = match message.payload {
-                NetlinkPayload::InnerMessage(inner) => self.understand(&inner),
-                NetlinkPayload::Overrun(_) => vec![Change::Lost],
-                _ => Vec::new(),
+        while let Some(heard) = news.next().await {
+            let changes = match heard {
+                Heard::Here(message) => told(message.payload, |inner| self.understand(inner)),
+                Heard::Anywhere(message) => told(message.payload, |inner| self.hear_of_children(inner)),
+                Heard::End => break,
             };
             if changes.into_iter().any(|change| self.tell.try_send(change).is_err()) && !self.admit_loss(&mut news).await {
                 return;
@@ -71,13 +93,16 @@ impl Teller {
     /// Waits for room, forgets what came meanwhile (but for the links, whose names are needed), and says that something was lost.
     async fn admit_loss(&mut self, news: &mut News) -> bool {
         let Ok(room) = self.tell.clone().reserve_owned().await else { return false };
-        while let Some(Some((message, _))) = futures_util::FutureExt::now_or_never(news.next()) {
-            if let NetlinkPayload::InnerMessage(inner) = message.payload {
-                self.understand(&inner);
+        let mut more = true;
+        while let Some(Some(heard)) = futures_util::FutureExt::now_or_never(news.next()) {
+            match heard {
+                Heard::Here(message) => drop(told(message.payload, |inner| self.understand(inner))),
+                Heard::Anywhere(_) => {}
+                Heard::End => more = false,
             }
         }
         room.send(Change::Lost);
-        true
+        more
     }
 
     fn understand(&mut self, message: &RouteNetlinkMessage) -> Vec<Change> {
@@ -93,6 +118,18 @@ impl Teller {
             RouteNetlinkMessage::DelAddress(m) => gone(address_of(m)),
             RouteNetlinkMessage::NewRoute(m) => now(route_of(m)),
             RouteNetlinkMessage::DelRoute(m) => gone(route_of(m)),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Links of ours in containers whose parent is the host's.
+    fn hear_of_children(&self, message: &RouteNetlinkMessage) -> Vec<Change> {
+        let child = |m| macvlan::told(&Seen::read(m), &self.links);
+        match message {
+            RouteNetlinkMessage::NewLink(m) => child(m).map(|child| Change::Now(Box::new(Object::Attachment(child)))).into_iter().collect(),
+            // to another namespace: that one tells
+            RouteNetlinkMessage::DelLink(m) if Seen::read(m).moved => Vec::new(),
+            RouteNetlinkMessage::DelLink(m) => child(m).map(|child| Change::Gone(Key::Attachment(child.host))).into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -115,7 +152,15 @@ impl Teller {
         let Some(old) = self.links.get(message.header.index).cloned() else { return Vec::new() };
         let before = self.links.objects(&old);
         self.links.remove(old.index);
-        difference(&before, Vec::new())
+        if Seen::read(message).moved { Vec::new() } else { difference(&before, Vec::new()) }
+    }
+}
+
+fn told(payload: NetlinkPayload<RouteNetlinkMessage>, understand: impl FnOnce(&RouteNetlinkMessage) -> Vec<Change>) -> Vec<Change> {
+    match payload {
+        NetlinkPayload::InnerMessage(inner) => understand(&inner),
+        NetlinkPayload::Overrun(_) => vec![Change::Lost],
+        _ => Vec::new(),
     }
 }
 
@@ -158,12 +203,11 @@ fn read_port_setting(seen: &mut Seen, setting: &LinkProtoInfoBridge) {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::stream;
     use netlink_packet_route::link::{InfoKind, LinkInfo};
 
     use super::*;
 
-    fn bridge_of_mtu(mtu: u32) -> (NetlinkMessage<RouteNetlinkMessage>, SocketAddr) {
+    fn bridge_of_mtu(mtu: u32) -> Heard {
         let mut link = LinkMessage::default();
         link.header.index = 7;
         link.attributes = vec![
@@ -173,7 +217,7 @@ mod tests {
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
         ];
         link.header.flags = netlink_packet_route::link::LinkFlags::Up;
-        (NetlinkMessage::from(RouteNetlinkMessage::NewLink(link)), SocketAddr::new(0, 0))
+        Heard::Here(NetlinkMessage::from(RouteNetlinkMessage::NewLink(link)))
     }
 
     /// The MTUs told, and 0 for a loss.
@@ -181,7 +225,7 @@ mod tests {
         let mut mtus = Vec::new();
         for _ in 0..count {
             match &changes.recv().await {
-                Some(Change::Now(object)) if let Object::Link(link) = &**object => mtus.push(link.mtu),
+                Some(Change::Now(object)) if let Object::Link(link) = &**object => mtus.extend(link.mtu),
                 Some(Change::Lost) => mtus.push(0),
                 other => panic!("{other:?}"),
             }

@@ -93,6 +93,16 @@ fn valid_ifname(value: &str) -> bool {
 }
 
 impl NetworkId {
+    /// A MAC for what the host itself has on the network. Ids are random, so this is as unlikely to meet another as a random one, and the
+    /// same after a restart: containers keep their neighbour entry.
+    pub fn mac(&self) -> Mac {
+        let mut octets = [0; 6];
+        for (octet, pair) in octets.iter_mut().zip(self.0.as_bytes().chunks(2)) {
+            *octet = std::str::from_utf8(pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(pair[0]);
+        }
+        Mac::local(octets)
+    }
+
     /// The first ten characters, for names of links and for people.
     pub fn short(&self) -> &str {
         short(&self.0)

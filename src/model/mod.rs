@@ -11,6 +11,8 @@ mod policy;
 
 pub use address::{Family, PortRange, Protocol, family_of};
 pub use id::{EndpointId, IfName, InvalidName, Mac, NetworkId};
-pub use network::{Attached, Binding, Endpoint, Network, Pool, Sandbox, Way};
-pub use object::{Attachment, HostPort, Key, Link, LinkKind, Object, Place, Plan, Port, SandboxName, conf_path};
+pub use network::{Attached, Binding, Endpoint, HostLink, Network, Pool, Sandbox, Way};
+pub use object::{
+    Attachment, AttachmentKind, HostPort, Key, Link, LinkKind, Macvlan, MacvlanMode, Object, Place, Plan, Port, SandboxName, conf_path,
+};
 pub use policy::{Entry, Inbound};

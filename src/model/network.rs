@@ -27,6 +27,24 @@ pub struct Network {
     pub host_without_ipv6: bool,
     /// The daemon's way in when the network was made: the default for the network's own.
     pub host_way: Way,
+    /// The links of the host that the options name, as far as they existed when the network was made.
+    #[serde(default)]
+    pub host_links: BTreeMap<IfName, HostLink>,
+}
+
+/// A link of the host's, as it is at a moment. The default is one that will do for everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLink {
+    /// Why it takes no macvlan children, in words.
+    pub refusal: Option<String>,
+    /// It is down, or nothing is at its other end.
+    pub dead: bool,
+    /// Wi-Fi.
+    pub wireless: bool,
+    /// Its own addresses, link-local ones left out.
+    pub addresses: Vec<IpAddr>,
+    /// It is rsnet's, made for the network of this id.
+    pub made_for: Option<String>,
 }
 
 impl Network {

@@ -31,7 +31,7 @@ pub enum Key {
         destination: IpNet,
         link: IfName,
     },
-    /// The pair of links of an endpoint, by the name of the host's end.
+    /// The link of an endpoint, by the name of what stands in the host's namespace.
     Attachment(IfName),
     /// The settings of a bridge port.
     Port(IfName),
@@ -79,28 +79,67 @@ pub struct Link {
     /// `IFLA_IFALIAS`: `rsnet:` and the full id of what it stands for; the mark of ownership.
     pub alias: String,
     pub kind: LinkKind,
-    pub mac: Mac,
-    /// Bytes.
-    pub mtu: u32,
+    /// None: its parent's, whatever it is.
+    pub mac: Option<Mac>,
+    /// Bytes; none: that of its parent, whatever it is.
+    pub mtu: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum LinkKind {
     Bridge,
+    /// The host's own station on the segment of `parent`.
+    Macvlan(Macvlan),
+    /// A VLAN of `parent` (802.1Q).
+    Vlan {
+        parent: IfName,
+        id: u16,
+    },
 }
 
-/// A pair of links: one end on the host, one in a container.
+/// The link of a container, with what the host has of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Attachment {
-    /// The host's end; `alias` as in [`Link`].
+    /// What stands in the host's namespace: the host's end of a pair, or the link itself on its way; `alias` as in [`Link`].
     pub host: IfName,
     pub alias: String,
-    /// The container's end, as it is called in the host's namespace.
-    pub peer: IfName,
+    pub kind: AttachmentKind,
     pub mac: Mac,
-    /// Bytes.
-    pub mtu: u32,
+    /// Bytes; none: that of its parent, whatever it is.
+    pub mtu: Option<u32>,
     pub place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum AttachmentKind {
+    /// A pair of links; `peer` is the container's end, as it is called in the host's namespace.
+    Veth { peer: IfName },
+    /// One link, the container's, which sends and receives by a link of the host's.
+    Macvlan(Macvlan),
+}
+
+/// A station of its own on the segment of a link of the host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Macvlan {
+    pub parent: IfName,
+    pub mode: MacvlanMode,
+    /// From whom it takes frames, in mode source; sorted.
+    pub sources: Vec<Mac>,
+}
+
+/// Who of one parent's children hears whom (`IFLA_MACVLAN_MODE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum MacvlanMode {
+    /// Children meet on the parent.
+    Bridge,
+    /// Children meet where the segment sends their frames back: a reflective relay (IEEE 802.1Qbg).
+    Vepa,
+    /// Children do not meet.
+    Private,
+    /// One child has the parent for itself, MAC included.
+    Passthru,
+    /// A child takes frames from listed MACs only.
+    Source,
 }
 
 /// Where the container's end is made.
@@ -175,13 +214,24 @@ impl Object {
         }
     }
 
-    /// Whether `seen`, an object of the same key, is what this one asks for. Of an attachment only the host's end can be seen.
+    /// Whether `seen`, an object of the same key, is what this one asks for. Of an attachment only a part can be seen.
     pub fn is_met_by(&self, seen: &Object) -> bool {
         match (self, seen) {
-            (Object::Attachment(wanted), Object::Attachment(seen)) => wanted.host == seen.host && wanted.mtu == seen.mtu,
+            (Object::Attachment(wanted), Object::Attachment(seen)) => {
+                wanted.host == seen.host && wanted.kind == seen.kind && is_mtu_met(wanted.mtu, seen.mtu)
+            }
+            (Object::Link(wanted), Object::Link(seen)) => {
+                let same = (&wanted.name, &wanted.alias, &wanted.kind) == (&seen.name, &seen.alias, &seen.kind);
+                same && (wanted.mac.is_none() || wanted.mac == seen.mac) && is_mtu_met(wanted.mtu, seen.mtu)
+            }
             _ => self == seen,
         }
     }
+}
+
+/// A parent's own will do where none is named; 0 is that of what is down or half made.
+fn is_mtu_met(wanted: Option<u32>, seen: Option<u32>) -> bool {
+    wanted == seen || (wanted.is_none() && seen != Some(0))
 }
 
 /// Everything that must exist on this host for one network or one endpoint.
@@ -192,6 +242,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The container's link, if it has one.
+    pub fn attachment(&self) -> Option<&Attachment> {
+        self.objects.values().find_map(|object| if let Object::Attachment(attachment) = object { Some(attachment) } else { None })
+    }
+
     pub fn new(objects: impl IntoIterator<Item = Object>, entries: impl IntoIterator<Item = Entry>) -> Self {
         Plan { objects: objects.into_iter().map(|o| (o.key(), o)).collect(), entries: entries.into_iter().collect() }
     }

@@ -93,14 +93,17 @@ impl Reconciler {
         let doomed: BTreeSet<IfName> = keys.iter().filter_map(Key::link).cloned().collect();
         keys.retain(|key| !key.stands_on().is_some_and(|link| doomed.contains(link)));
         let (later, now): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(Key::is_deleted_behind);
-        later.into_iter().for_each(|key| self.disposal.add(key));
+        for key in later {
+            self.kernel.retire(&key);
+            self.disposal.add(key);
+        }
         if now.is_empty() { Ok(()) } else { self.kernel.delete_all(&now).await }
     }
 
     /// Looks at everything and makes it as the plans ask. What fails is reported and does not keep the rest from being mended.
     pub async fn converge(&self) -> Result<Report, Error> {
         let _alone = self.whole.write().await;
-        let wanted: Vec<Key> = self.lock().objects().keys().cloned().collect();
+        let wanted: Vec<Object> = self.lock().objects().values().map(|(_, object)| object.clone()).collect();
         let seen = self.kernel.observe(&wanted).await?;
         let (put, delete) = self.lock().difference_to(&seen);
         let mut report = Report::default();

@@ -9,24 +9,40 @@ use serde_json::{Value, json};
 
 use crate::world::*;
 
-fn life() -> Vec<(&'static str, Value)> {
-    vec![
-        ("NetworkDriver.CreateNetwork", create_network()),
+/// Networks whose lives are lived.
+fn networks() -> Vec<Value> {
+    vec![json!({}), json!({ "mode": "macvlan", "parent": PARENT, "host_access": "true" }), json!({ "mode": "none" })]
+}
+
+/// Every call of a network's life; where it publishes nothing, without those of ports.
+fn life(options: &Value) -> Vec<(&'static str, Value)> {
+    let ports = json!([port(8080, 80), port(8081, 81)]);
+    let mut life = vec![
+        ("NetworkDriver.CreateNetwork", create_network_with(options.clone())),
         ("NetworkDriver.CreateEndpoint", create_endpoint()),
         ("NetworkDriver.Join", join()),
-        ("NetworkDriver.ProgramExternalConnectivity", program(json!([port(8080, 80), port(8081, 81)]))),
+        ("NetworkDriver.ProgramExternalConnectivity", program(ports)),
         ("NetworkDriver.RevokeExternalConnectivity", endpoint()),
         ("NetworkDriver.Leave", endpoint()),
         ("NetworkDriver.DeleteEndpoint", endpoint()),
         ("NetworkDriver.DeleteNetwork", json!({ "NetworkID": NETWORK })),
-    ]
+    ];
+    if options["mode"] == "macvlan" {
+        life.drain(3..5);
+    }
+    life
+}
+
+/// As many calls as make a network with a container that runs.
+fn running(options: &Value) -> usize {
+    if options["mode"] == "macvlan" { 3 } else { 4 }
 }
 
 /// The host after each step of a life without faults.
-async fn undisturbed() -> Vec<String> {
+async fn undisturbed(options: &Value) -> Vec<String> {
     let world = World::new().await;
     let mut hosts = vec![world.host().await];
-    for (call, body) in life() {
+    for (call, body) in life(options) {
         world.ok(call, body).await;
         hosts.push(world.host().await);
     }
@@ -34,9 +50,9 @@ async fn undisturbed() -> Vec<String> {
 }
 
 /// Lives up to and with step `last`, with a fault set before it by `break_it`; whether the fault was hit.
-async fn live(last: usize, expected: &[String], break_it: impl FnOnce(&World), heal: impl FnOnce(&World) -> bool) -> bool {
+async fn live(options: &Value, last: usize, expected: &[String], break_it: impl FnOnce(&World), heal: impl FnOnce(&World) -> bool) -> bool {
     let world = World::new().await;
-    let steps = life();
+    let steps = life(options);
     for (call, body) in &steps[..last] {
         world.ok(call, body.clone()).await;
     }
@@ -63,15 +79,17 @@ async fn live(last: usize, expected: &[String], break_it: impl FnOnce(&World), h
 
 #[tokio::test]
 async fn every_kernel_call_may_fail() {
-    let expected = undisturbed().await;
     let mut hits = 0;
-    for last in 0..life().len() {
-        for effect in [Effect::None, Effect::Done] {
-            for n in 0.. {
-                if !live(last, &expected, |world| world.kernel.fail_nth(n, effect), |world| world.kernel.heal() > 0).await {
-                    break;
+    for options in networks() {
+        let expected = undisturbed(&options).await;
+        for last in 0..life(&options).len() {
+            for effect in [Effect::None, Effect::Done] {
+                for n in 0.. {
+                    if !live(&options, last, &expected, |world| world.kernel.fail_nth(n, effect), |world| world.kernel.heal() > 0).await {
+                        break;
+                    }
+                    hits += 1;
                 }
-                hits += 1;
             }
         }
     }
@@ -80,96 +98,107 @@ async fn every_kernel_call_may_fail() {
 
 #[tokio::test]
 async fn every_firewall_call_may_fail() {
-    let expected = undisturbed().await;
     let mut hits = 0;
-    for last in 0..life().len() {
-        let calls = |world: &World| world.firewall.log().len();
-        let before = std::cell::Cell::new(0);
-        let broken = live(
-            last,
-            &expected,
-            |world| {
-                before.set(calls(world));
-                world.firewall.fail(calls(world));
-            },
-            |world| calls(world) > before.get(),
-        );
-        hits += usize::from(broken.await);
+    for options in networks() {
+        let expected = undisturbed(&options).await;
+        for last in 0..life(&options).len() {
+            let calls = |world: &World| world.firewall.log().len();
+            let before = std::cell::Cell::new(0);
+            let broken = live(
+                &options,
+                last,
+                &expected,
+                |world| {
+                    before.set(calls(world));
+                    world.firewall.fail(calls(world));
+                },
+                |world| calls(world) > before.get(),
+            );
+            hits += usize::from(broken.await);
+        }
     }
     assert!(hits >= 4, "only {hits} faults were hit");
 }
 
 #[tokio::test]
 async fn what_the_disk_refuses_is_refused_and_has_not_happened() {
-    let expected = undisturbed().await;
     let mut refused = 0;
-    for (last, (call, body)) in life().into_iter().enumerate() {
-        let world = World::new().await;
-        for (call, body) in &life()[..last] {
-            world.ok(call, body.clone()).await;
+    for options in networks() {
+        let expected = undisturbed(&options).await;
+        for (last, (call, body)) in life(&options).into_iter().enumerate() {
+            let world = World::new().await;
+            for (call, body) in &life(&options)[..last] {
+                world.ok(call, body.clone()).await;
+            }
+            world.disk.fail();
+            let (status, answer) = world.send(call, &body).await;
+            if world.disk.is_to_fail() {
+                continue; // a call that declares nothing new
+            }
+            refused += 1;
+            assert!(status != 200 && answer["Err"].as_str().unwrap().contains("no space left"), "{call}: {status} {answer}");
+            world.converge().await;
+            assert_eq!(world.host().await, expected[last], "after {call} was refused");
+            world.ok(call, body).await;
+            assert_eq!(world.host().await, expected[last + 1], "{call} again");
+            let world = world.restart().await;
+            assert_eq!(world.converge().await, [], "a converge after a restart");
         }
-        world.disk.fail();
-        let (status, answer) = world.send(call, &body).await;
-        if world.disk.is_to_fail() {
-            continue; // a call that declares nothing new
-        }
-        refused += 1;
-        assert!(status != 200 && answer["Err"].as_str().unwrap().contains("no space left"), "{call}: {status} {answer}");
-        world.converge().await;
-        assert_eq!(world.host().await, expected[last], "after {call} was refused");
-        world.ok(call, body).await;
-        assert_eq!(world.host().await, expected[last + 1], "{call} again");
-        let world = world.restart().await;
-        assert_eq!(world.converge().await, [], "a converge after a restart");
     }
     assert!(refused > 6, "only {refused} calls met the fault");
 }
 
 #[tokio::test]
 async fn what_is_damaged_by_hand_is_mended_and_nothing_else_is_touched() {
-    let expected = undisturbed().await;
-    let world = World::new().await;
-    for (call, body) in &life()[..4] {
-        world.ok(call, body.clone()).await;
+    for options in networks() {
+        let expected = undisturbed(&options).await;
+        let world = World::new().await;
+        for (call, body) in &life(&options)[..running(&options)] {
+            world.ok(call, body.clone()).await;
+        }
+        let objects = world.kernel.objects();
+        for key in objects.keys() {
+            world.kernel.vanish(key);
+            world.converge().await;
+            assert_eq!(world.host().await, expected[running(&options)], "after {key:?} vanished");
+        }
+        assert_eq!(world.converge().await, []);
     }
-    let objects = world.kernel.objects();
-    for key in objects.keys() {
-        world.kernel.vanish(key);
-        world.converge().await;
-        assert_eq!(world.host().await, expected[4], "after {key:?} vanished");
-    }
-    assert_eq!(world.converge().await, []);
 }
 
 #[tokio::test]
 async fn a_restart_at_any_point_finds_all_as_it_was() {
-    let expected = undisturbed().await;
-    for (last, host) in expected.iter().enumerate() {
-        let mut world = World::new().await;
-        for (call, body) in &life()[..last] {
-            world.ok(call, body.clone()).await;
+    for options in networks() {
+        let expected = undisturbed(&options).await;
+        for (last, host) in expected.iter().enumerate() {
+            let mut world = World::new().await;
+            for (call, body) in &life(&options)[..last] {
+                world.ok(call, body.clone()).await;
+            }
+            world = world.restart().await;
+            assert_eq!(world.converge().await, [], "after step {last}");
+            assert_eq!(world.host().await, *host);
         }
-        world = world.restart().await;
-        assert_eq!(world.converge().await, [], "after step {last}");
-        assert_eq!(world.host().await, *host);
     }
 }
 
 #[tokio::test]
 async fn after_a_reboot_networks_stand_again_and_dead_endpoints_are_forgotten() {
-    let expected = undisturbed().await;
-    let world = World::new().await;
-    for (call, body) in &life()[..4] {
-        world.ok(call, body.clone()).await;
+    for options in networks() {
+        let expected = undisturbed(&options).await;
+        let world = World::new().await;
+        for (call, body) in &life(&options)[..running(&options)] {
+            world.ok(call, body.clone()).await;
+        }
+        for key in world.kernel.objects().keys() {
+            world.kernel.vanish(key);
+        }
+        world.kernel.remove_sandbox(std::path::Path::new(SANDBOX));
+        world.firewall.disturb(|entries| entries.clear());
+        let world = world.restart().await;
+        world.converge().await;
+        assert_eq!(world.host().await, expected[1]);
     }
-    for key in world.kernel.objects().keys() {
-        world.kernel.vanish(key);
-    }
-    world.kernel.remove_sandbox(std::path::Path::new(SANDBOX));
-    world.firewall.disturb(|entries| entries.clear());
-    let world = world.restart().await;
-    world.converge().await;
-    assert_eq!(world.host().await, expected[1]);
 }
 
 #[tokio::test]
@@ -177,7 +206,7 @@ async fn news_of_damage_is_acted_upon_and_news_of_our_own_work_is_not() {
     let world = World::new().await;
     let reconciler = world.reconciler.clone();
     tokio::spawn(async move { reconciler.watch().await });
-    for (call, body) in &life()[..4] {
+    for (call, body) in &life(&json!({}))[..4] {
         world.ok(call, body.clone()).await;
     }
     let whole = world.host().await;
@@ -201,7 +230,7 @@ async fn news_of_damage_is_acted_upon_and_news_of_our_own_work_is_not() {
 /// The engine takes a `DeleteNetwork` that was under way when rsnet died for done, and gives its subnet away.
 #[tokio::test]
 async fn a_network_that_the_engine_has_forgotten_makes_way_for_the_next_one_on_its_subnet() {
-    let expected = undisturbed().await;
+    let expected = undisturbed(&json!({})).await;
     let world = World::new().await;
     world.ok("NetworkDriver.CreateNetwork", create_network()).await;
     let mut next = create_network();

@@ -10,7 +10,7 @@ use axum::http::Request;
 use rsnet::agent::{Agent, Settings};
 use rsnet::firewall::fake::Fake as FakeFirewall;
 use rsnet::kernel::fake::{Call, Fake as FakeKernel};
-use rsnet::model::Object;
+use rsnet::model::{HostLink, Object};
 use rsnet::reconcile::Reconciler;
 use rsnet::store::embedded::Embedded;
 use rsnet::store::{Entry, Key, Op, Prefix, Snapshots, Store, StoreError};
@@ -21,6 +21,8 @@ use tower::ServiceExt;
 
 pub const NETWORK: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 pub const ENDPOINT: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+/// A link that the host has.
+pub const PARENT: &str = "eth0";
 pub const SANDBOX: &str = "/var/run/docker/netns/0123456789ab";
 
 pub use crate::calls::CALLS;
@@ -78,6 +80,7 @@ impl World {
     pub async fn new() -> Self {
         let kernel = Arc::new(FakeKernel::new());
         kernel.add_sandbox(SANDBOX);
+        kernel.add_host_link(PARENT.parse().unwrap(), HostLink { addresses: vec![[10, 0, 0, 1].into()], ..HostLink::default() });
         Self::start(kernel, Arc::default(), Arc::new(tempfile::tempdir().unwrap())).await
     }
 
@@ -126,7 +129,7 @@ impl World {
         self.reconciler.idle(Duration::from_secs(1)).await;
         let objects = self.kernel.objects().into_values().filter_map(|object| match object {
             Object::HostSysctl { .. } => None,
-            Object::Attachment(attachment) => Some(format!("Attachment {} mtu {}", attachment.host, attachment.mtu)),
+            Object::Attachment(attachment) => Some(format!("Attachment {} mtu {}", attachment.host, attachment.mtu.unwrap_or(0))),
             object => Some(format!("{object:?}")),
         });
         let entries = self.firewall.entries().into_iter().map(|entry| format!("{entry:?}"));

@@ -70,3 +70,22 @@ pub fn the_none_example_runs_where_nothing_is_reached(engine: Engine) {
     scene.compose("none", "down").ok();
     assert_eq!(scene.host.docker("network ls -q -f driver=rsnet").ok(), "");
 }
+
+pub fn the_macvlan_example_is_reached_from_the_lan(engine: Engine) {
+    let scene = Scene::new(engine);
+    scene.compose("macvlan", "up -d").ok();
+    for from in [&scene.station, &scene.host] {
+        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -T2 - TCP:10.77.0.200:80,connect-timeout=2";
+        wait_until(&format!("the page at {}", from.name), PATIENCE, || {
+            let seen = from.sh(ask);
+            if seen.stdout.ends_with("hello\n") { Ok(()) } else { Err(seen.to_string()) }
+        });
+    }
+    scene.compose("macvlan", "exec -T web ip -o route").says("default via 10.77.0.254 ");
+    scene.compose("macvlan", "down").ok();
+    assert_eq!(scene.host.docker("network ls -q -f driver=rsnet").ok(), "");
+    wait_until("the last link of rsnet to go", PATIENCE, || {
+        let links = scene.host.sh("ip -o link").ok().to_owned();
+        if links.contains(": rs") { Err(links) } else { Ok(()) }
+    });
+}

@@ -9,6 +9,8 @@ use crate::lab::{Engine, Host, Lab, wait_until};
 use crate::standing::{difference, foreign, make_foreign, standing};
 
 const KILLS: usize = 50;
+/// The options of the networks that come and go, one a guest.
+const GUESTS: [&str; 3] = ["", "", "-o mode=macvlan -o parent=eth0 --subnet 10.79.0.0/24"];
 /// The engine waits 1, 2, 4 … 16 s before it repeats a call; rsnet gives an endpoint 60 s before it counts as lost.
 const SETTLED: Duration = Duration::from_secs(180);
 
@@ -18,7 +20,7 @@ pub fn fifty_kills_cost_running_containers_no_packet(engine: Engine) {
     let host = lab.host("h1", engine, &[&lan]);
     let station = lab.station("s1", &[&lan]);
     host.start_rsnet();
-    two_containers(&host);
+    three_containers(&host);
     let flows = flows(&host, &station);
     for _ in 0..KILLS {
         std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
@@ -37,13 +39,16 @@ pub fn kills_amid_calls_leave_nothing_behind_in_sandboxes(engine: Engine) {
     storm(engine, "RSNET_ATTACH=direct");
 }
 
-fn two_containers(host: &Host) {
+fn three_containers(host: &Host) {
     host.docker("network create -d rsnet --ipv6 --subnet 172.30.1.0/24 --subnet fd30:1::/64 net").ok();
     let run =
         |name: &str, more: &str| host.docker(&format!("run -d --stop-signal KILL --name {name} --network net {more} box sleep 10000"));
     run("client", "--ip 172.30.1.10").ok();
     run("server", "--ip 172.30.1.80 -p 8080:80 -p 9090:80/udp").ok();
+    host.docker("network create -d rsnet -o mode=macvlan -o parent=eth0 --subnet 10.77.0.0/24 --ip-range 10.77.0.128/25 lan").ok();
+    host.docker("run -d --stop-signal KILL --name station --network lan --ip 10.77.0.180 box sleep 10000").ok();
     Place::container(host, "server").echo(80);
+    Place::container(host, "station").echo(80);
     Place::host(host).echo(7);
 }
 
@@ -60,6 +65,7 @@ fn flows(host: &Host, station: &Host) -> Vec<Flow> {
         outside.ask("segment to a published UDP port", at(host.ipv4(), 9090)),
         outside.ask("segment to a published UDP port by IPv6", at(host.ipv6(), 9090)),
         outside.converse("segment to a published TCP port", at(host.ipv4(), 8080)),
+        outside.ask("segment to a macvlan", at([10, 77, 0, 180], 80)),
         here.converse("host to a published TCP port", at([127, 0, 0, 1], 8080)),
     ]
 }
@@ -70,13 +76,13 @@ fn storm(engine: Engine, settings: &str) {
     let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
     let host = lab.host("h1", engine, &[&lan]);
     host.start_rsnet_with(settings);
-    two_containers(&host);
+    three_containers(&host);
     make_foreign(&host);
     let before = (standing(&host), foreign(&host));
     let flow = Place::container(&host, "client").ask("container to container", at([172, 30, 1, 80], 80));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let guests: Vec<_> = (1..=3)
+        let guests: Vec<_> = (1..=GUESTS.len())
             .map(|n| {
                 let (host, stop) = (&host, &stop);
                 scope.spawn(move || come_and_go(host, n, stop))
@@ -109,8 +115,10 @@ fn come_and_go(host: &Host, guest: usize, stop: &AtomicBool) -> usize {
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
         let (net, name) = (format!("guests{guest}"), format!("guest{guest}"));
-        let published = format!("-p {}:80 -p {}:53/udp", 10000 + guest, 10000 + guest);
-        host.docker(&format!("network create -d rsnet --ipam-driver rsnet {net}"));
+        let options = GUESTS[guest - 1];
+        let ports = format!("-p {}:80 -p {}:53/udp", 10000 + guest, 10000 + guest);
+        let published = if options.contains("macvlan") { "" } else { &ports };
+        host.docker(&format!("network create -d rsnet --ipam-driver rsnet {options} {net}"));
         host.docker(&format!("run -d --stop-signal KILL --name {name} --network {net} {published} box sleep 10000"));
         host.docker(&format!("network connect net {name}"));
         host.docker(&format!("network disconnect net {name}"));

@@ -13,6 +13,7 @@ mod drift;
 mod flow;
 mod front;
 mod hostile;
+mod macvlan;
 mod matrix;
 mod none;
 mod options;
@@ -95,6 +96,17 @@ on_every_engine! {
     restart::containers_run_on_through_a_restart_with_live_restore,
     restart::containers_come_back_after_a_reboot_with_the_plugin_first,
     restart::containers_come_back_after_a_reboot_with_the_engine_first,
+    macvlan::in_mode_bridge_neighbours_meet_on_the_parent,
+    macvlan::in_mode_vepa_neighbours_do_not_meet_without_a_relay,
+    macvlan::in_mode_vepa_neighbours_meet_by_a_reflective_relay,
+    macvlan::in_mode_private_neighbours_never_meet,
+    macvlan::in_mode_passthru_one_container_has_the_parent_for_itself,
+    macvlan::in_mode_source_only_listed_stations_are_heard,
+    macvlan::what_will_not_work_is_said,
+    macvlan::the_host_and_its_containers_reach_each_other_with_host_access,
+    macvlan::restarts_with_a_fixed_mac_and_address_never_fail,
+    macvlan::a_lost_child_or_parent_comes_back_into_the_container,
+    compose::the_macvlan_example_is_reached_from_the_lan,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
     drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,
 }

@@ -5,7 +5,38 @@ use std::time::{Duration, Instant};
 use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, wait_until};
 use crate::standing::{difference, own};
 
-/// A container with a fixed address and a published port that the engine starts again by itself, one per IPAM, and its settings for rsnet.
+/// A network of the village with one container at a fixed address.
+struct Site {
+    /// Of the network; `mode=none` has nothing that could answer.
+    options: &'static str,
+    container: &'static str,
+    /// By which the segment and the host reach it.
+    from_segment: &'static str,
+    from_host: &'static str,
+}
+
+const SITES: [Site; 3] = [
+    Site {
+        options: "--ipam-driver default --subnet 172.30.1.0/24",
+        container: "--ip 172.30.1.80 -p 8081:80",
+        from_segment: "10.77.0.1:8081",
+        from_host: "172.30.1.80:80",
+    },
+    Site {
+        options: "--ipam-driver rsnet --subnet 172.30.2.0/24",
+        container: "--ip 172.30.2.80 -p 8082:80",
+        from_segment: "10.77.0.1:8082",
+        from_host: "172.30.2.80:80",
+    },
+    Site {
+        options: "--ipam-driver rsnet -o mode=macvlan -o parent=eth0 -o host_access=true --subnet 10.77.0.0/24 --ip-range 10.77.0.128/25",
+        container: "--ip 10.77.0.180 --mac-address 02:00:00:00:00:b4",
+        from_segment: "10.77.0.180:80",
+        from_host: "10.77.0.180:80",
+    },
+];
+
+/// A container per site that the engine starts again by itself, and its settings for rsnet.
 struct Village<'l> {
     host: Host,
     station: Host,
@@ -19,35 +50,34 @@ impl<'l> Village<'l> {
         let village = Village { host, station: lab.station("s1", &[&lan]), settings };
         village.host.start_rsnet_with(settings);
         let serve = "sh -c 'echo hello >index.html; httpd -f -p 80'";
-        for (n, ipam) in [(1, "default"), (2, "rsnet")] {
-            village.host.docker(&format!("network create -d rsnet --ipam-driver {ipam} --subnet 172.30.{n}.0/24 net{n}")).ok();
-            let run = format!("run -d --restart always --stop-signal KILL --name web{n} --network net{n} --ip 172.30.{n}.80 -p 808{n}:80");
+        for (n, site) in (1..).zip(&SITES) {
+            village.host.docker(&format!("network create -d rsnet {} net{n}", site.options)).ok();
+            let run = format!("run -d --restart always --stop-signal KILL --name web{n} --network net{n} {}", site.container);
             village.host.docker(&format!("{run} box {serve}")).ok();
         }
         village.works();
         village
     }
 
-    /// Both containers answer their host, and the segment by their published ports.
+    /// Every container answers its host, and the segment.
     #[track_caller]
     fn works(&self) {
         self.station.sh("ip neigh flush all").ok(); // a machine that was rebooted here has new cards
-        for n in [1, 2] {
-            let ports = [(&self.station, format!("{}:808{n}", self.host.ipv4())), (&self.host, format!("172.30.{n}.80:80"))];
-            for (from, port) in ports {
-                wait_until(&format!("{port} to answer {}", from.name), PATIENCE, || answers(from.sh(&ask(&port))));
+        for site in &SITES {
+            for (from, port) in [(&self.station, site.from_segment), (&self.host, site.from_host)] {
+                wait_until(&format!("{port} to answer {}", from.name), PATIENCE, || answers(from.sh(&ask(port))));
             }
         }
     }
 
-    /// Links of endpoints that no container has.
+    /// Those of the bridges' containers: there are none of endpoints that no container has, and a macvlan is in its container.
     #[track_caller]
     fn has_two_links_and_no_more(&self) {
         let two = || {
             let links = self.host.sh("ls /sys/class/net | grep '^rs[vc]-'").stdout;
             if links.lines().count() == 2 { Ok(()) } else { Err(links) }
         };
-        wait_until("two links, one for each container", PATIENCE, two);
+        wait_until("two links, one for each container on a bridge", PATIENCE, two);
     }
 }
 
@@ -108,9 +138,9 @@ pub fn containers_come_back_after_a_crash_of_the_engine(engine: Engine) {
         village.host.start_dockerd();
         village.works();
         village.has_two_links_and_no_more();
-        for n in [1, 2] {
+        for (n, site) in (1..).zip(&SITES) {
             village.host.docker(&format!("rm -f web{n}")).ok();
-            let again = format!("run -d --name again{n} --network net{n} --ip 172.30.{n}.80 -p 808{n}:80 box sleep 1000");
+            let again = format!("run -d --name again{n} --network net{n} {} box sleep 1000", site.container);
             village.host.docker(&again).ok();
         }
     }
@@ -132,7 +162,7 @@ pub fn containers_run_on_through_a_restart_with_live_restore(engine: Engine) {
             village.works();
             assert_eq!(own(&village.host), before, "{}", difference(&before, &own(&village.host)));
         }
-        village.host.docker("rm -f web1 web2").ok();
+        village.host.docker("rm -f web1 web2 web3").ok();
         let none = || {
             let links = village.host.sh("ls /sys/class/net | grep '^rs[vc]-'").stdout;
             if links.is_empty() { Ok(()) } else { Err(links) }

@@ -185,6 +185,11 @@ impl Host {
         self.nics.iter().for_each(|nic| nic.carry("down"));
     }
 
+    /// The switch is a reflective relay for the machine (IEEE 802.1Qbg).
+    pub fn reflect(&self) {
+        self.nics.iter().for_each(Nic::reflect);
+    }
+
     pub fn mend(&self) {
         self.nics.iter().for_each(|nic| nic.carry("up"));
     }

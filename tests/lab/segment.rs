@@ -96,6 +96,11 @@ impl Nic {
         try_ip(self.segment.lab.switch.init, &port);
     }
 
+    /// Has the switch send the machine's frames back to it where they are for another behind the same wire: a reflective relay.
+    pub fn reflect(&self) {
+        ip(self.segment.lab.switch.init, &format!("link set {} type bridge_slave hairpin on", self.port));
+    }
+
     /// Cuts the wire at the switch, or mends it.
     pub fn carry(&self, state: &str) {
         ip(self.segment.lab.switch.init, &format!("link set {} {state}", self.port));

@@ -12,10 +12,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::options::Options;
-use super::{Join, Mode, OptionError, PortRequest};
+use super::{Claim, Join, Mode, OptionError, PortRequest};
 use crate::model::{
-    Attached, Attachment, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Mac, Network, NetworkId, Object, Place,
-    Plan, Port, SandboxName, Way, conf_path, family_of,
+    Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Network, NetworkId, Object, Plan,
+    Port, Way, conf_path, family_of,
 };
 use spec::{GatewayMode, Publisher, Side, Spec};
 
@@ -29,19 +29,15 @@ impl Bridge {
         Ok(Bridge { id: network.id.clone(), spec: Spec::parse(network, options)? })
     }
 
-    /// The host's own MAC on the segment. Network ids are random, so this is as unlikely to meet another as a random one, and the same
-    /// after a restart: containers keep their neighbour entry.
-    fn mac(&self) -> Mac {
-        let mut octets = [0; 6];
-        for (octet, pair) in octets.iter_mut().zip(self.id.as_str().as_bytes().chunks(2)) {
-            *octet = std::str::from_utf8(pair).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(pair[0]);
-        }
-        Mac::local(octets)
-    }
-
     fn link(&self) -> Object {
         let alias = format!("rsnet:{}", self.id);
-        Object::Link(Link { name: self.spec.bridge.clone(), alias, kind: LinkKind::Bridge, mac: self.mac(), mtu: self.spec.mtu })
+        Object::Link(Link {
+            name: self.spec.bridge.clone(),
+            alias,
+            kind: LinkKind::Bridge,
+            mac: Some(self.id.mac()),
+            mtu: Some(self.spec.mtu),
+        })
     }
 
     /// The host forwards as soon as one container has a way out; not earlier, since an engine that finds forwarding on at its start takes
@@ -119,32 +115,11 @@ impl Bridge {
         Some(Object::Attachment(Attachment {
             host: endpoint.host_link(),
             alias: format!("rsnet:{}", endpoint.id),
-            peer: endpoint.container_link(),
+            kind: AttachmentKind::Veth { peer: endpoint.container_link() },
             mac: endpoint.mac,
-            mtu: self.spec.mtu,
-            place: self.place(endpoint)?,
+            mtu: Some(self.spec.mtu),
+            place: self.spec.attach.place(endpoint, self.gateways(endpoint))?,
         }))
-    }
-
-    /// While `Join` is being answered the engine will move the link, or will set the gateways on one made in the sandbox. A link that was
-    /// lost later gets there again without the engine.
-    fn place(&self, endpoint: &Endpoint) -> Option<Place> {
-        let (sandbox, gateways) = match &endpoint.attached {
-            Attached::No => return None,
-            Attached::Joining(sandbox) if sandbox.way == Way::Engine => return Some(Place::Host),
-            Attached::Joining(sandbox) => (sandbox, Vec::new()),
-            Attached::Joined(sandbox) => (sandbox, self.gateways(endpoint)),
-        };
-        Some(Place::Sandbox {
-            path: sandbox.path.clone(),
-            name: match &endpoint.interface_name {
-                Some(name) => SandboxName::Exact(name.clone()),
-                None => SandboxName::Prefix(self.prefix(sandbox.way)),
-            },
-            addresses: endpoint.addresses.clone(),
-            sysctls: endpoint.sysctls.clone(),
-            gateways,
-        })
     }
 
     /// A container with published ports may meet itself: its frame then leaves by the port it came in.
@@ -155,14 +130,6 @@ impl Bridge {
             isolated: !self.spec.icc,
             hairpin: !endpoint.bindings.is_empty(),
         })
-    }
-
-    fn prefix(&self, way: Way) -> String {
-        let default = match way {
-            Way::Engine => "eth",
-            Way::Direct => "net",
-        };
-        self.spec.prefix.clone().unwrap_or_else(|| default.to_owned())
     }
 
     fn gateways(&self, endpoint: &Endpoint) -> Vec<IpAddr> {
@@ -233,8 +200,8 @@ impl Mode for Bridge {
 
     fn join(&self, endpoint: &Endpoint) -> Join {
         Join {
-            link: true,
-            prefix: self.prefix(Way::Engine),
+            link: Some(endpoint.container_link()),
+            prefix: self.spec.attach.prefix(Way::Engine),
             gateways: self.gateways(endpoint),
             gateway_service: self.spec.publisher == Publisher::Engine && !self.spec.internal,
         }
@@ -256,11 +223,11 @@ impl Mode for Bridge {
     }
 
     fn way(&self) -> Way {
-        self.spec.way
+        self.spec.attach.way
     }
 
-    fn claims(&self) -> Vec<IpNet> {
-        self.spec.sides().into_iter().filter_map(|side| side.subnet).map(|subnet| subnet.trunc()).collect()
+    fn claims(&self) -> Vec<Claim> {
+        self.spec.sides().into_iter().filter_map(|side| side.subnet).map(|subnet| Claim::Subnet(subnet.trunc())).collect()
     }
 
     fn without_gateway(&self) -> Vec<Family> {

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::drivers::attach::Attach;
 use crate::drivers::options::{OptionError, Options};
-use crate::model::{Family, IfName, Network, Pool, Way, family_of};
+use crate::model::{Family, IfName, Network, Pool, family_of};
 
 /// A bridge network as its options describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,10 +24,8 @@ pub struct Spec {
     /// The host address that a published port without one binds.
     pub host_binding: Option<IpAddr>,
     pub trusted: Vec<IfName>,
-    /// What a container's interface is called before its number; by default `eth`, or `net` where rsnet makes the link itself.
-    pub prefix: Option<String>,
     pub publisher: Publisher,
-    pub way: Way,
+    pub attach: Attach,
 }
 
 /// One address family of the network.
@@ -87,9 +86,8 @@ impl Spec {
             trusted: o
                 .read(&["com.docker.network.bridge.trusted_host_interfaces", "trusted"], "interface names joined by \":\"", names)
                 .unwrap_or_default(),
-            prefix: o.read(&["com.docker.network.container_iface_prefix", "interface_prefix"], "1 to 11 letters", prefix),
             publisher: o.choice(&["publish"], &[("rsnet", Publisher::Rsnet), ("engine", Publisher::Engine)]).unwrap_or(Publisher::Rsnet),
-            way: o.choice(&["attach"], &[("engine", Way::Engine), ("direct", Way::Direct)]).unwrap_or(network.host_way),
+            attach: Attach::parse(network, o),
         };
         if network.ipv6 && network.host_without_ipv6 {
             o.refuse("--ipv6 needs a host with IPv6, and this one's kernel was started without; leave --ipv6 out");
@@ -124,12 +122,6 @@ fn mtu(network: &Network, options: &mut Options) -> u32 {
 
 fn names(value: &str) -> Option<Vec<IfName>> {
     value.split(':').map(|name| name.parse().ok()).collect()
-}
-
-/// A prefix leaves room for a number of four digits.
-fn prefix(value: &str) -> Option<String> {
-    let name: IfName = value.parse().ok()?;
-    (name.as_str().len() <= 11).then(|| value.to_owned())
 }
 
 fn side(network: &Network, family: Family, both: Option<GatewayMode>, inhibit: bool, options: &mut Options) -> Side {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::*;
 use crate::drivers::open;
-use crate::model::{Pool, PortRange, Protocol, Sandbox};
+use crate::model::{Attached, Pool, PortRange, Protocol, Sandbox};
 
 fn network(options: &[(&str, &str)]) -> Network {
     Network {
@@ -18,6 +18,7 @@ fn network(options: &[(&str, &str)]) -> Network {
         host_mtu: 1400,
         host_without_ipv6: false,
         host_way: Way::Engine,
+        host_links: BTreeMap::new(),
     }
 }
 

@@ -1,9 +1,7 @@
 //! Mode `none`: any number of networks whose containers have loopback only.
 
-use ipnet::IpNet;
-
 use super::options::Options;
-use super::{Join, Mode, OptionError, PortRequest};
+use super::{Claim, Join, Mode, OptionError, PortRequest};
 use crate::model::{Binding, Endpoint, Family, HostPort, Plan, Way};
 
 pub struct Isolated;
@@ -41,7 +39,7 @@ impl Mode for Isolated {
         Way::Engine
     }
 
-    fn claims(&self) -> Vec<IpNet> {
+    fn claims(&self) -> Vec<Claim> {
         Vec::new()
     }
 

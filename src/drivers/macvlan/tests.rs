@@ -1,0 +1,117 @@
+//! declared → plan, and what is refused.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::drivers::open;
+use crate::model::{Attached, HostLink, Key, Pool, Sandbox};
+
+fn network(options: &[(&str, &str)]) -> Network {
+    let pool = |subnet: &str, gateway: &str| Pool {
+        space: "LocalDefault".into(),
+        subnet: subnet.parse().unwrap(),
+        gateway: gateway.parse().ok(),
+        auxiliary: BTreeMap::new(),
+    };
+    Network {
+        id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+        options: [("mode", "macvlan")].iter().chain(options).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ipv4: true,
+        ipv6: true,
+        internal: false,
+        pools: vec![pool("10.77.0.0/24", "10.77.0.254"), pool("10.78.0.0/24", "10.78.0.254"), pool("fd77::/64", "")],
+        host_mtu: 1400,
+        host_without_ipv6: false,
+        host_way: Way::Engine,
+        host_links: BTreeMap::from([("eth0".parse().unwrap(), found())]),
+    }
+}
+
+fn found() -> HostLink {
+    HostLink { addresses: vec!["10.77.0.1".parse().unwrap(), "fd77::1".parse().unwrap()], ..HostLink::default() }
+}
+
+fn endpoint(addresses: &[&str]) -> Endpoint {
+    Endpoint {
+        id: "fedcba9876543210".parse().unwrap(),
+        network: network(&[]).id,
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        mac: "02:00:00:00:00:02".parse().unwrap(),
+        interface_name: None,
+        sysctls: Vec::new(),
+        attached: Attached::Joined(Sandbox { path: "/var/run/docker/netns/abc".into(), way: Way::Engine }),
+        bindings: Vec::new(),
+    }
+}
+
+#[track_caller]
+fn refused(network: &Network) -> String {
+    open(network).err().expect("it is refused").to_string()
+}
+
+#[test]
+fn a_container_gets_a_child_and_the_gateway_of_its_own_subnet() {
+    let mode = open(&network(&[("parent", "eth0")])).unwrap();
+    assert_eq!(mode.network(), Plan::default());
+    let endpoint = endpoint(&["10.78.0.7/24", "fd77::7/64"]);
+    let plan = mode.endpoint(&endpoint);
+    assert_eq!(plan.objects.keys().collect::<Vec<_>>(), [&Key::Attachment("rsv-fedcba9876".parse().unwrap())]);
+    let join = mode.join(&endpoint);
+    assert_eq!(join.gateways, ["10.78.0.254".parse::<IpAddr>().unwrap()]);
+    assert_eq!(join.link, Some("rsv-fedcba9876".parse().unwrap()), "the engine moves the child itself");
+    let refusal = mode
+        .publish(&endpoint, &[PortRequest { protocol: crate::model::Protocol::Tcp, host: None, first: 0, last: 0, container_port: 80 }]);
+    assert!(refusal.unwrap_err().contains("10.78.0.7, fd77::7"));
+}
+
+#[test]
+fn with_host_access_the_host_is_a_station_with_its_own_addresses_and_a_route_to_each_container() {
+    let mode = open(&network(&[("parent", "eth0"), ("host_access", "true")])).unwrap();
+    let station: IfName = "rsh-0123456789".parse().unwrap();
+    let objects = mode.network().objects;
+    for address in ["10.77.0.1/32", "fd77::1/128"] {
+        assert!(objects.contains_key(&Key::Address(station.clone(), address.parse().unwrap())), "{objects:?}");
+    }
+    let objects = mode.endpoint(&endpoint(&["10.77.0.7/24", "fd77::7/64"])).objects;
+    for destination in ["10.77.0.7/32", "fd77::7/128"] {
+        assert!(objects.contains_key(&Key::Route { destination: destination.parse().unwrap(), link: station.clone() }), "{objects:?}");
+    }
+}
+
+#[test]
+fn a_parent_that_will_not_do_is_refused_with_the_reason() {
+    let with = |link: HostLink| Network { host_links: BTreeMap::from([("eth0".parse().unwrap(), link)]), ..network(&[("parent", "eth0")]) };
+    assert!(refused(&with(HostLink { wireless: true, ..found() })).contains("eth0 is Wi-Fi"));
+    assert!(refused(&with(HostLink { refusal: Some("it is a port of br0".into()), ..found() })).contains("it is a port of br0"));
+    assert!(refused(&with(HostLink { made_for: Some("abc".into()), ..found() })).contains("made by rsnet for network abc"));
+    assert!(refused(&network(&[("parent", "eth7")])).contains("eth7 does not exist"));
+    assert!(refused(&network(&[])).contains("option parent is missing"));
+    let warnings = open(&with(HostLink { dead: true, ..found() })).unwrap().warnings();
+    assert!(warnings[0].contains("no carrier"), "{warnings:?}");
+}
+
+#[test]
+fn a_vlan_that_does_not_exist_is_made_with_the_network_and_one_that_does_is_used() {
+    let objects = open(&network(&[("parent", "eth0.10")])).unwrap().network().objects;
+    let Some(Object::Link(link)) = objects.get(&Key::Link("eth0.10".parse().unwrap())) else { panic!("{objects:?}") };
+    assert_eq!(link.kind, LinkKind::Vlan { parent: "eth0".parse().unwrap(), id: 10 });
+    let mut there = network(&[("parent", "eth0.10")]);
+    there.host_links.insert("eth0.10".parse().unwrap(), found());
+    assert_eq!(open(&there).unwrap().network(), Plan::default());
+    assert!(refused(&network(&[("parent", "eth0.4095")])).contains("eth0.4095 does not exist"));
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    assert!(refused(&network(&[("parent", "eth0"), ("macvlan_mode", "source")])).contains("needs source_macs"));
+    assert!(refused(&network(&[("parent", "eth0"), ("source_macs", "02:00:00:00:00:01")])).contains("macvlan_mode=source only"));
+    assert!(refused(&network(&[("parent", "eth0"), ("macvlan_mode", "vepa"), ("host_access", "true")])).contains("macvlan_mode=bridge"));
+    assert!(refused(&network(&[("parent", "eth0"), ("macvlan_mode", "brigde")])).contains("did you mean bridge"));
+}
+
+#[test]
+fn a_parent_in_mode_passthru_is_one_network_s_alone() {
+    let claims = |mode: &str| open(&network(&[("parent", "eth0"), ("macvlan_mode", mode)])).unwrap().claims();
+    let meet = |a: &str, b: &str| claims(a).iter().any(|claim| claims(b).iter().any(|other| claim.meets(other)));
+    assert!(meet("passthru", "bridge") && meet("private", "passthru") && !meet("bridge", "private"));
+}
