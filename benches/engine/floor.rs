@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::routing::post;
 use rsnet::kernel::{Kernel, Netlink, NetlinkConfig};
-use rsnet::model::{Attachment, EndpointId, IfName, Key, Mac, Object, Place, SandboxName};
+use rsnet::model::{Attachment, AttachmentKind, EndpointId, IfName, Key, Mac, Object, Place, SandboxName};
 use serde_json::{Value, json};
 
 struct Floor {
@@ -67,8 +67,14 @@ impl Floor {
             },
         };
         let mac = Mac::local(rand::random());
-        let attachment =
-            Attachment { host: host_end(id.as_str()), alias: format!("rsnet:{id}"), peer: peer.clone(), mac, mtu: 1500, place };
+        let attachment = Attachment {
+            host: host_end(id.as_str()),
+            alias: format!("rsnet:{id}"),
+            kind: AttachmentKind::Veth { peer: peer.clone() },
+            mac,
+            mtu: Some(1500),
+            place,
+        };
         self.kernel.put(&Object::Attachment(attachment)).await.expect("a veth");
         match self.kind.as_str() {
             "moved" => json!({ "InterfaceName": { "SrcName": peer, "DstPrefix": "eth" }, "DisableGatewayService": true }),

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::Way;
 use crate::lab::Host;
 use crate::report::Report;
-use crate::{ALL, DOCKER, Way};
 
 /// Lets what is done behind an answer be done, so that no figure carries the last one's.
 const REST: Duration = Duration::from_millis(80);
@@ -14,27 +14,40 @@ const REST: Duration = Duration::from_millis(80);
 /// How often a thousand ports are published by each way that is done with it in a second.
 const PORT_ROUNDS: usize = 7;
 
-pub fn measure(host: &Host, report: &mut Report, rounds: usize) {
+/// Networks and containers of each way, in turn; `parents` of the network that stands and of the one that comes and goes, for macvlan.
+pub fn measure(host: &Host, report: &mut Report, rounds: usize, parents: Option<[&str; 2]>) {
+    let ways = report.ways();
     let standing = container(host, &json!({ "Image": "box", "Cmd": ["sleep", "9999"] }));
     start(host, &standing);
-    ALL.iter().for_each(|way| drop(create(host, &format!("standing-{}", way.driver_and_way()), *way)));
+    ways.iter().for_each(|way| drop(create(host, &network_of(*way), *way, parents.map(|[stands, _]| stands))));
     for at in 1..=rounds {
         eprintln!("life cycle: round {at} of {rounds}");
         // each begins in turn
-        let (later, first) = ALL.split_at(at % ALL.len());
+        let (later, first) = ways.split_at(at % ways.len());
         for way in first.iter().chain(later).copied() {
-            round(host, report, way, &standing);
+            round(host, report, way, &standing, parents.map(|[_, passes]| passes));
         }
     }
     remove(host, &standing);
+}
+
+/// Removes the networks that [`measure`] left standing.
+pub fn end(host: &Host, report: &Report) {
+    report.ways().iter().for_each(|way| drop(call(host, "DELETE", &format!("/networks/{}", network_of(*way)), "")));
+}
+
+/// A thousand ports published by each way of `report`, as often as `rounds` says, but not by Docker: its own bridge takes a minute and a half.
+pub fn measure_ports(host: &Host, report: &mut Report, rounds: usize) {
     for at in 1..=PORT_ROUNDS.min(rounds) {
-        // Docker's own bridge takes a minute and a half each time
-        for way in ALL.into_iter().filter(|way| at == 1 || way.name != DOCKER.name) {
+        for way in report.ways().iter().filter(|way| at == 1 || way.driver != "bridge").copied() {
             eprintln!("1,000 ports: round {at}, {}", way.name);
             many_ports(host, report, way);
         }
     }
-    ALL.iter().for_each(|way| drop(call(host, "DELETE", &format!("/networks/standing-{}", way.driver_and_way()), "")));
+}
+
+fn network_of(way: Way) -> String {
+    format!("standing-{}", way.driver_and_way())
 }
 
 impl Way {
@@ -44,11 +57,11 @@ impl Way {
     }
 }
 
-fn round(host: &Host, report: &mut Report, way: Way, standing: &str) {
-    let (network, own) = (format!("standing-{}", way.driver_and_way()), format!("passing-{}", way.driver_and_way()));
+fn round(host: &Host, report: &mut Report, way: Way, standing: &str, parent: Option<&str>) {
+    let (network, own) = (network_of(way), format!("passing-{}", way.driver_and_way()));
     let (connect, disconnect) = (format!("/networks/{network}/connect"), format!("/networks/{network}/disconnect"));
     let body = json!({ "Container": standing }).to_string();
-    report.add("network create, ms", way, timed(|| drop(create(host, &own, way))));
+    report.add("network create, ms", way, timed(|| drop(create(host, &own, way, parent))));
     report.add("network delete, ms", way, timed(|| drop(call(host, "DELETE", &format!("/networks/{own}"), ""))));
     report.add("connect, ms", way, timed(|| drop(call(host, "POST", &connect, &body))));
     report.add("disconnect, ms", way, timed(|| drop(call(host, "POST", &disconnect, &body))));
@@ -63,10 +76,9 @@ fn many_ports(host: &Host, report: &mut Report, way: Way) {
     let bindings: serde_json::Map<String, Value> =
         (20000..21000).map(|port| (format!("{port}/tcp"), json!([{ "HostPort": port.to_string() }]))).collect();
     let exposed: serde_json::Map<String, Value> = bindings.keys().map(|port| (port.clone(), json!({}))).collect();
-    let network = format!("standing-{}", way.driver_and_way());
     let config = json!({
         "Image": "box", "Cmd": ["sleep", "9999"], "ExposedPorts": exposed,
-        "HostConfig": { "NetworkMode": network, "PortBindings": bindings },
+        "HostConfig": { "NetworkMode": network_of(way), "PortBindings": bindings },
     });
     let id = container(host, &config);
     report.add("1,000 ports: container start, ms", way, timed(|| start(host, &id)));
@@ -83,8 +95,12 @@ fn timed(work: impl FnOnce()) -> f64 {
     took
 }
 
-pub fn create(host: &Host, name: &str, way: Way) -> String {
-    let options: Value = serde_json::from_str(way.options).expect("JSON");
+/// A network; `parent` is the link that macvlan needs.
+pub fn create(host: &Host, name: &str, way: Way, parent: Option<&str>) -> String {
+    let mut options: Value = serde_json::from_str(way.options).expect("JSON");
+    if let Some(parent) = parent {
+        options["parent"] = json!(parent);
+    }
     let body = json!({ "Name": name, "Driver": way.driver, "Options": options });
     call(host, "POST", "/networks/create", &body.to_string())
 }

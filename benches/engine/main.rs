@@ -7,8 +7,10 @@
 mod lab;
 
 mod floor;
+mod goals;
 mod lifecycle;
 mod load;
+mod macvlan;
 mod probe;
 mod report;
 mod traffic;
@@ -18,7 +20,7 @@ use std::time::Duration;
 use lab::{Engine, HostSpec, Lab, wait_until};
 use report::Report;
 
-/// One way to have a network.
+/// One way to have a network, a column of a table.
 #[derive(Clone, Copy)]
 pub struct Way {
     pub name: &'static str,
@@ -50,9 +52,11 @@ fn main() {
 fn measure() {
     let quick = std::env::var("BENCH").is_ok_and(|mode| mode == "quick");
     let lab = Lab::new();
-    let segment = lab.segment(["10.77.0.0/24"]);
-    let station = lab.make(&HostSpec::new("station").on(&[&segment]).showing(&me()));
-    let host = lab.make(&HostSpec::new("host").engine(Engine::V28_5).on(&[&segment]).showing(&me()));
+    let segment = &lab.segment(macvlan::PREFIXES);
+    let [second, third] = &["10.78.0.0/24", "10.79.0.0/24"].map(|prefix| lab.segment([prefix]));
+    let host_engine = Engine::V28_5;
+    let station = lab.make(&HostSpec::new("station").on(&[segment]).showing(&me()));
+    let host = lab.make(&HostSpec::new("host").engine(host_engine).on(&[segment, second, third]).showing(&me()));
     // on the disk that has Docker's data: the rest of a lab host is in memory, where a write that waits for the disk costs nothing
     host.start_rsnet_with("RSNET_LOG=info RSNET_DATA_DIR=/var/lib/docker/rsnet");
     // thousands of connections to one port leave no free one behind
@@ -63,10 +67,26 @@ fn measure() {
         let listens = || std::os::unix::net::UnixStream::connect(&socket).map_err(|error| error.to_string());
         wait_until("a floor driver to listen", Duration::from_secs(10), listens);
     }
-    let mut report = Report::new(Engine::V28_5.version());
-    lifecycle::measure(&host, &mut report, if quick { 5 } else { 25 });
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    println!(
+        "Engine {}, kernel {}. Medians; in brackets the ratio to the first column in the same run.\n",
+        host_engine.version(),
+        kernel.trim()
+    );
+    let rounds = if quick { 5 } else { 25 };
+    let mut report = Report::new("Bridge", &ALL, goals::bridge);
+    lifecycle::measure(&host, &mut report, rounds, None);
+    lifecycle::measure_ports(&host, &mut report, rounds);
+    lifecycle::end(&host, &report);
     traffic::measure(&host, &station, &mut report, if quick { 1 } else { 15 });
     load::measure(&host, &mut report, quick);
+    drop(report);
+    let mut report = Report::new("Macvlan", &macvlan::ALL, goals::macvlan);
+    lifecycle::measure(&host, &mut report, rounds, Some(["eth1", "eth2"]));
+    lifecycle::end(&host, &report);
+    drop(report);
+    let mut report = Report::new("Macvlan, the way to the segment", &macvlan::WITH_HAND, goals::macvlan_traffic);
+    macvlan::traffic(&host, &station, &mut report, if quick { 1 } else { 15 });
 }
 
 /// This program's file.

@@ -24,7 +24,7 @@ pub fn measure(host: &Host, station: &Host, report: &mut Report, rounds: usize) 
     ends.iter().for_each(|ends| ends.end(host));
 }
 
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A server and a client in one network.
 struct Ends {
@@ -39,7 +39,7 @@ struct Ends {
 impl Ends {
     fn new(host: &Host, way: Way, port: usize) -> Self {
         let network = format!("traffic-{}", way.driver_and_way());
-        create(host, &network, way);
+        create(host, &network, way, None);
         let published = json!({ "5000/tcp": [{ "HostPort": port.to_string() }], "5201/tcp": [{ "HostPort": (port + 1).to_string() }] });
         let exposed = json!({ "5000/tcp": {}, "5201/tcp": {} });
         let plain = json!({ "NetworkMode": network });
@@ -64,8 +64,6 @@ impl Ends {
         let program = program.display();
         let inside = |script: &str| figure(host.in_container(&self.client, script).ok());
         let from_station = |script: &str| figure(station.sh(script).ok());
-        let gigabits =
-            |address: &str, port: usize| format!("iperf3 -c {address} -p {port} -t 1 -J | jq .end.sum_received.bits_per_second/1e9");
         let mut add = |line: &str, figure: f64| report.add(line, self.way, figure);
         add("container to container, Gbit/s", inside(&gigabits(&inner, 5201)));
         add("container to container, µs a round trip", inside(&format!("{program} ask {inner}:5000 5000")));
@@ -107,6 +105,12 @@ impl Ends {
     }
 }
 
-fn figure(printed: &str) -> f64 {
+/// A script that prints the throughput to an iperf3 server.
+pub fn gigabits(address: &str, port: usize) -> String {
+    format!("iperf3 -c {address} -p {port} -t 1 -J | jq .end.sum_received.bits_per_second/1e9")
+}
+
+/// The number that a program printed.
+pub fn figure(printed: &str) -> f64 {
     printed.trim().parse().unwrap_or_else(|_| panic!("not a figure: {printed:?}"))
 }
