@@ -1,5 +1,5 @@
 //! `make bench`: rsnet beside Docker's own bridge and the least remote drivers, on one engine, in one run, in turn. Prints medians, and the
-//! ratio to Docker's bridge. `BENCH=quick` makes fewer rounds.
+//! ratio to Docker's bridge. `BENCH=quick` makes fewer rounds, `PARTS=macvlan` only one of the parts.
 //!
 //! Asked to by its first argument, the program is one of its own helpers: a floor driver, or an end of a conversation.
 
@@ -17,7 +17,7 @@ mod traffic;
 
 use std::time::Duration;
 
-use lab::{Engine, HostSpec, Lab, wait_until};
+use lab::{Engine, Host, HostSpec, Lab, wait_until};
 use report::Report;
 
 /// One way to have a network, a column of a table.
@@ -54,39 +54,51 @@ fn measure() {
     let lab = Lab::new();
     let segment = &lab.segment(macvlan::PREFIXES);
     let [second, third] = &["10.78.0.0/24", "10.79.0.0/24"].map(|prefix| lab.segment([prefix]));
-    let host_engine = Engine::V28_5;
+    let engine = Engine::V28_5;
     let station = lab.make(&HostSpec::new("station").on(&[segment]).showing(&me()));
-    let host = lab.make(&HostSpec::new("host").engine(host_engine).on(&[segment, second, third]).showing(&me()));
+    let host = lab.make(&HostSpec::new("host").engine(engine).on(&[segment, second, third]).showing(&me()));
     // on the disk that has Docker's data: the rest of a lab host is in memory, where a write that waits for the disk costs nothing
     host.start_rsnet_with("RSNET_LOG=info RSNET_DATA_DIR=/var/lib/docker/rsnet");
     // thousands of connections to one port leave no free one behind
     station.sh("sysctl -qw net.ipv4.tcp_tw_reuse=1").ok();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    println!(
+        "Engine {}, kernel {}. Medians; in brackets the ratio to the first column in the same run.\n",
+        engine.version(),
+        kernel.trim()
+    );
+    let parts = std::env::var("PARTS").unwrap_or_else(|_| "bridge macvlan".to_owned());
+    if parts.contains("bridge") {
+        measure_bridge(&host, &station, quick);
+    }
+    if parts.contains("macvlan") {
+        measure_macvlan(&host, &station, quick);
+    }
+}
+
+fn measure_bridge(host: &Host, station: &Host, quick: bool) {
+    let rounds = if quick { 5 } else { 25 };
     let _floors = ["nothing", "moved", "made"].map(|kind| host.spawn(kind, &format!("{} floor {kind}", me().display())));
     for kind in ["nothing", "moved", "made"] {
         let socket = host.path(&format!("/run/docker/plugins/floor-{kind}.sock"));
         let listens = || std::os::unix::net::UnixStream::connect(&socket).map_err(|error| error.to_string());
         wait_until("a floor driver to listen", Duration::from_secs(10), listens);
     }
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!(
-        "Engine {}, kernel {}. Medians; in brackets the ratio to the first column in the same run.\n",
-        host_engine.version(),
-        kernel.trim()
-    );
-    let rounds = if quick { 5 } else { 25 };
     let mut report = Report::new("Bridge", &ALL, goals::bridge);
-    lifecycle::measure(&host, &mut report, rounds, None);
-    lifecycle::measure_ports(&host, &mut report, rounds);
-    lifecycle::end(&host, &report);
-    traffic::measure(&host, &station, &mut report, if quick { 1 } else { 15 });
-    load::measure(&host, &mut report, quick);
-    drop(report);
+    lifecycle::measure(host, &mut report, rounds, None);
+    lifecycle::measure_ports(host, &mut report, rounds);
+    lifecycle::end(host, &report);
+    traffic::measure(host, station, &mut report, if quick { 1 } else { 15 });
+    load::measure(host, &mut report, quick);
+}
+
+fn measure_macvlan(host: &Host, station: &Host, quick: bool) {
     let mut report = Report::new("Macvlan", &macvlan::ALL, goals::macvlan);
-    lifecycle::measure(&host, &mut report, rounds, Some(["eth1", "eth2"]));
-    lifecycle::end(&host, &report);
+    lifecycle::measure(host, &mut report, if quick { 5 } else { 25 }, Some(["eth1", "eth2"]));
+    lifecycle::end(host, &report);
     drop(report);
     let mut report = Report::new("Macvlan, the way to the segment", &macvlan::WITH_HAND, goals::macvlan_traffic);
-    macvlan::traffic(&host, &station, &mut report, if quick { 1 } else { 15 });
+    macvlan::traffic(host, station, &mut report, if quick { 1 } else { 15 });
 }
 
 /// This program's file.
