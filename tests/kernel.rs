@@ -731,6 +731,8 @@ async fn a_macvlan_that_the_engine_moves_is_found_where_it_is_and_told_when_it_g
     assert_eq!(host.observed(&wanted).await, None);
     host.put(&wanted).await;
     assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()), "made again, in the sandbox");
+    run(&inside(&sandbox, "ip link del net0"));
+    await_change(&mut changes, |change| *change == Change::Gone(wanted.key())).await;
 }
 
 #[tokio::test]
@@ -798,4 +800,16 @@ async fn a_fresh_process_finds_what_an_earlier_one_left_in_sandboxes() {
     assert!(seen.iter().any(|seen| wanted.key() == seen.key()), "{seen:?}");
     fresh.delete(&wanted.key()).await.unwrap();
     assert_eq!(host.observed(&wanted).await, None);
+}
+
+#[tokio::test]
+async fn a_macvlan_made_in_a_sandbox_where_none_was_moved_is_told_too() {
+    let host = Host::new();
+    uplink();
+    let sandbox = host.sandbox("s");
+    let mut changes = host.kernel.changes();
+    let wanted = Object::Attachment(child_in(MacvlanMode::Bridge, &sandbox));
+    host.put(&wanted).await;
+    run(&inside(&sandbox, "ip link del net0"));
+    await_change(&mut changes, |change| *change == Change::Gone(wanted.key())).await;
 }

@@ -14,6 +14,7 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoMacVlan, LinkAttribute, LinkInfo, LinkMessage, MacVlanMacAddressMode, MacVlanMode,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address;
@@ -58,7 +59,19 @@ fn put_in_sandbox(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, child
         return Ok(());
     }
     create(wire, wanted, child, parent, &pattern(name), Some(&namespace))?;
+    number(wire, &namespace)?;
     within(&namespace, || finish(sysctls, wanted, parent, &inside))
+}
+
+/// Gives a namespace a number, as the kernel does when a link is moved there: what happens to its links is told to who has one of it.
+fn number(wire: &mut Wire, namespace: &File) -> io::Result<()> {
+    let mut message = NsidMessage::default();
+    // a descriptor that is open is not negative
+    message.attributes = vec![NsidAttribute::Fd(namespace.as_raw_fd().cast_unsigned()), NsidAttribute::Id(-1)];
+    match wire.change(RouteNetlinkMessage::NewNsId(message), 0) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    }
 }
 
 /// Whether it stands in the namespace of the calling thread, which it then does as wanted; a half-made one is removed.
