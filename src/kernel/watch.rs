@@ -15,6 +15,7 @@ use netlink_proto::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
 
 use super::link::Seen;
 use super::observe::{Links, address_object, route_object};
@@ -57,7 +58,9 @@ impl Watch {
         enlarge_receive_buffer(connection.socket_mut().socket_mut())?;
         let (mut elsewhere, _, distant) = new_multicast_connection(&[MulticastGroup::Link])?;
         enlarge_receive_buffer(elsewhere.socket_mut().socket_mut())?;
-        elsewhere.socket_mut().socket_mut().set_listen_all_namespaces(true)?;
+        if let Err(error) = elsewhere.socket_mut().socket_mut().set_listen_all_namespaces(true) {
+            warn!(%error, "without CAP_NET_BROADCAST a macvlan link that is deleted in a container is noticed by the next look only");
+        }
         let (tell, changes) = mpsc::channel(CAPACITY);
         // After subscribing, so that nothing falls between.
         let links = Links::dump(&mut Wire::open()?)?;
