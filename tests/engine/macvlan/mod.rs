@@ -235,7 +235,9 @@ pub fn restarts_with_a_fixed_mac_and_address_never_fail(engine: Engine) {
         create(&host, "");
         run(&host, "one", 130, "--mac-address 02:00:00:00:00:77");
         let began = std::time::Instant::now();
-        host.sh(&format!("for i in $(seq {restarts}); do docker restart -t 0 one >/dev/null || exit 1; done")).ok();
+        for _ in 0..restarts {
+            host.docker("restart -t 0 one").ok();
+        }
         println!("{settings}: {restarts} restarts, {} ms each", began.elapsed().as_millis() as usize / restarts);
         assert!(host.in_container("one", "ip link").ok().contains("02:00:00:00:00:77"));
         assert_eq!(host.sh("ls /sys/class/net | grep '^rs' | wc -l").ok(), "0", "no link is left on the host");
