@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoMacVlan, LinkAttribute, LinkInfo, LinkMessage, MacVlanMacAddressMode, MacVlanMode,
@@ -25,6 +26,10 @@ use super::observe::Links;
 use super::sysctl::Sysctls;
 use super::wire::Wire;
 use crate::model::{Attachment, AttachmentKind, IfName, Mac, Macvlan, MacvlanMode, Object, Place};
+
+/// How long the engine may take to set up a link that it has moved; milliseconds, unless the machine is very busy.
+const SET_UP: Duration = Duration::from_secs(1);
+const GLANCE: Duration = Duration::from_millis(20);
 
 pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan) -> io::Result<()> {
     match link::find(wire, &wanted.host)? {
@@ -79,6 +84,9 @@ fn keep(sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan, parent: &Seen, 
     let mut wire = Wire::open()?;
     for seen in children(&mut wire)? {
         if seen.alias == wanted.alias {
+            if !seen.up && comes_up(&mut wire, seen.index)? {
+                return Ok(true);
+            }
             alter(&mut wire, wanted, child, parent, &seen)?;
             // a link that went down lost its routes and its IPv6 addresses
             return if seen.up { Ok(()) } else { furnish(sysctls, seen.index, inside) }.map(|()| true);
@@ -86,6 +94,18 @@ fn keep(sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan, parent: &Seen, 
         if is_half_made(&seen, parent) {
             link::remove(&mut wire, seen.index)?;
         }
+    }
+    Ok(false)
+}
+
+/// Whether a link that is down goes up, or away, without us: the engine gives one that it has just moved its addresses, one after the other,
+/// and then brings it up. An address that it finds there already (20.10) ends the container's start.
+fn comes_up(wire: &mut Wire, index: u32) -> io::Result<bool> {
+    for _ in 0..SET_UP.as_millis() / GLANCE.as_millis() {
+        if link::find_index(wire, index)?.is_none_or(|seen| seen.up) {
+            return Ok(true);
+        }
+        std::thread::sleep(GLANCE);
     }
     Ok(false)
 }
