@@ -165,8 +165,8 @@ impl Agent {
     /// IPAM: `RequestAddress`; gives it with the subnet's prefix length. An address held by a container that went without a word is free.
     pub async fn request_address(&self, new: NewAddress) -> Result<IpNet, Error> {
         match self.take(&new).await {
-            Err(Error::Address(AddressError::Taken { .. })) => {
-                self.forget_vanished().await?;
+            Err(Error::Address(AddressError::Taken { address, .. })) => {
+                self.forget_holder(address).await?;
                 self.take(&new).await
             }
             result => result,

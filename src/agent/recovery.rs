@@ -6,8 +6,9 @@
 //! A call that was under way when the process died is not repeated either: the engine takes it for failed and, of a `DeleteNetwork`, for
 //! done. Such networks are known by the engine's list, or by another one in their place.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -22,8 +23,6 @@ use crate::model::{Attached, Endpoint, Network};
 use crate::reconcile::Reconciler;
 use crate::store::{Entry, Key, Prefix, Store};
 
-/// How long an engine up to 27 may take from `Join` to a running container.
-const AWAITED: Duration = Duration::from_secs(60);
 /// How long an engine may take to list a network that it made.
 const LISTED: Duration = Duration::from_secs(20);
 /// How often the agent looks for containers and networks that are gone: a call of the system for each container.
@@ -37,7 +36,7 @@ impl Agent {
         reconciler: Arc<Reconciler>,
         settings: Settings,
     ) -> Result<Agent, Error> {
-        let state = Mutex::new(read(&*store, &*kernel).await?);
+        let state = Mutex::new(read(&*store).await?);
         let addressing = tokio::sync::Mutex::new(Addressing::load(&*store).await?);
         let agent = Agent { kernel, store, reconciler, state, addressing, locks: Default::default(), names: Arc::default(), settings };
         agent.forget_vanished().await?;
@@ -74,10 +73,20 @@ impl Agent {
         }
     }
 
-    pub(super) async fn forget_vanished(&self) -> Result<(), Error> {
-        let lost = |live: &Live| live.endpoints.values().filter(|known| self.is_lost(&*live.mode, known)).cloned().collect::<Vec<_>>();
-        let vanished: Vec<Known> = self.state().networks.values().flat_map(lost).collect();
-        for Known { endpoint, .. } in vanished {
+    async fn forget_vanished(&self) -> Result<(), Error> {
+        self.forget(|mode, known| self.is_lost(mode, known)).await
+    }
+
+    /// Forgets who had an address that the engine asks for again, if its container is gone.
+    pub(super) async fn forget_holder(&self, address: IpAddr) -> Result<(), Error> {
+        let holds = |known: &Known| known.endpoint.addresses.iter().any(|held| held.addr() == address);
+        self.forget(|mode, known| holds(known) && self.has_vanished(mode, known)).await
+    }
+
+    async fn forget(&self, is_gone: impl Fn(&dyn Mode, &Known) -> bool) -> Result<(), Error> {
+        let gone = |live: &Live| live.endpoints.values().filter(|known| is_gone(&*live.mode, known)).cloned().collect::<Vec<_>>();
+        let gone: Vec<Known> = self.state().networks.values().flat_map(gone).collect();
+        for Known { endpoint, .. } in gone {
             info!(network = %endpoint.network, endpoint = %endpoint.id, "the container is gone; its endpoint is removed");
             self.delete_endpoint(&endpoint.network, &endpoint.id).await?;
             self.release_addresses(&endpoint).await?;
@@ -104,38 +113,31 @@ impl Agent {
         self.state().networks.values().any(|live| live.network.pools.iter().any(|pool| pool.subnet == subnet))
     }
 
-    fn is_lost(&self, mode: &dyn Mode, known: &Known) -> bool {
-        is_due(known) && self.has_vanished(mode, known)
-    }
-
     /// Whether the endpoint's container is gone. That its sandbox cannot be seen does not prove it: to a managed plugin on a host whose `/run`
     /// is private no sandbox ever shows. A link whose other end is in no sandbox that we see, and not here either, is in a container.
-    pub(super) fn has_vanished(&self, mode: &dyn Mode, known: &Known) -> bool {
-        let endpoint = &known.endpoint;
-        match &endpoint.attached {
+    fn is_lost(&self, mode: &dyn Mode, known: &Known) -> bool {
+        match &known.endpoint.attached {
+            Attached::No | Attached::Joining(_) => known.presence.is_over(),
             Attached::Joined(sandbox) if self.kernel.is_sandbox(&sandbox.path) => false,
-            Attached::Joined(_) => match whereabouts(&*self.kernel, mode, endpoint) {
+            Attached::Joined(_) => match self.whereabouts(mode, &known.endpoint) {
                 Whereabouts::Nowhere => true,
-                Whereabouts::Host => is_due(known),
+                Whereabouts::Host => known.presence.is_over(),
                 Whereabouts::Away => false,
             },
-            Attached::No | Attached::Joining(_) => true,
         }
     }
-}
 
-fn whereabouts(kernel: &dyn Kernel, mode: &dyn Mode, endpoint: &Endpoint) -> Whereabouts {
-    mode.endpoint(endpoint).attachment().map_or(Whereabouts::Nowhere, |attachment| kernel.whereabouts(attachment))
-}
+    /// The same where the engine asks for what the endpoint has: it would not, were it about to move a link of before this process.
+    pub(super) fn has_vanished(&self, mode: &dyn Mode, known: &Known) -> bool {
+        self.is_lost(mode, &Known { endpoint: known.endpoint.clone(), presence: known.presence.asked() })
+    }
 
-fn is_due(known: &Known) -> bool {
-    match known.presence {
-        Presence::Seen => true,
-        Presence::Awaited(since) => since.elapsed() > AWAITED,
+    fn whereabouts(&self, mode: &dyn Mode, endpoint: &Endpoint) -> Whereabouts {
+        mode.endpoint(endpoint).attachment().map_or(Whereabouts::Nowhere, |attachment| self.kernel.whereabouts(attachment))
     }
 }
 
-async fn read(store: &dyn Store, kernel: &dyn Kernel) -> Result<State, Error> {
+async fn read(store: &dyn Store) -> Result<State, Error> {
     let mut state = State::default();
     for network in records::<Network>(list(store, "network").await?) {
         match drivers::open(&network) {
@@ -149,9 +151,7 @@ async fn read(store: &dyn Store, kernel: &dyn Kernel) -> Result<State, Error> {
     for endpoint in records::<Endpoint>(list(store, "endpoint").await?) {
         if let Some(live) = state.networks.get_mut(&endpoint.network) {
             live.macs.extend(endpoint.addresses.iter().map(|address| (address.addr(), endpoint.mac)));
-            let link_stands = whereabouts(kernel, &*live.mode, &endpoint) != Whereabouts::Nowhere;
-            let presence = Presence::of_stored(&endpoint, link_stands);
-            live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
+            live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence: Presence::Stored(Instant::now()) });
         }
     }
     Ok(state)

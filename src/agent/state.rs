@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Declaration, record};
 use crate::drivers::Mode;
-use crate::model::{Attached, Endpoint, EndpointId, Mac, Network, NetworkId, Plan};
+use crate::model::{Endpoint, EndpointId, Mac, Network, NetworkId, Plan};
 use crate::reconcile::Owner;
+
+/// How long an engine up to 27 may take from `Join` to a running container.
+const AWAITED: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub struct State {
@@ -47,10 +50,12 @@ pub struct Known {
 /// What this process knows of an endpoint's container.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// Its sandbox was there, or the endpoint is from before this process: where the sandbox is not, the container is gone.
+    /// Its sandbox was there: where it is not, the container is gone.
     Seen,
     /// Nothing was seen yet: `Join` is to come, and engines up to 27 make the sandbox a while after it.
     Awaited(Instant),
+    /// An earlier process declared it: the engine may be about to move its link, or have just moved it back.
+    Stored(Instant),
 }
 
 impl Presence {
@@ -58,13 +63,17 @@ impl Presence {
         Presence::Awaited(Instant::now())
     }
 
-    /// Of an endpoint that an earlier process declared. Where its link stands and its sandbox does not, the engine is about to move the link,
-    /// or has just moved it back.
-    pub fn of_stored(endpoint: &Endpoint, link_stands: bool) -> Self {
-        match endpoint.attached {
-            Attached::Joined(_) if !link_stands => Presence::Seen,
-            _ => Presence::awaited(),
+    /// Whether a container that does not show will not come.
+    pub fn is_over(self) -> bool {
+        match self {
+            Presence::Seen => true,
+            Presence::Awaited(since) | Presence::Stored(since) => since.elapsed() > AWAITED,
         }
+    }
+
+    /// Where the engine asks for what the endpoint has, only a container that this process is making may still come.
+    pub fn asked(self) -> Self {
+        if let Presence::Stored(_) = self { Presence::Seen } else { self }
     }
 }
 

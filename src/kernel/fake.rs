@@ -45,6 +45,7 @@ struct State {
     foreign: BTreeSet<IfName>,
     taken: BTreeSet<(Protocol, u16)>,
     sandboxes: BTreeSet<PathBuf>,
+    moved_back: BTreeSet<IfName>,
     surroundings: Surroundings,
     host_links: BTreeMap<IfName, HostLink>,
     strangers: BTreeMap<(IfName, IpAddr), Mac>,
@@ -129,6 +130,13 @@ impl Fake {
         let lost: Vec<Key> = state.objects.values().filter(|object| stands_in(object, path)).map(Object::key).collect();
         let gone = lost.iter().flat_map(|key| state.remove(key)).collect();
         self.tell_gone(gone);
+    }
+
+    /// The container ended, and the engine took this link of its out before.
+    pub fn move_back(&self, sandbox: &Path, link: IfName) {
+        let mut state = self.state();
+        state.sandboxes.remove(sandbox);
+        state.moved_back.insert(link);
     }
 
     /// The host has this link.
@@ -339,8 +347,13 @@ impl Kernel for Fake {
         self.state().sandboxes.contains(path)
     }
 
-    /// The engine is taken to have moved every link that it was to move.
+    /// The engine is taken to have moved every link that it was to move, and has not moved it back.
     fn whereabouts(&self, attachment: &Attachment) -> Whereabouts {
-        if self.state().has_link(&attachment.host) { Whereabouts::Away } else { Whereabouts::Nowhere }
+        let state = self.state();
+        match state.has_link(&attachment.host) {
+            true if state.moved_back.contains(&attachment.host) => Whereabouts::Host,
+            true => Whereabouts::Away,
+            false => Whereabouts::Nowhere,
+        }
     }
 }

@@ -216,6 +216,23 @@ async fn a_free_host_port_is_chosen_where_the_user_names_none_or_a_range() {
 }
 
 #[tokio::test]
+async fn an_address_is_free_whose_container_ended_while_rsnet_was_not_there() {
+    let world = World::new().await;
+    let pool = world.ok("IpamDriver.RequestPool", json!({ "AddressSpace": "rsnet-local", "Pool": "172.18.0.0/16", "V6": false })).await;
+    let wanted = json!({ "PoolID": pool["PoolID"], "Address": "172.18.0.2" });
+    world.ok("IpamDriver.RequestAddress", wanted.clone()).await;
+    world.ok("NetworkDriver.CreateNetwork", create_network()).await;
+    world.ok("NetworkDriver.CreateEndpoint", create_endpoint()).await;
+    world.ok("NetworkDriver.Join", join()).await;
+    world.refused("IpamDriver.RequestAddress", wanted.clone()).await;
+    let world = world.restart().await;
+    world.refused("IpamDriver.RequestAddress", wanted.clone()).await;
+    // the engine takes the link out of a container that ends, and tells a plugin that is there
+    world.kernel.move_back(std::path::Path::new(SANDBOX), "rsv-fedcba9876".parse().unwrap());
+    world.ok("IpamDriver.RequestAddress", wanted).await;
+}
+
+#[tokio::test]
 async fn overlapping_subnets_are_refused_with_both_named() {
     let world = running().await;
     let mut other = create_network();
