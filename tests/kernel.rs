@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use rsnet::kernel::{Change, Kernel, Netlink, NetlinkConfig, Whereabouts};
 use rsnet::model::{
     Attachment, AttachmentKind, Family, HostPort, IfName, Key, Link, LinkKind, Mac, Macvlan, MacvlanMode, Object, Place, Port, PortRange,
-    Protocol, SandboxName, conf_path,
+    Protocol, Route, RouteKind, SandboxName, conf_path,
 };
 use serde_json::Value;
 
@@ -159,7 +159,14 @@ fn bridge() -> Link {
 
 fn here(id: &str) -> Attachment {
     let (host, peer) = (IfName::of("rsv-", id), IfName::of("rsc-", id));
-    Attachment { host, alias: format!("rsnet:{id}"), kind: AttachmentKind::Veth { peer }, mac: mac(7), mtu: Some(1400), place: Place::Host }
+    Attachment {
+        host,
+        alias: format!("rsnet:{id}"),
+        kind: AttachmentKind::Veth { peer, router: None },
+        mac: mac(7),
+        mtu: Some(1400),
+        place: Place::Host,
+    }
 }
 
 fn in_sandbox(id: &str, last: u8, path: &Path) -> Attachment {
@@ -169,12 +176,17 @@ fn in_sandbox(id: &str, last: u8, path: &Path) -> Attachment {
         addresses: vec![net(&format!("10.9.0.{last}/24")), net(&format!("fd09::{last}/64"))],
         sysctls: vec![("net.ipv4.conf.IFNAME.log_martians".into(), "1".into())],
         gateways: vec![],
+        routes: vec![],
     };
     Attachment { mac: mac(last), place, ..here(id) }
 }
 
 fn port(id: &str, isolated: bool) -> Port {
     Port { link: IfName::of("rsv-", id), bridge: bridge().name, isolated, hairpin: true }
+}
+
+fn route(destination: IpNet, kind: RouteKind) -> Object {
+    Object::Route(Route { destination, link: bridge().name, kind })
 }
 
 fn address(text: &str) -> Object {
@@ -281,7 +293,7 @@ async fn a_route_carries_our_number_and_another_owner_s_is_left_alone() {
     host.put(&Object::Link(bridge())).await;
     run("ip link add x type veth peer name y; ip link set x up; ip link set y up; ip route add 10.7.0.0/24 dev x");
     for destination in ["10.8.0.0/24", "fd08::/64"] {
-        let object = Object::Route { destination: net(destination), link: bridge().name, local: false };
+        let object = route(net(destination), RouteKind::Unicast { via: None, source: None });
         host.put(&object).await;
         let family = if destination.contains(':') { "-6" } else { "-4" };
         let shown = json(&format!("ip -j {family} route show proto 195"));
@@ -292,7 +304,7 @@ async fn a_route_carries_our_number_and_another_owner_s_is_left_alone() {
         host.kernel.delete(&object.key()).await.unwrap();
         assert_eq!(host.observed(&object).await, None);
     }
-    let taken = Object::Route { destination: net("10.7.0.0/24"), link: bridge().name, local: false };
+    let taken = route(net("10.7.0.0/24"), RouteKind::Unicast { via: None, source: None });
     host.kernel.put(&taken).await.unwrap_err();
     host.kernel.delete(&taken.key()).await.unwrap();
     assert_eq!(json("ip -j route show 10.7.0.0/24")[0]["dev"], "x");
@@ -304,7 +316,7 @@ async fn loopback_can_be_local_on_two_bridges() {
     let second = Link { name: name("rsb-second"), alias: "rsnet:second".into(), ..bridge() };
     for link in [bridge(), second] {
         host.put(&Object::Link(link.clone())).await;
-        let object = Object::Route { destination: net("::1/128"), link: link.name.clone(), local: true };
+        let object = Object::Route(Route { destination: net("::1/128"), link: link.name.clone(), kind: RouteKind::Local });
         host.put(&object).await;
         host.put_again(&object).await;
         assert_eq!(host.observed(&object).await.as_ref(), Some(&object));
@@ -622,7 +634,7 @@ async fn what_a_plan_made_can_be_taken_down_backwards() {
         Object::LinkSysctl { path: conf_path(Family::V6, &bridge().name, "accept_ra"), value: "0".into() },
         address("10.9.0.1/24"),
         address("fd09::1/64"),
-        Object::Route { destination: net("::1/128"), link: bridge().name, local: true },
+        route(net("::1/128"), RouteKind::Local),
         Object::Attachment(in_sandbox("aa", 7, &sandbox)),
         Object::Port(port("aa", false)),
     ];

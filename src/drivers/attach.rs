@@ -48,6 +48,7 @@ impl Attach {
             addresses: endpoint.addresses.clone(),
             sysctls: endpoint.sysctls.clone(),
             gateways,
+            routes: Vec::new(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, family_of};
+use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, Zone, family_of};
 
 use super::attribute::{Attribute, bytes, find, find_number, find_string, nest, read};
 use super::conntrack::Way;
@@ -111,13 +111,16 @@ pub fn elements(entry: &Entry) -> io::Result<Vec<Element>> {
     let pair = |set, from: &IfName, to: &IfName| vec![Element::plain(set, [name(from), name(to)].concat())];
     Ok(match entry {
         Entry::Segment { link } => [vec![Element::plain(Set::Segments, name(link))], pair(Set::Hairpin, link, link)].concat(),
-        Entry::Inner { link } => pair(Set::Inner, link, link),
-        Entry::Internal { link } => vec![Element::plain(Set::Internal, name(link))],
+        Entry::Inner { zone: Zone::Link(link) } => pair(Set::Inner, link, link),
+        Entry::Internal { zone: Zone::Link(link) } => vec![Element::plain(Set::Internal, name(link))],
         Entry::Trusted { from, to } => pair(Set::Trusted, from, to),
-        Entry::Enter { link, family, rule } => {
+        Entry::Enter { zone: Zone::Link(link), family, rule } => {
             vec![Element { data: inbound(*rule), ..Element::plain(Set::Enter, family_link(*family, link)) }]
         }
-        Entry::Masquerade { link, family } => vec![Element::plain(Set::Masquerade, family_link(*family, link))],
+        Entry::Masquerade { zone: Zone::Link(link), family } => vec![Element::plain(Set::Masquerade, family_link(*family, link))],
+        Entry::Inner { .. } | Entry::Internal { .. } | Entry::Enter { .. } | Entry::Masquerade { .. } => {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         Entry::SourceNat { link, source } => {
             vec![Element { data: Datum::Value(octets(*source)), ..Element::plain(Set::SourceNat(family_of(*source)), name(link)) }]
         }

@@ -24,7 +24,7 @@ pub(super) struct Inside<'a> {
 
 pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
     match &wanted.kind {
-        AttachmentKind::Veth { peer } => put_pair(wire, sysctls, wanted, peer),
+        AttachmentKind::Veth { peer, .. } => put_pair(wire, sysctls, wanted, peer),
         AttachmentKind::Macvlan(child) => macvlan::put(wire, sysctls, wanted, child),
     }
 }
@@ -60,7 +60,7 @@ pub(super) fn refresh(wire: &mut Wire, wanted: &Attachment, seen: &Seen) -> io::
 fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, peer: &IfName) -> io::Result<()> {
     let made = match &wanted.place {
         Place::Host => make_here(wire, sysctls, wanted, peer),
-        Place::Sandbox { path, name, addresses, sysctls: asked, gateways } => {
+        Place::Sandbox { path, name, addresses, sysctls: asked, gateways, .. } => {
             let inside = Inside { addresses, sysctls: asked, gateways };
             make_in_sandbox(wire, sysctls, wanted, path, name, &inside)
         }
@@ -191,7 +191,7 @@ pub(super) fn whereabouts(wanted: &Attachment) -> io::Result<Whereabouts> {
     let mut stands = |name: &IfName| Ok::<_, io::Error>(link::find(&mut wire, name)?.is_some());
     Ok(match &wanted.kind {
         AttachmentKind::Veth { .. } if !stands(&wanted.host)? => Whereabouts::Nowhere,
-        AttachmentKind::Veth { peer } if stands(peer)? => Whereabouts::Host,
+        AttachmentKind::Veth { peer, .. } if stands(peer)? => Whereabouts::Host,
         AttachmentKind::Veth { .. } => Whereabouts::Away,
         AttachmentKind::Macvlan(_) if stands(&wanted.host)? => Whereabouts::Host,
         AttachmentKind::Macvlan(child) if macvlan::hears(&mut wire, child, wanted.mac)? => Whereabouts::Away,
@@ -202,6 +202,6 @@ pub(super) fn whereabouts(wanted: &Attachment) -> io::Result<Whereabouts> {
 /// What can be seen of a pair: the host's end. The rest stands in for what cannot be.
 pub(super) fn seen_as(host: IfName, seen: &Seen) -> Attachment {
     let id = host.as_str().strip_prefix("rsv-").unwrap_or(host.as_str()).to_owned();
-    let kind = AttachmentKind::Veth { peer: IfName::of("rsc-", &id) };
+    let kind = AttachmentKind::Veth { peer: IfName::of("rsc-", &id), router: None };
     Attachment { host, alias: seen.alias.clone(), kind, mac: Mac::from([0; 6]), mtu: Some(seen.sound_mtu()), place: Place::Host }
 }

@@ -211,7 +211,8 @@ impl State {
             Object::HostPort(p) if p.ports.ports().any(|port| self.taken.contains(&(p.protocol, port))) => Err(in_use(p.ports)),
             Object::Link(link) => self.refuse_foreign(&link.name),
             Object::Attachment(attachment) => self.refuse_foreign(&attachment.host).and_then(|()| self.check_place(attachment)),
-            Object::Address { link, .. } | Object::Route { link, .. } => need(link),
+            Object::Address { link, .. } | Object::Neighbour { link, .. } | Object::Fdb { link, .. } => need(link),
+            Object::Route(route) => need(&route.link),
             Object::Port(port) => need(&port.link).and_then(|()| need(&port.bridge)),
             Object::LinkSysctl { path, .. } if !self.links().any(|name| names(path, name)) => {
                 Err(io::Error::new(io::ErrorKind::NotFound, format!("/proc/sys/net/{path}: no such file")))
@@ -261,7 +262,8 @@ impl State {
 
 fn stands_on(object: &Object, name: &IfName) -> bool {
     match object {
-        Object::Address { link, .. } | Object::Route { link, .. } => link == name,
+        Object::Address { link, .. } | Object::Neighbour { link, .. } | Object::Fdb { link, .. } => link == name,
+        Object::Route(route) => route.link == *name,
         Object::Port(port) => port.link == *name || port.bridge == *name,
         Object::LinkSysctl { path, .. } => names(path, name),
         _ => false,

@@ -250,7 +250,7 @@ fn new(wire: &mut Wire, wanted: &Link) -> io::Result<LinkMessage> {
 /// The link that one of this kind needs.
 fn parent(kind: &LinkKind) -> Option<&IfName> {
     match kind {
-        LinkKind::Bridge => None,
+        LinkKind::Bridge | LinkKind::Vxlan { .. } => None,
         LinkKind::Macvlan(child) => Some(&child.parent),
         LinkKind::Vlan { parent, .. } => Some(parent),
     }
@@ -264,6 +264,7 @@ fn info(kind: &LinkKind) -> LinkAttribute {
             (InfoKind::Bridge, InfoData::Bridge(settings))
         }
         LinkKind::Macvlan(child) => return macvlan::info(child),
+        LinkKind::Vxlan { .. } => (InfoKind::Vxlan, InfoData::Vxlan(Vec::new())),
         LinkKind::Vlan { id, .. } => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(*id)])),
     };
     LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])
@@ -288,6 +289,7 @@ fn alter(wire: &mut Wire, wanted: &Link, seen: &Seen) -> io::Result<()> {
         LinkKind::Bridge => InfoKind::Bridge,
         LinkKind::Macvlan(_) => InfoKind::MacVlan,
         LinkKind::Vlan { .. } => InfoKind::Vlan,
+        LinkKind::Vxlan { .. } => InfoKind::Vxlan,
     };
     if !seen.is_ours() || seen.kind != Some(kind) || stands_for_another {
         return Err(foreign(seen));

@@ -127,6 +127,8 @@ fn describe(key: &Key) -> String {
         Key::HostSysctl(path) | Key::LinkSysctl(path) => format!("sysctl net/{path}"),
         Key::Link(name) => format!("link {name}"),
         Key::Address(link, address) => format!("address {address} on {link}"),
+        Key::Neighbour(link, address) => format!("neighbour {address} on {link}"),
+        Key::Fdb(link, mac) => format!("forwarding to {mac} on {link}"),
         Key::Route { destination, link } => format!("route to {destination} on {link}"),
         Key::Attachment(host) => format!("attachment {host}"),
         Key::Port(link) => format!("bridge port {link}"),

@@ -21,7 +21,7 @@ use super::{
     Change, Kernel, KernelError, Surroundings, Whereabouts, address, attachment, describe, host_link, link, macvlan, neighbour, observe,
     port, ports, route,
 };
-use crate::model::{Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Place, Port, PortRange, Protocol};
+use crate::model::{Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Place, Port, PortRange, Protocol, RouteKind};
 
 /// How long a new link waits for an old one with its MAC: the engine and the kernel need some 50 ms to clear a container away.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -162,7 +162,8 @@ impl Host {
             }
             Object::Link(wanted) => link::put(wire, wanted),
             Object::Address { link, address } => address::put(wire, link, *address),
-            Object::Route { destination, link, local } => route::put(wire, *destination, link, *local),
+            Object::Neighbour { .. } | Object::Fdb { .. } => Err(io::ErrorKind::Unsupported.into()),
+            Object::Route(wanted) => route::put(wire, wanted.destination, &wanted.link, wanted.kind == RouteKind::Local),
             Object::Attachment(wanted) => self.put_attachment(wire, wanted),
             Object::Port(wanted) => self.put_port(wire, wanted),
         }
@@ -218,6 +219,7 @@ impl Host {
                 let namespace = self.leaving().remove(name);
                 attachment::delete(wire, name, namespace.as_ref())
             }
+            Key::Neighbour(..) | Key::Fdb(..) => Err(io::ErrorKind::Unsupported.into()),
             Key::Address(link, address) => address::delete(wire, link, *address),
             Key::Route { destination, link } => route::delete(wire, *destination, link),
             Key::Port(name) => port::delete(wire, name),

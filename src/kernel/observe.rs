@@ -11,7 +11,7 @@ use super::link::{self, Seen};
 use super::sysctl::{self, Sysctls};
 use super::wire::Wire;
 use super::{Surroundings, address, attachment, macvlan, route};
-use crate::model::{IfName, Key, Link, LinkKind, Mac, Object, Port};
+use crate::model::{IfName, Key, Link, LinkKind, Mac, Object, Port, Route, RouteKind};
 
 /// How the names of the host's own stations begin.
 const STATION: &str = "rsh-";
@@ -111,7 +111,8 @@ pub(super) fn address_object(links: &Links, index: u32, address: IpNet, wanted: 
 pub(super) fn route_object(links: &Links, seen: &route::Seen) -> Option<Object> {
     let ours = seen.protocol == route::PROTOCOL;
     let link = links.our_name(seen.link).filter(|_| ours)?;
-    Some(Object::Route { destination: seen.destination, link, local: seen.local })
+    let kind = if seen.local { RouteKind::Local } else { RouteKind::Unicast { via: None, source: None } };
+    Some(Object::Route(Route { destination: seen.destination, link, kind }))
 }
 
 /// A sysctl that cannot be read is not there.

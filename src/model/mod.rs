@@ -8,11 +8,14 @@ mod id;
 mod network;
 mod object;
 mod policy;
+mod shared;
 
 pub use address::{Family, PortRange, Protocol, family_of};
 pub use id::{EndpointId, IfName, InvalidName, Mac, NetworkId};
 pub use network::{Attached, Binding, Endpoint, HostLink, Network, Pool, Sandbox, Way};
 pub use object::{
-    Attachment, AttachmentKind, HostPort, Key, Link, LinkKind, Macvlan, MacvlanMode, Object, Place, Plan, Port, SandboxName, conf_path,
+    Attachment, AttachmentKind, HostPort, Key, Link, LinkKind, Macvlan, MacvlanMode, Object, Place, Plan, Port, Route, RouteKind,
+    SandboxName, StaticRoute, conf_path,
 };
-pub use policy::{Entry, Inbound};
+pub use policy::{Entry, Inbound, Zone};
+pub use shared::{Member, Share};

@@ -23,16 +23,20 @@ pub enum Key {
     /// A sysctl of the whole host, by its path below `/proc/sys/net`. Set, never taken back.
     HostSysctl(String),
     Link(IfName),
+    /// The link of an endpoint, by the name of what stands in the host's namespace.
+    Attachment(IfName),
     /// A sysctl of one of our links: path below `/proc/sys/net` with the link's name in it. Goes with the link.
     LinkSysctl(String),
     Address(IfName, IpNet),
+    /// Who has an address on one of our links.
+    Neighbour(IfName, IpAddr),
+    /// Behind which outer address a MAC is, on one of our VXLAN links.
+    Fdb(IfName, Mac),
     /// A route of rsnet's own protocol number.
     Route {
         destination: IpNet,
         link: IfName,
     },
-    /// The link of an endpoint, by the name of what stands in the host's namespace.
-    Attachment(IfName),
     /// The settings of a bridge port.
     Port(IfName),
 }
@@ -53,14 +57,42 @@ pub enum Object {
         link: IfName,
         address: IpNet,
     },
-    /// `local`: a route of type local in table local (RTN_LOCAL), else a unicast one in main.
-    Route {
-        destination: IpNet,
+    /// An entry of the neighbour table that does not age (`NUD_PERMANENT`).
+    Neighbour {
         link: IfName,
-        local: bool,
+        address: IpAddr,
+        mac: Mac,
     },
+    /// An entry of a VXLAN link's forwarding database that does not age: frames to `mac` go to the tunnel end `vtep`.
+    Fdb {
+        link: IfName,
+        mac: Mac,
+        vtep: IpAddr,
+    },
+    Route(Route),
     Attachment(Attachment),
     Port(Port),
+}
+
+/// A route of rsnet's own protocol number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Route {
+    pub destination: IpNet,
+    pub link: IfName,
+    pub kind: RouteKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum RouteKind {
+    /// Of type local in table local (`RTN_LOCAL`).
+    Local,
+    /// In table main.
+    Unicast {
+        /// The next hop, taken to be on the link (`RTNH_F_ONLINK`); none: the destination itself is.
+        via: Option<IpAddr>,
+        /// What the host itself sends by it has this address (`RTA_PREFSRC`).
+        source: Option<IpAddr>,
+    },
 }
 
 /// Sockets bound (and not listening) to every port of the range, so that nobody else takes what rsnet publishes. SCTP and addresses
@@ -90,6 +122,14 @@ pub enum LinkKind {
     Bridge,
     /// The host's own station on the segment of `parent`.
     Macvlan(Macvlan),
+    /// The end of the tunnels of one network (RFC 7348), which learns nothing: neighbours and forwarding database say all.
+    Vxlan {
+        vni: u32,
+        /// The outer source address.
+        local: IpAddr,
+        /// UDP.
+        port: u16,
+    },
     /// A VLAN of `parent` (802.1Q).
     Vlan {
         parent: IfName,
@@ -112,8 +152,9 @@ pub struct Attachment {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum AttachmentKind {
-    /// A pair of links; `peer` is the container's end, as it is called in the host's namespace.
-    Veth { peer: IfName },
+    /// A pair of links; `peer` is the container's end, as it is called in the host's namespace. `router`: the host's end is a router's port
+    /// with this MAC and may have addresses; none: it is a bridge's, with a MAC of no matter and no IPv6.
+    Veth { peer: IfName, router: Option<Mac> },
     /// One link, the container's, which sends and receives by a link of the host's.
     Macvlan(Macvlan),
 }
@@ -157,7 +198,16 @@ pub enum Place {
         sysctls: Vec<(String, String)>,
         /// Default gateways to set where the namespace has none: only when a lost link is made again; at `Join` the engine sets them.
         gateways: Vec<IpAddr>,
+        /// Routes to set before the gateways, in this order.
+        routes: Vec<StaticRoute>,
     },
+}
+
+/// A route in a container's namespace. `via` none: the destination is on the link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StaticRoute {
+    pub destination: IpNet,
+    pub via: Option<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -189,7 +239,7 @@ impl Key {
     /// The link that it stands on, with which it goes.
     pub fn stands_on(&self) -> Option<&IfName> {
         match self {
-            Key::Address(link, _) | Key::Route { link, .. } | Key::Port(link) => Some(link),
+            Key::Address(link, _) | Key::Neighbour(link, _) | Key::Fdb(link, _) | Key::Route { link, .. } | Key::Port(link) => Some(link),
             _ => None,
         }
     }
@@ -208,7 +258,9 @@ impl Object {
             Object::Link(link) => Key::Link(link.name.clone()),
             Object::LinkSysctl { path, .. } => Key::LinkSysctl(path.clone()),
             Object::Address { link, address } => Key::Address(link.clone(), *address),
-            Object::Route { destination, link, .. } => Key::Route { destination: *destination, link: link.clone() },
+            Object::Neighbour { link, address, .. } => Key::Neighbour(link.clone(), *address),
+            Object::Fdb { link, mac, .. } => Key::Fdb(link.clone(), *mac),
+            Object::Route(Route { destination, link, .. }) => Key::Route { destination: *destination, link: link.clone() },
             Object::Attachment(attachment) => Key::Attachment(attachment.host.clone()),
             Object::Port(port) => Key::Port(port.link.clone()),
         }
@@ -273,10 +325,12 @@ mod tests {
             Key::HostPort { protocol: Protocol::Tcp, host: net.addr(), ports: PortRange::one(80) },
             Key::HostSysctl("ipv4/ip_forward".into()),
             Key::Link(name.clone()),
+            Key::Attachment(name.clone()),
             Key::LinkSysctl(conf_path(Family::V4, &name, "route_localnet")),
             Key::Address(name.clone(), net),
+            Key::Neighbour(name.clone(), net.addr()),
+            Key::Fdb(name.clone(), Mac::local([0; 6])),
             Key::Route { destination: net, link: name.clone() },
-            Key::Attachment(name.clone()),
             Key::Port(name),
         ];
         assert!(order.is_sorted(), "{order:?}");

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::{Family, IfName, PortRange, Protocol};
@@ -12,21 +13,31 @@ pub enum Entry {
     /// `link` is a segment of rsnet: loopback addresses from it are dropped, its hairpin traffic is masqueraded.
     Segment { link: IfName },
     /// Its containers may talk to each other where a packet between them passes the host (`bridge-nf-call-iptables`, hairpin routes).
-    Inner { link: IfName },
+    Inner { zone: Zone },
     /// Nothing but answers passes between it and the world, not even published ports.
-    Internal { link: IfName },
+    Internal { zone: Zone },
     /// What new connections from outside may enter.
-    Enter { link: IfName, family: Family, rule: Inbound },
+    Enter { zone: Zone, family: Family, rule: Inbound },
     /// What comes in by `from` may enter `to` as if it were the host.
     Trusted { from: IfName, to: IfName },
     /// What leaves it for elsewhere gets the address of the link it leaves by.
-    Masquerade { link: IfName, family: Family },
+    Masquerade { zone: Zone, family: Family },
     /// What leaves it for elsewhere gets this address.
     SourceNat { link: IfName, source: IpAddr },
     /// `ports` of the host lead to as many ports of `to` from `to_port`. `host` unspecified: every address of the host of its family.
     Publish { protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16 },
     /// New connections to these ports of a container are let in without translation.
     Open { protocol: Protocol, to: IpAddr, ports: PortRange },
+}
+
+/// The containers of one network, as a packet tells them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Zone {
+    /// What comes and goes by this link: a bridge.
+    Link(IfName),
+    /// Those with addresses of this subnet, each behind a routed port of its own, here or on another host. What passes between them is not
+    /// tracked ([`Entry::Inner`]).
+    Subnet(IpNet),
 }
 
 /// What may enter a segment from outside, answers and published ports apart.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rsnet::firewall::nftables::Nftables;
-use rsnet::model::{Entry, Family, IfName, Inbound, PortRange, Protocol};
+use rsnet::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, Zone};
 
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// The first segment, and the second.
@@ -51,7 +51,7 @@ pub fn open(protocol: Protocol, to: &str, first: u16, last: u16) -> Entry {
 
 /// What every segment has: its entry, and a rule for each family.
 pub fn segment(link: &str, rule: Inbound) -> Vec<Entry> {
-    let enter = FAMILIES.map(|family| Entry::Enter { link: name(link), family, rule });
+    let enter = FAMILIES.map(|family| Entry::Enter { zone: Zone::Link(name(link)), family, rule });
     [Entry::Segment { link: name(link) }].into_iter().chain(enter).collect()
 }
 

@@ -12,7 +12,7 @@ use lab::{name, open, publish, run};
 use nix::sched::{CloneFlags, unshare};
 use rsnet::firewall::Firewall;
 use rsnet::firewall::nftables::Nftables;
-use rsnet::model::{Entry, Family, Inbound, Protocol};
+use rsnet::model::{Entry, Family, Inbound, Protocol, Zone};
 
 /// A firewall in a fresh network namespace, which the calling thread enters. Every test has a process of its own.
 fn fresh() -> Nftables {
@@ -24,11 +24,11 @@ fn one_of_each() -> BTreeSet<Entry> {
     let link = || name("rsb-0123456789");
     BTreeSet::from([
         Entry::Segment { link: link() },
-        Entry::Inner { link: link() },
-        Entry::Internal { link: name("rsb-9876543210") },
-        Entry::Enter { link: link(), family: Family::V4, rule: Inbound::Opened },
+        Entry::Inner { zone: Zone::Link(link()) },
+        Entry::Internal { zone: Zone::Link(name("rsb-9876543210")) },
+        Entry::Enter { zone: Zone::Link(link()), family: Family::V4, rule: Inbound::Opened },
         Entry::Trusted { from: name("lan0"), to: link() },
-        Entry::Masquerade { link: link(), family: Family::V4 },
+        Entry::Masquerade { zone: Zone::Link(link()), family: Family::V4 },
         Entry::SourceNat { link: link(), source: "192.0.2.1".parse().unwrap() },
         Entry::SourceNat { link: link(), source: "2001:db8::1".parse().unwrap() },
         publish(Protocol::Tcp, "0.0.0.0", (80, 80), "172.18.0.2", 8080),

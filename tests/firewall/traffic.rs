@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rsnet::firewall::Firewall;
-use rsnet::model::{Entry, Family, Inbound, Protocol};
+use rsnet::model::{Entry, Family, Inbound, Protocol, Zone};
 
 use crate::lab::{A, B, FAMILIES, Lab, Space, at, eventually, name, open, publish, run, segment};
 
@@ -106,7 +106,7 @@ async fn hairpin(filtered: bool) {
         run("bridge link set dev va1 hairpin on; bridge link set dev va2 hairpin on");
     }
     lab.a1.serve(8080);
-    let inner = Entry::Inner { link: name(A) };
+    let inner = Entry::Inner { zone: Zone::Link(name(A)) };
     install(&lab, closed().into_iter().chain(published("any", (80, 80), 8080)).chain([inner])).await;
     for (f, protocol) in ways() {
         for space in [&lab.a1, &lab.a2] {
@@ -176,7 +176,7 @@ async fn an_internal_segment_speaks_only_within_itself_whatever_is_published() {
     let lab = Lab::new();
     lab.a1.serve(8080);
     lab.world.serve(5000);
-    let internal = [Entry::Internal { link: name(A) }, Entry::Inner { link: name(A) }];
+    let internal = [Entry::Internal { zone: Zone::Link(name(A)) }, Entry::Inner { zone: Zone::Link(name(A)) }];
     install(&lab, segment(A, Inbound::Anything).into_iter().chain(internal).chain(published("any", (80, 80), 8080))).await;
     for (f, protocol) in ways() {
         lab.world.assert_no_answer(protocol, at(f, "host"), 80);
@@ -202,7 +202,7 @@ async fn the_world_sees_the_address_that_masquerade_or_source_nat_gives() {
     let lab = Lab::new();
     lab.world.serve(5000);
     run("ip addr add 192.0.2.77/24 dev wan0; ip addr add 2001:db8::77/64 dev wan0 nodad preferred_lft 0");
-    let masquerade = FAMILIES.map(|family| Entry::Masquerade { link: name(A), family });
+    let masquerade = FAMILIES.map(|family| Entry::Masquerade { zone: Zone::Link(name(A)), family });
     let fixed = ["192.0.2.77", "2001:db8::77"].map(|source| Entry::SourceNat { link: name(A), source: source.parse().unwrap() });
     install(&lab, closed()).await;
     for (f, protocol) in ways() {
@@ -265,7 +265,7 @@ async fn beside_docker(tables: &str, bridge: &str) {
         space.serve(6000);
     }
     lab.world.serve(5000);
-    let masquerade = FAMILIES.map(|family| Entry::Masquerade { link: name(A), family });
+    let masquerade = FAMILIES.map(|family| Entry::Masquerade { zone: Zone::Link(name(A)), family });
     let entries = segment(A, Inbound::Anything).into_iter().chain(masquerade).chain(published("any", (80, 80), 6000));
     install(&lab, entries).await;
     for (f, protocol) in ways() {

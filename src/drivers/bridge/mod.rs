@@ -15,7 +15,7 @@ use super::options::Options;
 use super::{Claim, Join, Mode, OptionError, PortRequest};
 use crate::model::{
     Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Network, NetworkId, Object, Plan,
-    Port, Way, conf_path, family_of,
+    Port, Route, RouteKind, Way, Zone, conf_path, family_of,
 };
 use spec::{GatewayMode, Publisher, Side, Spec};
 
@@ -78,16 +78,17 @@ impl Bridge {
     fn loopback_route(&self) -> Option<Object> {
         self.spec.ipv6.host.filter(|_| !self.spec.internal)?;
         let destination = IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST));
-        Some(Object::Route { destination, link: self.spec.bridge.clone(), local: true })
+        Some(Object::Route(Route { destination, link: self.spec.bridge.clone(), kind: RouteKind::Local }))
     }
 
     fn entries(&self) -> impl Iterator<Item = Entry> {
         let link = || self.spec.bridge.clone();
+        let zone = || Zone::Link(link());
         let trusted = self.spec.trusted.iter().map(move |from| Entry::Trusted { from: from.clone(), to: link() });
         [
             Some(Entry::Segment { link: link() }),
-            self.spec.icc.then(|| Entry::Inner { link: link() }),
-            self.spec.internal.then(|| Entry::Internal { link: link() }),
+            self.spec.icc.then(|| Entry::Inner { zone: zone() }),
+            self.spec.internal.then(|| Entry::Internal { zone: zone() }),
         ]
         .into_iter()
         .flatten()
@@ -97,6 +98,7 @@ impl Bridge {
 
     fn side_entries(&self, side: &Side) -> impl Iterator<Item = Entry> {
         let (link, family) = (self.spec.bridge.clone(), side.family);
+        let zone = Zone::Link(link.clone());
         let rule = match side.mode {
             _ if side.subnet.is_none() => Inbound::Closed,
             GatewayMode::Nat | GatewayMode::Isolated => Inbound::Closed,
@@ -105,17 +107,17 @@ impl Bridge {
         };
         let translated = side.translates() && side.subnet.is_some() && self.spec.masquerade && !self.spec.internal;
         let leaving = translated.then(|| match side.source {
-            Some(source) => Entry::SourceNat { link: link.clone(), source },
-            None => Entry::Masquerade { link: link.clone(), family },
+            Some(source) => Entry::SourceNat { link, source },
+            None => Entry::Masquerade { zone: zone.clone(), family },
         });
-        [Some(Entry::Enter { link, family, rule }), leaving].into_iter().flatten()
+        [Some(Entry::Enter { zone, family, rule }), leaving].into_iter().flatten()
     }
 
     fn attachment(&self, endpoint: &Endpoint) -> Option<Object> {
         Some(Object::Attachment(Attachment {
             host: endpoint.host_link(),
             alias: format!("rsnet:{}", endpoint.id),
-            kind: AttachmentKind::Veth { peer: endpoint.container_link() },
+            kind: AttachmentKind::Veth { peer: endpoint.container_link(), router: None },
             mac: endpoint.mac,
             mtu: Some(self.spec.mtu),
             place: self.spec.attach.place(endpoint, self.gateways(endpoint))?,

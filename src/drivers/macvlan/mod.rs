@@ -15,7 +15,7 @@ use super::options::Options;
 use super::{Claim, Join, Mode, OptionError, PortRequest};
 use crate::model::{
     Attachment, AttachmentKind, Binding, Endpoint, Family, HostPort, IfName, Link, LinkKind, Macvlan, MacvlanMode, Network, NetworkId,
-    Object, Plan, Way, conf_path,
+    Object, Plan, Route, RouteKind, Way, conf_path,
 };
 use spec::Spec;
 pub use spec::host_links;
@@ -74,7 +74,9 @@ impl Segment {
 
     fn routes(&self, endpoint: &Endpoint) -> impl Iterator<Item = Object> {
         let hosts = endpoint.addresses.iter().map(|address| IpNet::from(address.addr()));
-        hosts.map(|destination| Object::Route { destination, link: self.station(), local: false })
+        hosts.map(|destination| {
+            Object::Route(Route { destination, link: self.station(), kind: RouteKind::Unicast { via: None, source: None } })
+        })
     }
 }
 

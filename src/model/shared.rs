@@ -1,0 +1,36 @@
+//! What hosts share of a network: its number, and who has which of its addresses.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Mac;
+
+/// A network that hosts share, as this host last heard of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The network's number on the wire, of 24 bits (RFC 7348).
+    pub vni: u32,
+    /// Bytes: what a packet from this host's outer address may have.
+    pub mtu: u32,
+    pub mine: Member,
+    /// The other hosts of the network, by name.
+    pub peers: Vec<Member>,
+}
+
+/// A host of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The host's name, the same in all networks.
+    pub host: String,
+    /// Its outer address, the end of its tunnels.
+    pub vtep: IpAddr,
+    /// Its MAC on the network.
+    pub mac: Mac,
+    /// Its own addresses on the network, one of each family, within its blocks.
+    pub homes: Vec<IpAddr>,
+    /// The parts of the subnets whose addresses are its containers', in the order in which it got them; a single address that a user asked for
+    /// is one of full length.
+    pub blocks: Vec<IpNet>,
+}
