@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::state::{Known, Presence, declare_endpoint};
 use super::{Agent, Error};
 use crate::drivers::Join;
-use crate::model::{Attached, Endpoint, EndpointId, IfName, Mac, NetworkId, Sandbox, Way};
+use crate::model::{Attached, Endpoint, EndpointId, IfName, Mac, NetworkId, Sandbox, StaticRoute, Way};
 
 /// How long a stranger has to answer for an address: what it costs to start a container where nobody else has its address. A machine on a
 /// wire answers within 1 ms.
@@ -36,6 +36,7 @@ pub struct Joined {
     pub prefix: String,
     pub interface_name: Option<IfName>,
     pub gateways: Vec<IpAddr>,
+    pub routes: Vec<StaticRoute>,
     pub gateway_service: bool,
 }
 
@@ -159,6 +160,7 @@ fn names(endpoint: &Endpoint, way: Way, answer: Join) -> Joined {
         prefix: answer.prefix,
         interface_name: endpoint.interface_name.clone(),
         gateways: answer.gateways,
+        routes: answer.routes,
         gateway_service: answer.gateway_service,
     }
 }

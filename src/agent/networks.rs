@@ -88,6 +88,7 @@ impl Agent {
             host_mtu: ETHERNET,
             host_without_ipv6: false,
             host_way: self.settings.way,
+            share: None,
         };
         Ok(drivers::open(&asked)?.without_gateway())
     }
@@ -107,6 +108,7 @@ impl Agent {
             host_without_ipv6,
             host_way: self.settings.way,
             host_links: BTreeMap::new(),
+            share: None,
         }
     }
 

@@ -198,7 +198,24 @@ pub struct Joined {
     gateway: String,
     #[serde(rename = "GatewayIPv6")]
     gateway_ipv6: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    static_routes: Vec<StaticRoute>,
     disable_gateway_service: bool,
+}
+
+/// `RouteType` 0: by the next hop; 1: the destination is on the link.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct StaticRoute {
+    destination: IpNet,
+    route_type: u8,
+    next_hop: String,
+}
+
+impl From<model::StaticRoute> for StaticRoute {
+    fn from(model::StaticRoute { destination, via }: model::StaticRoute) -> Self {
+        StaticRoute { destination, route_type: via.is_none().into(), next_hop: via.map(|via| via.to_string()).unwrap_or_default() }
+    }
 }
 
 #[derive(Serialize)]
@@ -213,12 +230,13 @@ struct InterfaceName {
 
 impl From<agent::Joined> for Joined {
     fn from(joined: agent::Joined) -> Self {
-        let agent::Joined { link, prefix, interface_name, gateways, gateway_service } = joined;
+        let agent::Joined { link, prefix, interface_name, gateways, routes, gateway_service } = joined;
         let gateway = |v4: bool| gateways.iter().find(|g| g.is_ipv4() == v4).map(ToString::to_string).unwrap_or_default();
         Joined {
             interface_name: link.map(|src_name| InterfaceName { src_name, dst_prefix: prefix, dst_name: interface_name }),
             gateway: gateway(true),
             gateway_ipv6: gateway(false),
+            static_routes: routes.into_iter().map(StaticRoute::from).collect(),
             disable_gateway_service: !gateway_service,
         }
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::options::Options;
-use crate::model::{Attached, Endpoint, IfName, Network, Place, SandboxName, Way};
+use crate::model::{Attached, Endpoint, IfName, Network, Place, SandboxName, StaticRoute, Way};
 
 /// What a network's options say of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,13 +30,16 @@ impl Attach {
         self.prefix.clone().unwrap_or_else(|| default.to_owned())
     }
 
-    /// While `Join` is being answered the engine will move the link, or will set the gateways on one made in the sandbox. A link that was
+    /// While `Join` is being answered the engine will move the link, or will set gateways, and routes by a next hop, on one made in the sandbox. A link that was
     /// lost later gets there again without the engine.
-    pub fn place(&self, endpoint: &Endpoint, gateways: Vec<IpAddr>) -> Option<Place> {
+    pub fn place(&self, endpoint: &Endpoint, gateways: Vec<IpAddr>, mut routes: Vec<StaticRoute>) -> Option<Place> {
         let (sandbox, gateways) = match &endpoint.attached {
             Attached::No => return None,
             Attached::Joining(sandbox) if sandbox.way == Way::Engine => return Some(Place::Host),
-            Attached::Joining(sandbox) => (sandbox, Vec::new()),
+            Attached::Joining(sandbox) => {
+                routes.retain(|route| route.via.is_none());
+                (sandbox, Vec::new())
+            }
             Attached::Joined(sandbox) => (sandbox, gateways),
         };
         Some(Place::Sandbox {
@@ -48,7 +51,7 @@ impl Attach {
             addresses: endpoint.addresses.clone(),
             sysctls: endpoint.sysctls.clone(),
             gateways,
-            routes: Vec::new(),
+            routes,
         })
     }
 }

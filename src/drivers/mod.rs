@@ -8,13 +8,14 @@ mod bridge;
 mod macvlan;
 mod none;
 mod options;
+mod overlay;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Binding, Endpoint, Family, HostPort, IfName, Network, Plan, Protocol, Way};
+use crate::model::{Agreement, Binding, Endpoint, Family, HostPort, IfName, Network, Plan, Protocol, StaticRoute, Way};
 pub use options::OptionError;
 
 /// One network of one mode.
@@ -40,6 +41,14 @@ pub trait Mode: Send + Sync {
     /// What will not work, though the network can be made.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+    /// What this host must agree on with the others of the network; none: the network is this host's alone.
+    fn agreement(&self) -> Option<Agreement> {
+        None
+    }
+    /// Whether the endpoint can be had here: `Err` says why not.
+    fn check(&self, _: &Endpoint) -> Result<(), String> {
+        Ok(())
     }
     /// The families whose pool needs no gateway address (engine 28.0 and newer ask).
     fn without_gateway(&self) -> Vec<Family>;
@@ -75,6 +84,8 @@ pub struct Join {
     /// What the engine puts a number behind: `eth`.
     pub prefix: String,
     pub gateways: Vec<IpAddr>,
+    /// What the container reaches by other ways than the default gateway.
+    pub routes: Vec<StaticRoute>,
     /// Whether the engine may add an endpoint on `docker_gwbridge` when no gateway is given.
     pub gateway_service: bool,
 }
@@ -94,9 +105,10 @@ enum Kind {
     Bridge,
     Macvlan,
     None,
+    Overlay,
 }
 
-const KINDS: &[(&str, Kind)] = &[("bridge", Kind::Bridge), ("macvlan", Kind::Macvlan), ("none", Kind::None)];
+const KINDS: &[(&str, Kind)] = &[("bridge", Kind::Bridge), ("macvlan", Kind::Macvlan), ("none", Kind::None), ("overlay", Kind::Overlay)];
 
 /// Reads the options of a network; everything that is wrong with them is in the error.
 pub fn open(network: &Network) -> Result<Box<dyn Mode>, OptionError> {
@@ -106,6 +118,7 @@ pub fn open(network: &Network) -> Result<Box<dyn Mode>, OptionError> {
         Kind::Bridge => Box::new(bridge::Bridge::parse(network, options)?),
         Kind::Macvlan => Box::new(macvlan::Segment::parse(network, options)?),
         Kind::None => Box::new(none::Isolated::parse(options)?),
+        Kind::Overlay => Box::new(overlay::Overlay::parse(network, options)?),
     })
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointId, IfName, Mac, NetworkId, PortRange, Protocol};
+use super::{EndpointId, IfName, Mac, NetworkId, PortRange, Protocol, Share};
 
 /// A network as `CreateNetwork` declared it, with what the host decided at that moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Network {
     /// The links of the host that the options name, as far as they existed when the network was made.
     #[serde(default)]
     pub host_links: BTreeMap<IfName, HostLink>,
+    /// What this host last heard of the network, if others have it too.
+    #[serde(default)]
+    pub share: Option<Share>,
 }
 
 /// A link of the host's, as it is at a moment. The default is one that will do for everything.

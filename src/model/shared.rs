@@ -1,11 +1,22 @@
 //! What hosts share of a network: its number, and who has which of its addresses.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Mac;
+
+/// What the hosts of a network must agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreement {
+    pub subnets: Vec<IpNet>,
+    /// Addresses of the subnets that belong to no host: gateways, and what the user keeps for others.
+    pub reserved: Vec<IpAddr>,
+    /// What must be given alike on every host.
+    pub options: BTreeMap<String, String>,
+}
 
 /// A network that hosts share, as this host last heard of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

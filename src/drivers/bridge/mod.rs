@@ -120,7 +120,7 @@ impl Bridge {
             kind: AttachmentKind::Veth { peer: endpoint.container_link(), router: None },
             mac: endpoint.mac,
             mtu: Some(self.spec.mtu),
-            place: self.spec.attach.place(endpoint, self.gateways(endpoint))?,
+            place: self.spec.attach.place(endpoint, self.gateways(endpoint), Vec::new())?,
         }))
     }
 
@@ -205,6 +205,7 @@ impl Mode for Bridge {
             link: Some(endpoint.container_link()),
             prefix: self.spec.attach.prefix(Way::Engine),
             gateways: self.gateways(endpoint),
+            routes: Vec::new(),
             gateway_service: self.spec.publisher == Publisher::Engine && !self.spec.internal,
         }
     }

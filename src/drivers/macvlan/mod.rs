@@ -43,7 +43,7 @@ impl Segment {
             kind: AttachmentKind::Macvlan(self.child()),
             mac: endpoint.mac,
             mtu: self.spec.mtu,
-            place: self.spec.attach.place(endpoint, self.gateways(endpoint))?,
+            place: self.spec.attach.place(endpoint, self.gateways(endpoint), Vec::new())?,
         }))
     }
 
@@ -98,6 +98,7 @@ impl Mode for Segment {
             link: Some(endpoint.host_link()),
             prefix: self.spec.attach.prefix(Way::Engine),
             gateways: self.gateways(endpoint),
+            routes: Vec::new(),
             gateway_service: false,
         }
     }

@@ -1,0 +1,268 @@
+//! Mode `overlay`: one network on many hosts, routed by blocks of its subnets.
+//!
+//! There is no bridge. Each container's link is a port of this host as a router, with the network's gateway on it; what is for another
+//! host's block leaves by a VXLAN link, whose neighbours and forwarding entries say everything, so that nothing is ever asked or learned. A
+//! packet's way: container → its port → route to the peer's block → VXLAN → the peer → route to the container → its port.
+
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::options::Options;
+use super::{Claim, Join, Mode, OptionError, PortRequest};
+use crate::model::{
+    Agreement, Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, IfName, Inbound, Link, LinkKind, Mac, Member,
+    Network, NetworkId, Object, Plan, Route, RouteKind, Share, StaticRoute, Way, Zone, conf_path, family_of,
+};
+use spec::{Side, Spec};
+
+/// The MAC of the gateway on every port of every host: a container that finds itself on another host needs to learn nothing.
+const GATEWAY: [u8; 6] = [0x02, b'r', b's', b'n', b'e', b't'];
+
+pub struct Overlay {
+    id: NetworkId,
+    spec: Spec,
+    /// None: only the options are asked for.
+    share: Option<Share>,
+}
+
+impl Overlay {
+    pub fn parse(network: &Network, options: Options) -> Result<Self, OptionError> {
+        Ok(Overlay { id: network.id.clone(), spec: Spec::parse(network, options)?, share: network.share.clone() })
+    }
+
+    fn shared_plan(&self, share: &Share) -> Plan {
+        let tunnel = tunnel(share);
+        let homes = share.mine.homes.iter().map(|home| Object::Address { link: tunnel.clone(), address: IpNet::from(*home) });
+        let peers = share.peers.iter().flat_map(|peer| self.towards(share, peer, &tunnel));
+        Plan::new([self.link(share)].into_iter().chain(homes).chain(peers), self.entries())
+    }
+
+    fn link(&self, share: &Share) -> Object {
+        Object::Link(Link {
+            name: tunnel(share),
+            alias: format!("rsnet:{}", self.id),
+            kind: LinkKind::Vxlan { vni: share.vni, local: share.mine.vtep, port: self.spec.port },
+            mac: Some(share.mine.mac),
+            mtu: Some(self.mtu(share)),
+        })
+    }
+
+    /// A row for each thing that is known of a peer, none for its containers.
+    fn towards(&self, share: &Share, peer: &Member, tunnel: &IfName) -> Vec<Object> {
+        let neighbours = peer.homes.iter().map(|home| Object::Neighbour { link: tunnel.clone(), address: *home, mac: peer.mac });
+        let forwarding = Object::Fdb { link: tunnel.clone(), mac: peer.mac, vtep: peer.vtep };
+        let routes = peer.blocks.iter().filter_map(|block| {
+            let via = of_family(&peer.homes, block.addr())?;
+            Some(route(*block, tunnel, Some(via), home(share, block.addr())))
+        });
+        neighbours.chain([forwarding]).chain(routes).collect()
+    }
+
+    /// What VXLAN puts around a packet must fit in as well (RFC 7348: 50 bytes, with IPv6 outside 70).
+    fn mtu(&self, share: &Share) -> u32 {
+        let around = if share.mine.vtep.is_ipv6() { 70 } else { 50 };
+        self.spec.mtu.unwrap_or_else(|| share.mtu.saturating_sub(around).max(self.spec.least_mtu()))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.spec.sides.iter().flat_map(|side| self.side_entries(side))
+    }
+
+    fn side_entries(&self, side: &Side) -> impl Iterator<Item = Entry> {
+        let (family, zone) = (family_of(side.subnet.addr()), || Zone::Subnet(side.subnet));
+        let masquerade = self.spec.masquerade && !self.spec.internal;
+        [
+            Some(Entry::Inner { zone: zone() }),
+            Some(Entry::Enter { zone: zone(), family, rule: Inbound::Closed }),
+            self.spec.internal.then(|| Entry::Internal { zone: zone() }),
+            masquerade.then(|| Entry::Masquerade { zone: zone(), family }),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    fn attachment(&self, endpoint: &Endpoint, share: &Share) -> Option<Object> {
+        Some(Object::Attachment(Attachment {
+            host: endpoint.host_link(),
+            alias: format!("rsnet:{}", endpoint.id),
+            kind: AttachmentKind::Veth { peer: endpoint.container_link(), router: Some(Mac::from(GATEWAY)) },
+            mac: endpoint.mac,
+            mtu: Some(self.mtu(share)),
+            place: self.spec.attach.place(endpoint, self.gateways(endpoint), self.inside(endpoint))?,
+        }))
+    }
+
+    /// The gateway and the container on the port between them.
+    fn port(&self, endpoint: &Endpoint, share: &Share) -> Vec<Object> {
+        let port = endpoint.host_link();
+        let side = |(side, address): (&Side, IpAddr)| {
+            let gateway = Object::Address { link: port.clone(), address: IpNet::from(side.gateway) };
+            [gateway, route(IpNet::from(address), &port, None, home(share, address))]
+        };
+        self.sides(endpoint).flat_map(side).chain(loopback(endpoint)).collect()
+    }
+
+    /// The host forwards as soon as one container needs it; see `bridge`.
+    fn forwarding(&self) -> impl Iterator<Item = Object> {
+        self.spec.sides.iter().map(|side| Object::HostSysctl {
+            path: match family_of(side.subnet.addr()) {
+                Family::V4 => "ipv4/ip_forward".to_owned(),
+                Family::V6 => "ipv6/conf/all/forwarding".to_owned(),
+            },
+            value: "1".to_owned(),
+        })
+    }
+
+    /// Each of the container's addresses with its side of the network.
+    fn sides<'e>(&'e self, endpoint: &'e Endpoint) -> impl Iterator<Item = (&'e Side, IpAddr)> + Clone {
+        let side = |address: IpAddr| self.spec.sides.iter().find(move |side| side.subnet.contains(&address));
+        endpoint.addresses.iter().filter_map(move |address| Some((side(address.addr())?, address.addr())))
+    }
+
+    fn gateways(&self, endpoint: &Endpoint) -> Vec<IpAddr> {
+        let open = !self.spec.internal;
+        self.sides(endpoint).filter(|_| open).map(|(side, _)| side.gateway).collect()
+    }
+
+    /// All that is for the subnet goes to the gateway, which is on the link: two halves are more special than the whole, which the engine
+    /// takes to be on the link.
+    fn inside(&self, endpoint: &Endpoint) -> Vec<StaticRoute> {
+        self.sides(endpoint).flat_map(|(side, _)| side.routes()).collect()
+    }
+
+    /// Each address of the container with the side of the host that a binding to it takes.
+    fn targets(&self, endpoint: &Endpoint, host: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
+        let wanted = host.or(self.spec.host_binding);
+        let host = |to: IpAddr| match wanted {
+            Some(host) => (family_of(host) == family_of(to)).then_some(host),
+            None => Some(family_of(to).unspecified()),
+        };
+        self.sides(endpoint).filter_map(|(_, to)| Some((host(to)?, to))).collect()
+    }
+
+    fn refusal(&self, endpoint: &Endpoint, request: &PortRequest) -> Option<String> {
+        let port = format!("publish {}/{}", request.container_port, request.protocol);
+        if request.container_port == 0 {
+            return Some(format!("{port}: there is no port 0; name the container's port"));
+        }
+        let host = request.host.or(self.spec.host_binding)?;
+        self.targets(endpoint, request.host).is_empty().then(|| {
+            let family = family_of(host);
+            format!("{port} on {host}: the container has no {family} address on this network; publish on the other family, or give the network {family}")
+        })
+    }
+
+    /// Who has an address that is not this host's to give.
+    fn holder<'s>(&self, share: &'s Share, address: IpAddr) -> Option<&'s str> {
+        let has = |member: &&Member| member.blocks.iter().any(|block| block.contains(&address));
+        share.peers.iter().find(has).map(|peer| peer.host.as_str())
+    }
+}
+
+/// The VXLAN link of a network.
+fn tunnel(share: &Share) -> IfName {
+    IfName::of("rsx-", &share.vni.to_string())
+}
+
+/// Answers of ports published on 127.0.0.1 come in by the container's port.
+fn loopback(endpoint: &Endpoint) -> Option<Object> {
+    let published = endpoint.bindings.iter().any(|binding| binding.host.is_none_or(|host| host.is_loopback()));
+    let path = conf_path(Family::V4, &endpoint.host_link(), "route_localnet");
+    published.then(|| Object::LinkSysctl { path, value: "1".to_owned() })
+}
+
+fn of_family(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
+    addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
+}
+
+/// What the host itself sends into the network is from its own address there, not from the gateway's, which every host has.
+fn home(share: &Share, like: IpAddr) -> Option<IpAddr> {
+    of_family(&share.mine.homes, like)
+}
+
+fn route(destination: IpNet, link: &IfName, via: Option<IpAddr>, source: Option<IpAddr>) -> Object {
+    Object::Route(Route { destination, link: link.clone(), kind: RouteKind::Unicast { via, source } })
+}
+
+impl Mode for Overlay {
+    fn network(&self) -> Plan {
+        self.share.as_ref().map_or_else(Plan::default, |share| self.shared_plan(share))
+    }
+
+    fn endpoint(&self, endpoint: &Endpoint) -> Plan {
+        let Some(share) = &self.share else { return Plan::default() };
+        let Some(attachment) = self.attachment(endpoint, share) else { return Plan::default() };
+        let host_ports = endpoint.bindings.iter().flat_map(|binding| self.host_ports(endpoint, binding)).map(Object::HostPort);
+        let publish = |binding: &Binding| {
+            let Binding { protocol, host_ports: ports, container_port: to_port, .. } = *binding;
+            let entry = move |(host, to)| Entry::Publish { protocol, host, ports, to, to_port };
+            self.targets(endpoint, binding.host).into_iter().map(entry)
+        };
+        let objects = [attachment].into_iter().chain(self.port(endpoint, share)).chain(self.forwarding()).chain(host_ports);
+        Plan::new(objects, endpoint.bindings.iter().flat_map(publish))
+    }
+
+    fn join(&self, endpoint: &Endpoint) -> Join {
+        Join {
+            link: Some(endpoint.container_link()),
+            prefix: self.spec.attach.prefix(Way::Engine),
+            gateways: self.gateways(endpoint),
+            routes: self.inside(endpoint),
+            gateway_service: false,
+        }
+    }
+
+    fn publish(&self, endpoint: &Endpoint, wanted: &[PortRequest]) -> Result<Vec<PortRequest>, String> {
+        if self.spec.internal {
+            return Ok(Vec::new());
+        }
+        match wanted.iter().find_map(|request| self.refusal(endpoint, request)) {
+            Some(refusal) => Err(refusal),
+            None => Ok(wanted.to_vec()),
+        }
+    }
+
+    fn host_ports(&self, endpoint: &Endpoint, binding: &Binding) -> Vec<HostPort> {
+        let Binding { protocol, host_ports: ports, .. } = *binding;
+        self.targets(endpoint, binding.host).into_iter().map(|(host, _)| HostPort { protocol, host, ports }).collect()
+    }
+
+    fn way(&self) -> Way {
+        self.spec.attach.way
+    }
+
+    fn claims(&self) -> Vec<Claim> {
+        self.spec.sides.iter().map(|side| Claim::Subnet(side.subnet)).collect()
+    }
+
+    fn without_gateway(&self) -> Vec<Family> {
+        Vec::new()
+    }
+
+    fn agreement(&self) -> Option<Agreement> {
+        Some(Agreement {
+            subnets: self.spec.sides.iter().map(|side| side.subnet).collect(),
+            reserved: self.spec.reserved.clone(),
+            options: self.spec.agreed.clone(),
+        })
+    }
+
+    /// An address is this host's to give if it is in one of its blocks. Docker's own IPAM knows nothing of blocks.
+    fn check(&self, endpoint: &Endpoint) -> Result<(), String> {
+        let Some(share) = &self.share else { return Ok(()) };
+        let mine = |address: &IpAddr| share.mine.blocks.iter().any(|block| block.contains(address)) && !share.mine.homes.contains(address);
+        let Some((_, address)) = self.sides(endpoint).find(|(_, address)| !mine(address)) else { return Ok(()) };
+        let holder = match self.holder(share, address) {
+            Some(host) => format!("belongs to host {host}"),
+            None => "belongs to no host yet".to_owned(),
+        };
+        Err(format!(
+            "address {address} {holder}; make the network with --ipam-driver rsnet on every host, which gives addresses of this host's own"
+        ))
+    }
+}

@@ -1,0 +1,124 @@
+//! declared → plan, compared whole as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::*;
+use crate::drivers::open;
+use crate::model::{Attached, Pool, PortRange, Protocol, Sandbox};
+
+fn member(host: &str, last: u8, blocks: &[&str]) -> Member {
+    Member {
+        host: host.to_owned(),
+        vtep: [192, 0, 2, last].into(),
+        mac: Mac::local([2, 0, 0, 0, 0, last]),
+        homes: blocks[..2].iter().map(|block| block.parse::<IpNet>().unwrap().addr()).collect(),
+        blocks: blocks.iter().map(|block| block.parse::<IpNet>().unwrap().trunc()).collect(),
+    }
+}
+
+fn share() -> Share {
+    let mine = member("h1", 1, &["10.50.0.64/26", "fd00:50::1:0/112"]);
+    let peers = vec![member("h2", 2, &["10.50.0.128/26", "fd00:50::2:0/112", "10.50.3.0/26", "10.50.0.9/32"])];
+    Share { vni: 4097, mtu: 1500, mine, peers }
+}
+
+fn network(options: &[(&str, &str)]) -> Network {
+    let given = [("mode", "overlay")].iter().chain(options);
+    Network {
+        id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+        options: given.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        ipv4: true,
+        ipv6: true,
+        internal: false,
+        pools: vec![pool("10.50.0.0/16", "10.50.0.1"), pool("fd00:50::/64", "fd00:50::1")],
+        host_mtu: 9000,
+        host_without_ipv6: false,
+        host_way: Way::Engine,
+        host_links: BTreeMap::new(),
+        share: Some(share()),
+    }
+}
+
+fn pool(subnet: &str, gateway: &str) -> Pool {
+    Pool { space: "rsnet-local".into(), subnet: subnet.parse().unwrap(), gateway: gateway.parse().ok(), auxiliary: BTreeMap::new() }
+}
+
+fn endpoint(way: Way) -> Endpoint {
+    let binding = Binding { protocol: Protocol::Tcp, host: None, host_ports: PortRange::one(8080), container_port: 80 };
+    Endpoint {
+        id: "fedcba9876543210".parse().unwrap(),
+        network: network(&[]).id,
+        addresses: vec!["10.50.0.66/16".parse().unwrap(), "fd00:50::1:2/64".parse().unwrap()],
+        mac: "02:00:00:00:00:02".parse().unwrap(),
+        interface_name: None,
+        sysctls: Vec::new(),
+        attached: Attached::Joined(Sandbox { path: "/var/run/docker/netns/abc".into(), way }),
+        bindings: vec![binding],
+    }
+}
+
+fn plans(network: &Network, endpoint: &Endpoint) -> String {
+    let mode = open(network).unwrap();
+    let mut text = String::new();
+    for (title, plan) in [("network", mode.network()), ("endpoint", mode.endpoint(endpoint))] {
+        writeln!(text, "--- {title}").unwrap();
+        plan.objects.values().for_each(|object| writeln!(text, "{object:?}").unwrap());
+        plan.entries.iter().for_each(|entry| writeln!(text, "{entry:?}").unwrap());
+    }
+    writeln!(text, "--- join\n{:?}", mode.join(endpoint)).unwrap();
+    text
+}
+
+#[test]
+fn a_dual_stack_network_of_two_hosts() {
+    insta::assert_snapshot!(plans(&network(&[]), &endpoint(Way::Engine)));
+}
+
+#[test]
+fn an_internal_network_made_directly_on_a_port_of_its_own() {
+    let internal = Network { internal: true, ..network(&[("attach", "direct"), ("vxlan_port", "4790"), ("mtu", "1300")]) };
+    let endpoint = Endpoint { bindings: Vec::new(), ..endpoint(Way::Direct) };
+    insta::assert_snapshot!(plans(&internal, &endpoint));
+}
+
+#[test]
+fn while_join_is_answered_only_the_gateway_is_set_in_the_sandbox() {
+    let Attached::Joined(sandbox) = endpoint(Way::Direct).attached else { unreachable!() };
+    let joining = Endpoint { attached: Attached::Joining(sandbox), ..endpoint(Way::Direct) };
+    let plan = open(&network(&[])).unwrap().endpoint(&joining);
+    let Some(crate::model::Place::Sandbox { routes, gateways, .. }) = plan.attachment().map(|a| a.place.clone()) else { panic!() };
+    assert!(gateways.is_empty() && routes.len() == 2 && routes.iter().all(|route| route.via.is_none()), "{routes:?}");
+}
+
+#[test]
+fn an_address_of_another_host_or_of_none_is_refused_with_its_holder() {
+    let mode = open(&network(&[])).unwrap();
+    assert_eq!(mode.check(&endpoint(Way::Engine)), Ok(()));
+    let with = |address: &str| Endpoint { addresses: vec![address.parse().unwrap()], ..endpoint(Way::Engine) };
+    for (address, part) in [("10.50.0.130/16", "host h2"), ("10.50.9.9/16", "no host"), ("10.50.0.64/16", "no host")] {
+        let refusal = mode.check(&with(address)).unwrap_err();
+        assert!(refusal.contains(part) && refusal.contains("--ipam-driver rsnet"), "{refusal}");
+    }
+}
+
+#[test]
+fn what_one_host_may_have_for_itself_is_not_agreed_on() {
+    let agreed = open(&network(&[("attach", "direct"), ("mtu", "1300")])).unwrap().agreement().unwrap();
+    assert_eq!(agreed.options.keys().collect::<Vec<_>>(), ["internal", "mode", "mtu"]);
+    assert_eq!(agreed.reserved, ["10.50.0.1".parse::<IpAddr>().unwrap(), "fd00:50::1".parse().unwrap()]);
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let without = |subnet: &str, gateway: &str| Network { pools: vec![pool(subnet, gateway)], ..network(&[]) };
+    for (network, part) in [
+        (network(&[("vxlan_port", "0")]), "vxlan_port=0 is not valid; give a UDP port"),
+        (network(&[("mtu", "900")]), "1280 to 65535"),
+        (without("10.50.0.0/30", "10.50.0.1"), "at least eight addresses"),
+        (without("10.50.0.0/24", ""), "has no gateway"),
+    ] {
+        let error = open(&network).err().expect(part).to_string();
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+}
