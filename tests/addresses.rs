@@ -288,3 +288,22 @@ fn a_default_that_cannot_be_cut_gives_no_pool() {
     let defaults = [DefaultPool { base: net("10.0.0.0/24"), size: 16 }];
     assert_eq!(Space::default().choose(&defaults, &[]).unwrap_err(), PoolError::Exhausted { tried: 0 });
 }
+
+#[test]
+fn a_confined_pool_gives_from_its_blocks_only_and_says_when_they_run_short() {
+    let mut pool = Pool::new("10.50.0.0/24".parse().unwrap(), None).unwrap();
+    let gateway = pool.allocate_gateway().unwrap().address;
+    let early = pool.allocate().unwrap().address;
+    let blocks = ["10.50.0.32/30".parse().unwrap(), "10.50.0.0/30".parse().unwrap()];
+    pool.release(early);
+    pool.confine(&blocks, &["10.50.0.32".parse().unwrap()]);
+    assert_eq!(gateway.to_string(), "10.50.0.1");
+    assert!(pool.covers("10.50.0.33".parse().unwrap()) && !pool.covers("10.50.0.36".parse().unwrap()));
+    let mut given = Vec::new();
+    while let Ok(record) = pool.allocate() {
+        given.push((record.address.to_string(), pool.is_short()));
+    }
+    let expected = [("10.50.0.33", false), ("10.50.0.34", true), ("10.50.0.35", true), ("10.50.0.3", true), ("10.50.0.2", true)];
+    assert_eq!(given, expected.map(|(address, short)| (address.to_owned(), short)), "what was freed comes last");
+    pool.take("10.50.0.77".parse().unwrap()).expect("a named one may lie anywhere");
+}

@@ -92,12 +92,12 @@ pub struct Pool {
     range: Option<IpNet>,
     /// Offsets of the subnet that may be used at all, inclusive.
     usable: (u128, u128),
-    /// Offsets that are given without being named, inclusive: the usable part of the range or of the subnet.
-    window: (u128, u128),
+    /// Offsets that are given without being named, inclusive: the usable parts of the range, of the subnet, or of what it is confined to.
+    windows: Vec<(u128, u128)>,
     /// Ever handed out. Held is what is in here and not in `freed`.
     touched: Runs,
     freed: BTreeMap<u128, u64>,
-    /// `freed` of the window the other way round: longest ago first.
+    /// `freed` of the windows the other way round: longest ago first.
     resting: BTreeMap<u64, u128>,
     next_number: u64,
     held: u128,
@@ -122,7 +122,7 @@ impl Pool {
             subnet,
             range,
             usable,
-            window,
+            windows: vec![window],
             touched: Runs::default(),
             freed: BTreeMap::new(),
             resting: BTreeMap::new(),
@@ -141,6 +141,35 @@ impl Pool {
         self.range
     }
 
+    /// Gives no address unnamed from now on that is not in one of `blocks`, and none of `kept`.
+    pub fn confine(&mut self, blocks: &[IpNet], kept: &[IpAddr]) {
+        let windows = blocks.iter().filter(|block| self.subnet.contains(*block)).map(|block| within(self.usable, self.subnet, *block));
+        self.windows = windows.filter(|(first, last)| first <= last).collect();
+        let kept: Vec<u128> = kept.iter().filter_map(|address| self.offset(*address).ok()).collect();
+        for at in kept.into_iter().filter(|&at| !self.is_held(at)).collect::<Vec<_>>() {
+            self.hold(at);
+        }
+        self.resting = self.freed.iter().filter(|&(&at, _)| self.is_in_window(at)).map(|(&at, &number)| (number, at)).collect();
+    }
+
+    /// Whether this address is given unnamed, when its turn comes.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        self.offset(address).is_ok_and(|at| self.is_in_window(at))
+    }
+
+    /// Whether more than half of what is given unnamed is held.
+    pub fn is_short(&self) -> bool {
+        self.held * 2 > self.capacity()
+    }
+
+    fn capacity(&self) -> u128 {
+        self.windows.iter().map(|(first, last)| last - first + 1).sum()
+    }
+
+    fn is_in_window(&self, at: u128) -> bool {
+        self.windows.iter().any(|(first, last)| (first..=last).contains(&&at))
+    }
+
     /// How many addresses are held.
     pub fn held(&self) -> u128 {
         self.held
@@ -156,7 +185,7 @@ impl Pool {
 
     /// The gateway when none is named: the lowest free address of the range or subnet, as Docker's own IPAM gives it.
     pub fn allocate_gateway(&mut self) -> Result<Record, AddressError> {
-        let freed = self.freed.range(self.window.0..=self.window.1).next().map(|(&at, _)| at);
+        let freed = self.windows.iter().filter_map(|&(first, last)| self.freed.range(first..=last).next()).map(|(&at, _)| at).min();
         let lowest = self.fresh().into_iter().chain(freed).min();
         lowest.map(|at| self.hold(at)).ok_or_else(|| self.exhausted())
     }
@@ -208,11 +237,11 @@ impl Pool {
     }
 
     fn fresh(&self) -> Option<u128> {
-        self.touched.first_gap(self.window.0, self.window.1)
+        self.windows.iter().find_map(|&(first, last)| self.touched.first_gap(first, last))
     }
 
     fn must_reuse(&self) -> bool {
-        self.window.1 - self.window.0 >= SMALL && self.resting.len() > RESTING
+        self.capacity() > SMALL && self.resting.len() > RESTING
     }
 
     fn is_held(&self, at: u128) -> bool {
@@ -231,7 +260,7 @@ impl Pool {
     fn rest(&mut self, at: u128, number: u64) {
         self.touched.insert(at);
         self.freed.insert(at, number);
-        if (self.window.0..=self.window.1).contains(&at) {
+        if self.is_in_window(at) {
             self.resting.insert(number, at);
         }
         self.next_number = self.next_number.max(number.saturating_add(1));
