@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Agreement, Binding, Endpoint, Family, HostPort, IfName, Network, Plan, Protocol, StaticRoute, Way};
+use crate::model::{Agreement, Binding, Endpoint, Family, HostPort, IfName, Network, Plan, Protocol, StaticRoute, Way, family_of};
 pub use options::OptionError;
 
 /// One network of one mode.
@@ -98,6 +98,27 @@ pub struct PortRequest {
     pub first: u16,
     pub last: u16,
     pub container_port: u16,
+}
+
+impl PortRequest {
+    /// What cannot be had, in words; `host` is where it would be published, `nowhere` that no address of the container is of that family.
+    fn refusal(&self, host: Option<IpAddr>, nowhere: bool) -> Option<String> {
+        let port = format!("publish {}/{}", self.container_port, self.protocol);
+        if self.container_port == 0 {
+            return Some(format!("{port}: there is no port 0; name the container's port"));
+        }
+        let host = host.filter(|_| nowhere)?;
+        let family = family_of(host);
+        Some(format!(
+            "{port} on {host}: the container has no {family} address on this network; publish on the other family, or give the network {family}"
+        ))
+    }
+}
+
+/// The address of the host by which a container's address is published: the one wanted, or every one; none if that is of the other family.
+fn host_side(wanted: Option<IpAddr>, to: IpAddr) -> Option<IpAddr> {
+    let host = wanted.unwrap_or_else(|| family_of(to).unspecified());
+    (family_of(host) == family_of(to)).then_some(host)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

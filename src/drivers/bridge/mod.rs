@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::options::Options;
-use super::{Claim, Join, Mode, OptionError, PortRequest};
+use super::{Claim, Join, Mode, OptionError, PortRequest, host_side};
 use crate::model::{
     Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Network, NetworkId, Object, Plan,
     Port, Route, RouteKind, Way, Zone, conf_path, family_of,
@@ -145,13 +145,8 @@ impl Bridge {
     fn targets<'e>(&'e self, endpoint: &'e Endpoint, host: Option<IpAddr>) -> impl Iterator<Item = (IpAddr, &'e Side, IpAddr)> {
         let wanted = host.or(self.spec.host_binding);
         endpoint.addresses.iter().filter_map(move |address| {
-            let side = self.spec.side(family_of(address.addr()));
-            let host = match wanted {
-                Some(host) if family_of(host) != side.family => return None,
-                Some(host) => host,
-                None => side.family.unspecified(),
-            };
-            Some((host, side, address.addr()))
+            let to = address.addr();
+            Some((host_side(wanted, to)?, self.spec.side(family_of(to)), to))
         })
     }
 
@@ -166,18 +161,9 @@ impl Bridge {
         })
     }
 
-    /// What a request cannot have here, in words.
     fn refusal(&self, endpoint: &Endpoint, request: &PortRequest) -> Option<String> {
-        let port = format!("publish {}/{}", request.container_port, request.protocol);
-        if request.container_port == 0 {
-            return Some(format!("{port}: there is no port 0; name the container's port"));
-        }
         let nowhere = self.targets(endpoint, request.host).next().is_none();
-        let host = request.host.or(self.spec.host_binding)?;
-        nowhere.then(|| {
-            let family = family_of(host);
-            format!("{port} on {host}: the container has no {family} address on this network; publish on the other family, or give the network {family}")
-        })
+        request.refusal(request.host.or(self.spec.host_binding), nowhere)
     }
 }
 

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::options::Options;
-use super::{Claim, Join, Mode, OptionError, PortRequest};
+use super::{Claim, Join, Mode, OptionError, PortRequest, host_side};
 use crate::model::{
     Agreement, Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, IfName, Inbound, Link, LinkKind, Mac, Member,
     Network, NetworkId, Object, Plan, Route, RouteKind, Share, StaticRoute, Way, Zone, conf_path, family_of,
@@ -135,26 +135,15 @@ impl Overlay {
         self.sides(endpoint).flat_map(|(side, _)| side.routes()).collect()
     }
 
-    /// Each address of the container with the side of the host that a binding to it takes.
+    /// Each address of the container with that of the host by which a binding leads to it.
     fn targets(&self, endpoint: &Endpoint, host: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
         let wanted = host.or(self.spec.host_binding);
-        let host = |to: IpAddr| match wanted {
-            Some(host) => (family_of(host) == family_of(to)).then_some(host),
-            None => Some(family_of(to).unspecified()),
-        };
-        self.sides(endpoint).filter_map(|(_, to)| Some((host(to)?, to))).collect()
+        self.sides(endpoint).filter_map(|(_, to)| Some((host_side(wanted, to)?, to))).collect()
     }
 
     fn refusal(&self, endpoint: &Endpoint, request: &PortRequest) -> Option<String> {
-        let port = format!("publish {}/{}", request.container_port, request.protocol);
-        if request.container_port == 0 {
-            return Some(format!("{port}: there is no port 0; name the container's port"));
-        }
-        let host = request.host.or(self.spec.host_binding)?;
-        self.targets(endpoint, request.host).is_empty().then(|| {
-            let family = family_of(host);
-            format!("{port} on {host}: the container has no {family} address on this network; publish on the other family, or give the network {family}")
-        })
+        let nowhere = self.targets(endpoint, request.host).is_empty();
+        request.refusal(request.host.or(self.spec.host_binding), nowhere)
     }
 
     /// Who has an address that is not this host's to give.
