@@ -12,14 +12,15 @@ use super::crew::{open_namespace, within};
 use super::link::{self, GROUP, Seen};
 use super::sysctl::Sysctls;
 use super::wire::Wire;
-use super::{Whereabouts, address, macvlan, route};
-use crate::model::{Attachment, AttachmentKind, IfName, Mac, Place, SandboxName};
+use super::{Whereabouts, address, ipv6, macvlan, route};
+use crate::model::{Attachment, AttachmentKind, IfName, Mac, Place, SandboxName, StaticRoute};
 
 /// What is set on the container's end when it is made in the sandbox.
 pub(super) struct Inside<'a> {
     pub addresses: &'a [IpNet],
     pub sysctls: &'a [(String, String)],
     pub gateways: &'a [IpAddr],
+    pub routes: &'a [StaticRoute],
 }
 
 pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
@@ -49,19 +50,18 @@ fn peer_stands(wanted: &Attachment, seen: &Seen) -> bool {
 }
 
 pub(super) fn refresh(wire: &mut Wire, wanted: &Attachment, seen: &Seen) -> io::Result<()> {
-    let mtu = wanted.mtu.filter(|mtu| *mtu != seen.mtu).map(LinkAttribute::Mtu);
-    if seen.up && mtu.is_none() {
-        return Ok(());
-    }
-    link::set(wire, link::up(link::message(seen.index, mtu.into_iter().collect())))
+    let mut changes: Vec<LinkAttribute> = wanted.mtu.filter(|mtu| *mtu != seen.mtu).map(LinkAttribute::Mtu).into_iter().collect();
+    let mac = router(wanted).filter(|mac| *mac != Mac::from(seen.mac));
+    changes.extend(mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
+    if seen.up && changes.is_empty() { Ok(()) } else { link::set(wire, link::up(link::message(seen.index, changes))) }
 }
 
 /// Makes the pair, or nothing: a half-made one is of no use to anybody, and the sandbox may be gone when somebody looks again.
 fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, peer: &IfName) -> io::Result<()> {
     let made = match &wanted.place {
         Place::Host => make_here(wire, sysctls, wanted, peer),
-        Place::Sandbox { path, name, addresses, sysctls: asked, gateways, .. } => {
-            let inside = Inside { addresses, sysctls: asked, gateways };
+        Place::Sandbox { path, name, addresses, sysctls: asked, gateways, routes } => {
+            let inside = Inside { addresses, sysctls: asked, gateways, routes };
             make_in_sandbox(wire, sysctls, wanted, path, name, &inside)
         }
     };
@@ -70,7 +70,7 @@ fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, peer: &IfName) 
 
 fn make_here(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, peer: &IfName) -> io::Result<()> {
     link::create(wire, pair(wanted, peer.as_str(), None))?;
-    switch_ipv6_off(sysctls, wanted.host.as_str())?;
+    prepare(sysctls, wanted)?;
     link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host), alias(wanted)])))
 }
 
@@ -85,11 +85,22 @@ fn make_in_sandbox(
 ) -> io::Result<()> {
     let namespace = open_namespace(path)?;
     link::create(wire, pair(wanted, &pattern(name), Some(&namespace)))?;
-    switch_ipv6_off(sysctls, wanted.host.as_str())?;
+    prepare(sysctls, wanted)?;
     link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host)])))?;
     let peer = link::need(wire, &wanted.host)?.peer.ok_or_else(|| io::Error::other("the kernel does not tell the other end of a veth"))?;
     within(&namespace, || furnish(sysctls, peer, inside))?;
     link::set(wire, link::message(0, vec![link::named(&wanted.host), alias(wanted)]))
+}
+
+/// The MAC of the host's end, where that matters.
+fn router(wanted: &Attachment) -> Option<Mac> {
+    if let AttachmentKind::Veth { router, .. } = wanted.kind { router } else { None }
+}
+
+/// The host's end carries frames for a bridge, or is a router's port.
+fn prepare(sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
+    let host = wanted.host.as_str();
+    if router(wanted).is_some() { ipv6::serve(sysctls, host) } else { ipv6::switch_off(sysctls, host) }
 }
 
 fn alias(wanted: &Attachment) -> LinkAttribute {
@@ -117,6 +128,7 @@ fn pair(wanted: &Attachment, peer_name: &str, namespace: Option<&File>) -> LinkM
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]),
     ];
     attributes.extend(wanted.mtu.map(LinkAttribute::Mtu));
+    attributes.extend(router(wanted).map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
     link::message(0, attributes)
 }
 
@@ -129,6 +141,9 @@ pub(super) fn furnish(sysctls: &Sysctls, index: u32, inside: &Inside<'_>) -> io:
         address::put_on(&mut wire, index, *address)?;
     }
     link::set(&mut wire, link::up(link::message(index, Vec::new())))?;
+    for wanted in inside.routes {
+        route::put_static(&mut wire, wanted, index)?;
+    }
     for gateway in inside.gateways {
         route::put_default(&mut wire, *gateway, index)?;
     }
@@ -141,19 +156,10 @@ fn set_sysctls(sysctls: &Sysctls, name: &str, inside: &Inside<'_>) -> io::Result
         sysctls.write(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
         sysctls.write(&format!("ipv6/conf/{name}/ndisc_notify"), "1")?;
     } else {
-        switch_ipv6_off(sysctls, name)?;
+        ipv6::switch_off(sysctls, name)?;
     }
     sysctls.write(&format!("ipv4/conf/{name}/arp_notify"), "1")?;
     inside.sysctls.iter().try_for_each(|(path, value)| sysctls.write_for(name, path, value))
-}
-
-/// On a link that carries frames for others, or none of this family. Else it would have a link-local address, routes and groups.
-fn switch_ipv6_off(sysctls: &Sysctls, name: &str) -> io::Result<()> {
-    match sysctls.write(&format!("ipv6/conf/{name}/disable_ipv6"), "1") {
-        // a kernel without IPv6 has no such file, and nothing to switch off
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }
 
 /// Has the container's end in the sandbox at `path` tell its addresses to all: neighbours may still know an earlier container of the same
@@ -202,6 +208,6 @@ pub(super) fn whereabouts(wanted: &Attachment) -> io::Result<Whereabouts> {
 /// What can be seen of a pair: the host's end. The rest stands in for what cannot be.
 pub(super) fn seen_as(host: IfName, seen: &Seen) -> Attachment {
     let id = host.as_str().strip_prefix("rsv-").unwrap_or(host.as_str()).to_owned();
-    let kind = AttachmentKind::Veth { peer: IfName::of("rsc-", &id), router: None };
+    let kind = AttachmentKind::Veth { peer: IfName::of("rsc-", &id), router: Some(Mac::from(seen.mac)) };
     Attachment { host, alias: seen.alias.clone(), kind, mac: Mac::from([0; 6]), mtu: Some(seen.sound_mtu()), place: Place::Host }
 }

@@ -1,4 +1,4 @@
-//! Links: reading them, bridges, and what bridges and attachments share.
+//! Links: reading them, making and altering those that are no attachments, and what they share with attachments.
 
 use std::io;
 
@@ -9,8 +9,10 @@ use netlink_packet_route::link::{
     LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 
-use super::macvlan;
+use super::sysctl::Sysctls;
+use super::vxlan::{self, Vxlan};
 use super::wire::Wire;
+use super::{ipv6, macvlan};
 use crate::model::{IfName, Link, LinkKind, Mac, Macvlan};
 
 /// Every alias of a link of ours begins with it.
@@ -46,6 +48,7 @@ pub(super) struct Seen {
     pub macvlan: Option<(MacVlanMode, Vec<Mac>)>,
     /// The number of a VLAN.
     pub vlan: Option<u16>,
+    pub vxlan: Option<Vxlan>,
     /// It is up, and something is at its other end.
     pub running: bool,
 }
@@ -69,6 +72,7 @@ impl Seen {
             moved: false,
             macvlan: None,
             vlan: None,
+            vxlan: None,
             running: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         };
         message.attributes.iter().for_each(|attribute| seen.read_attribute(attribute));
@@ -97,6 +101,7 @@ impl Seen {
             LinkInfo::Data(InfoData::Vlan(settings)) => {
                 self.vlan = settings.iter().find_map(|setting| if let InfoVlan::Id(id) = setting { Some(*id) } else { None });
             }
+            LinkInfo::Data(InfoData::Vxlan(settings)) => self.vxlan = Some(Vxlan::read(settings)),
             LinkInfo::Data(InfoData::MacVlan(settings)) => self.macvlan = read_macvlan(settings),
             LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
                 for setting in settings {
@@ -126,9 +131,10 @@ impl Seen {
         self.alias.starts_with(ALIAS)
     }
 
-    /// The MTU, or 0 of a link that is down or half made, so that it counts as different from any that is wanted.
+    /// The MTU, or 0 of a link that is down, half made or learns, so that it counts as different from any that is wanted.
     pub fn sound_mtu(&self) -> u32 {
-        if self.up && self.is_complete() { self.mtu } else { 0 }
+        let learns = self.vxlan.as_ref().is_some_and(|vxlan| vxlan.learns);
+        if self.up && self.is_complete() && !learns { self.mtu } else { 0 }
     }
 }
 
@@ -160,7 +166,7 @@ pub(super) fn up(mut message: LinkMessage) -> LinkMessage {
     message
 }
 
-fn without_statistics() -> LinkAttribute {
+pub(super) fn without_statistics() -> LinkAttribute {
     LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
@@ -169,7 +175,7 @@ pub(super) fn dump(wire: &mut Wire) -> io::Result<Vec<Seen>> {
     Ok(answers.iter().filter_map(read).collect())
 }
 
-fn read(answer: &RouteNetlinkMessage) -> Option<Seen> {
+pub(super) fn read(answer: &RouteNetlinkMessage) -> Option<Seen> {
     match answer {
         RouteNetlinkMessage::NewLink(message) => Some(Seen::read(message)),
         _ => None,
@@ -221,15 +227,24 @@ pub(super) fn foreign(seen: &Seen) -> io::Error {
     io::Error::new(io::ErrorKind::AlreadyExists, text)
 }
 
-pub(super) fn put(wire: &mut Wire, wanted: &Link) -> io::Result<()> {
+pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Link) -> io::Result<()> {
     match find(wire, &wanted.name)? {
-        None => {
-            let message = new(wire, wanted)?;
-            create(wire, message).map_err(|error| explain(error, wanted))?;
-            set(wire, up(message_of(wanted, vec![LinkAttribute::IfAlias(wanted.alias.clone())])))
-        }
-        Some(seen) => alter(wire, wanted, &seen),
+        None => make(wire, sysctls, wanted),
+        Some(seen) => alter(wire, sysctls, wanted, &seen),
     }
+}
+
+fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Link) -> io::Result<()> {
+    let message = new(wire, wanted)?;
+    create(wire, message).map_err(|error| explain(error, wire, wanted))?;
+    bring_up(wire, sysctls, wanted, message_of(wanted, vec![LinkAttribute::IfAlias(wanted.alias.clone())]))
+}
+
+fn bring_up(wire: &mut Wire, sysctls: &Sysctls, wanted: &Link, message: LinkMessage) -> io::Result<()> {
+    if matches!(wanted.kind, LinkKind::Vxlan { .. }) {
+        ipv6::carry(sysctls, wanted.name.as_str())?;
+    }
+    set(wire, up(message)).map_err(|error| explain(error, wire, wanted))
 }
 
 fn message_of(wanted: &Link, attributes: Vec<LinkAttribute>) -> LinkMessage {
@@ -264,26 +279,28 @@ fn info(kind: &LinkKind) -> LinkAttribute {
             (InfoKind::Bridge, InfoData::Bridge(settings))
         }
         LinkKind::Macvlan(child) => return macvlan::info(child),
-        LinkKind::Vxlan { .. } => (InfoKind::Vxlan, InfoData::Vxlan(Vec::new())),
+        LinkKind::Vxlan { vni, local, port } => (InfoKind::Vxlan, InfoData::Vxlan(vxlan::settings(*vni, *local, *port))),
         LinkKind::Vlan { id, .. } => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(*id)])),
     };
     LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)])
 }
 
 /// What the kernel's short answers mean here.
-fn explain(error: io::Error, wanted: &Link) -> io::Error {
+fn explain(error: io::Error, wire: &mut Wire, wanted: &Link) -> io::Error {
     match &wanted.kind {
         LinkKind::Macvlan(child) => macvlan::explain(error, child),
+        LinkKind::Vxlan { .. } => vxlan::explain(error, wire, wanted),
         LinkKind::Vlan { .. } if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
             let text = format!("this kernel has no VLANs (802.1Q): load the module 8021q, or give a parent without a number: {error}");
             io::Error::new(error.kind(), text)
         }
-        _ => error,
+        LinkKind::Vlan { .. } | LinkKind::Bridge => error,
     }
 }
 
-/// Changes what differs; nothing at all where nothing does.
-fn alter(wire: &mut Wire, wanted: &Link, seen: &Seen) -> io::Result<()> {
+/// Changes what differs; nothing at all where nothing does. A VXLAN link of another number, address or port is made anew, without what
+/// stood on it: the kernel does not alter those.
+fn alter(wire: &mut Wire, sysctls: &Sysctls, wanted: &Link, seen: &Seen) -> io::Result<()> {
     let stands_for_another = seen.is_complete() && seen.alias != wanted.alias;
     let kind = match wanted.kind {
         LinkKind::Bridge => InfoKind::Bridge,
@@ -294,6 +311,10 @@ fn alter(wire: &mut Wire, wanted: &Link, seen: &Seen) -> io::Result<()> {
     if !seen.is_ours() || seen.kind != Some(kind) || stands_for_another {
         return Err(foreign(seen));
     }
+    if seen.vxlan.as_ref().is_some_and(|vxlan| vxlan.learns || vxlan.kind() != wanted.kind) {
+        remove(wire, seen.index)?;
+        return make(wire, sysctls, wanted);
+    }
     let mut changes = Vec::new();
     if seen.alias != wanted.alias {
         changes.push(LinkAttribute::IfAlias(wanted.alias.clone()));
@@ -301,7 +322,10 @@ fn alter(wire: &mut Wire, wanted: &Link, seen: &Seen) -> io::Result<()> {
     let mac = wanted.mac.filter(|mac| *mac != Mac::from(seen.mac));
     changes.extend(mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
     changes.extend(wanted.mtu.filter(|mtu| *mtu != seen.mtu).map(LinkAttribute::Mtu));
-    if changes.is_empty() && seen.up { Ok(()) } else { set(wire, up(message(seen.index, changes))) }
+    if changes.is_empty() && seen.up {
+        return Ok(());
+    }
+    bring_up(wire, sysctls, wanted, message(seen.index, changes))
 }
 
 /// Deletes a link of ours, its other end with it. Absent: nothing to do. Foreign: refused.

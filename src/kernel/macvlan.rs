@@ -58,8 +58,8 @@ fn make_here(wire: &mut Wire, wanted: &Attachment, child: &Macvlan, parent: &See
 
 fn put_in_sandbox(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan, parent: &Seen, path: &Path) -> io::Result<()> {
     let namespace = open_namespace(path)?;
-    let Place::Sandbox { name, addresses, sysctls: asked, gateways, .. } = &wanted.place else { return Ok(()) };
-    let inside = Inside { addresses, sysctls: asked, gateways };
+    let Place::Sandbox { name, addresses, sysctls: asked, gateways, routes, .. } = &wanted.place else { return Ok(()) };
+    let inside = Inside { addresses, sysctls: asked, gateways, routes };
     if within(&namespace, || keep(sysctls, wanted, child, parent, &inside))? {
         return Ok(());
     }

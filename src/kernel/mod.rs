@@ -5,6 +5,7 @@ mod attachment;
 mod crew;
 pub mod fake;
 mod host_link;
+mod ipv6;
 mod link;
 mod macvlan;
 mod neighbour;
@@ -14,9 +15,11 @@ mod port;
 mod ports;
 mod route;
 mod sysctl;
+mod vxlan;
 mod watch;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -38,8 +41,8 @@ pub use route::PROTOCOL;
 pub trait Kernel: Send + Sync {
     /// Every object that carries our mark, every host port held, and the sysctls among `wanted`.
     ///
-    /// A link or attachment that is down or was left half made has the MTU 0, so that it meets no wish and `put` repairs it. Of an
-    /// attachment only host, alias, kind and MTU are real. One that has nothing in the host's namespace is looked for in the sandboxes where
+    /// A link or attachment that is down or was left half made, or a VXLAN link that somebody had learn, has the MTU 0, so that it meets no
+    /// wish and `put` repairs it. Of an attachment only host, alias, kind and MTU are real. One that has nothing in the host's namespace is looked for in the sandboxes where
     /// such are wanted, and in every sandbox the first time. IPv6 link-local addresses, which the kernel makes itself, are left out unless
     /// wanted.
     async fn observe(&self, wanted: &[Object]) -> Result<Vec<Object>, KernelError>;
@@ -106,6 +109,8 @@ pub struct Surroundings {
     pub mtu: Option<u32>,
     /// Subnets that the host reaches on links other than ours, default routes left out: (subnet, link).
     pub subnets: Vec<(IpNet, String)>,
+    /// The numbers of VXLAN links that are not ours. Links in other namespaces, where Docker's overlay networks have theirs, are not seen.
+    pub vnis: BTreeSet<u32>,
     /// The kernel has no IPv6 (`ipv6.disable=1`): there is nothing to switch off, and no address to give.
     pub without_ipv6: bool,
 }

@@ -21,7 +21,7 @@ use super::{
     Change, Kernel, KernelError, Surroundings, Whereabouts, address, attachment, describe, host_link, link, macvlan, neighbour, observe,
     port, ports, route,
 };
-use crate::model::{Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Place, Port, PortRange, Protocol, RouteKind};
+use crate::model::{Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Place, Port, PortRange, Protocol};
 
 /// How long a new link waits for an old one with its MAC: the engine and the kernel need some 50 ms to clear a container away.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -160,10 +160,11 @@ impl Host {
                 self.watched.add(object.key(), value);
                 self.sysctls.write(path, value)
             }
-            Object::Link(wanted) => link::put(wire, wanted),
+            Object::Link(wanted) => link::put(wire, &self.sysctls, wanted),
             Object::Address { link, address } => address::put(wire, link, *address),
-            Object::Neighbour { .. } | Object::Fdb { .. } => Err(io::ErrorKind::Unsupported.into()),
-            Object::Route(wanted) => route::put(wire, wanted.destination, &wanted.link, wanted.kind == RouteKind::Local),
+            Object::Neighbour { link, address, mac } => neighbour::put(wire, link, *address, *mac),
+            Object::Fdb { link, mac, vtep } => neighbour::put_forwarding(wire, link, *mac, *vtep),
+            Object::Route(wanted) => route::put(wire, wanted),
             Object::Attachment(wanted) => self.put_attachment(wire, wanted),
             Object::Port(wanted) => self.put_port(wire, wanted),
         }
@@ -219,7 +220,8 @@ impl Host {
                 let namespace = self.leaving().remove(name);
                 attachment::delete(wire, name, namespace.as_ref())
             }
-            Key::Neighbour(..) | Key::Fdb(..) => Err(io::ErrorKind::Unsupported.into()),
+            Key::Neighbour(link, address) => neighbour::delete(wire, link, *address),
+            Key::Fdb(link, mac) => neighbour::delete_forwarding(wire, link, *mac),
             Key::Address(link, address) => address::delete(wire, link, *address),
             Key::Route { destination, link } => route::delete(wire, *destination, link),
             Key::Port(name) => port::delete(wire, name),
@@ -310,7 +312,7 @@ impl Kernel for Netlink {
             answer = self.crew.run(move |wire| neighbour::answer(wire, &link, address)).await.ok().flatten();
         }
         let crew = self.crew.clone();
-        tokio::spawn(async move { crew.run(move |wire| neighbour::forget(wire, &link, address)).await });
+        tokio::spawn(async move { crew.run(move |wire| neighbour::delete(wire, &link, address)).await });
         answer
     }
 

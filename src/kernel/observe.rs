@@ -10,8 +10,8 @@ use netlink_packet_route::route::RouteProtocol;
 use super::link::{self, Seen};
 use super::sysctl::{self, Sysctls};
 use super::wire::Wire;
-use super::{Surroundings, address, attachment, macvlan, route};
-use crate::model::{IfName, Key, Link, LinkKind, Mac, Object, Port, Route, RouteKind};
+use super::{Surroundings, address, attachment, macvlan, neighbour, route, vxlan};
+use crate::model::{IfName, Key, Link, LinkKind, Mac, Object, Port, Route};
 
 /// How the names of the host's own stations begin.
 const STATION: &str = "rsh-";
@@ -56,6 +56,7 @@ impl Links {
         let mut objects = Vec::new();
         match seen.kind {
             Some(InfoKind::Bridge) => objects.push(as_link(name, seen, LinkKind::Bridge)),
+            Some(InfoKind::Vxlan) => objects.extend(seen.vxlan.as_ref().map(|vxlan| as_link(name, seen, vxlan.kind()))),
             Some(InfoKind::Vlan) => objects.extend(self.vlan(name, seen)),
             Some(InfoKind::Veth) => {
                 objects.push(Object::Attachment(attachment::seen_as(name.clone(), seen)));
@@ -96,6 +97,7 @@ pub(super) fn observe(wire: &mut Wire, sysctls: &Sysctls, wanted: &[Key], links:
     let mut objects: Vec<Object> = links.ours().flat_map(|seen| links.objects(seen)).collect();
     let addresses = address::dump(wire)?;
     objects.extend(addresses.into_iter().filter_map(|(index, address)| address_object(links, index, address, wanted)));
+    objects.extend(neighbours(wire, links, wanted)?.iter().filter_map(|seen| neighbour_object(links, seen)));
     objects.extend(route::dump_ours(wire)?.iter().filter_map(|seen| route_object(links, seen)));
     objects.extend(wanted.iter().filter_map(|key| sysctl_object(sysctls, key)));
     Ok(objects)
@@ -108,11 +110,33 @@ pub(super) fn address_object(links: &Links, index: u32, address: IpNet, wanted: 
     counts.then_some(Object::Address { link, address })
 }
 
+/// What stands on VXLAN links of ours, and on others of ours where somebody wants it.
+pub(super) fn neighbours(wire: &mut Wire, links: &Links, wanted: &[Key]) -> io::Result<Vec<neighbour::Seen>> {
+    let tunnels: Vec<u32> = links.ours().filter(|seen| seen.vxlan.is_some()).map(|seen| seen.index).collect();
+    let named = wanted.iter().filter_map(|key| if let Key::Neighbour(link, _) = key { links.named(link) } else { None });
+    let elsewhere: BTreeSet<u32> = named.filter(|seen| seen.is_ours() && seen.vxlan.is_none()).map(|seen| seen.index).collect();
+    let all: Vec<u32> = tunnels.iter().chain(&elsewhere).copied().collect();
+    let mut entries = neighbour::dump(wire, &all, !elsewhere.is_empty())?;
+    for index in tunnels {
+        entries.extend(neighbour::observe_forwarding(wire, index)?);
+    }
+    Ok(entries)
+}
+
+pub(super) fn neighbour_object(links: &Links, seen: &neighbour::Seen) -> Option<Object> {
+    let (link, mac, address) = (links.our_name(seen.link)?, seen.mac, seen.address);
+    let is_tunnel = links.get(seen.link).is_some_and(|seen| seen.vxlan.is_some());
+    match seen.forwarding {
+        true => is_tunnel.then_some(Object::Fdb { link, mac, vtep: address }),
+        false => Some(Object::Neighbour { link, address, mac }),
+    }
+}
+
+/// Ours by its protocol, whoever's its link is.
 pub(super) fn route_object(links: &Links, seen: &route::Seen) -> Option<Object> {
     let ours = seen.protocol == route::PROTOCOL;
-    let link = links.our_name(seen.link).filter(|_| ours)?;
-    let kind = if seen.local { RouteKind::Local } else { RouteKind::Unicast { via: None, source: None } };
-    Some(Object::Route(Route { destination: seen.destination, link, kind }))
+    let link = links.get(seen.link).filter(|_| ours)?.name.parse().ok()?;
+    Some(Object::Route(Route { destination: seen.destination, link, kind: seen.kind() }))
 }
 
 /// A sysctl that cannot be read is not there.
@@ -129,7 +153,8 @@ pub(super) fn surroundings(wire: &mut Wire, sysctls: &Sysctls) -> io::Result<Sur
         link::find_index(wire, index)?.into_iter().for_each(|seen| links.insert(seen));
     }
     let without_ipv6 = sysctls.read("ipv6/conf/all/forwarding").is_err();
-    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes), without_ipv6 })
+    let vnis = vxlan::foreign_numbers(wire)?;
+    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes), vnis, without_ipv6 })
 }
 
 /// `RT_TABLE_MAIN`.

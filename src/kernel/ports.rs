@@ -91,7 +91,7 @@ fn bind_one(host: IpAddr, port: u16, kind: SockType) -> nix::Result<OwnedFd> {
 }
 
 /// Who holds the port, as far as can be found out.
-fn conflict(wanted: &HostPort, port: u16) -> String {
+pub(super) fn conflict(wanted: &HostPort, port: u16) -> String {
     let what = format!("port {port}/{} on {} is in use", wanted.protocol, wanted.host);
     let rows = table(wanted.protocol).into_iter().filter(|row| row.port == port);
     if let Some((name, pid)) = rows.into_iter().find_map(|row| holder(row.inode)) {

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
 use super::link::{absent_is_none, find, need};
 use super::wire::Wire;
-use crate::model::IfName;
+use crate::model::{IfName, Route, RouteKind, StaticRoute};
 
 /// `rtm_protocol` of all our routes: 195, which `/etc/iproute2/rt_protos` and the kernel's `rtnetlink.h` leave free. `ip route show proto 195`.
 pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(195);
@@ -30,6 +32,10 @@ pub(super) struct Seen {
     pub protocol: RouteProtocol,
     pub unicast: bool,
     pub metric: u32,
+    /// The next hop.
+    pub via: Option<IpAddr>,
+    /// What the host itself sends by it has this address.
+    pub source: Option<IpAddr>,
 }
 
 impl Seen {
@@ -43,6 +49,8 @@ impl Seen {
             protocol: header.protocol,
             unicast: header.kind == RouteType::Unicast,
             metric: 0,
+            via: None,
+            source: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -53,10 +61,16 @@ impl Seen {
                 RouteAttribute::MultiPath(hops) => seen.link = hops.first().map_or(0, |hop| hop.interface_index),
                 RouteAttribute::Table(table) => seen.table = *table,
                 RouteAttribute::Priority(metric) => seen.metric = *metric,
+                RouteAttribute::Gateway(address) => seen.via = ip(address),
+                RouteAttribute::PrefSource(address) => seen.source = ip(address),
                 _ => {}
             }
         }
         Some(seen)
+    }
+
+    pub fn kind(&self) -> RouteKind {
+        if self.local { RouteKind::Local } else { RouteKind::Unicast { via: self.via, source: self.source } }
     }
 }
 
@@ -84,41 +98,87 @@ fn attribute(address: IpAddr) -> RouteAddress {
     }
 }
 
-fn message(destination: IpNet, index: u32, local: bool) -> RouteMessage {
+/// By what a route is found again: destination, link, table and our number.
+fn sought(destination: IpNet, index: u32, local: bool) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(destination.addr());
     message.header.destination_prefix_length = destination.prefix_len();
     message.header.protocol = PROTOCOL;
     message.header.table = if local { LOCAL } else { RouteHeader::RT_TABLE_MAIN };
     message.header.kind = if local { RouteType::Local } else { RouteType::Unicast };
-    message.header.scope = if local { RouteScope::Host } else { RouteScope::Link };
+    message.header.scope = RouteScope::NoWhere;
     message.attributes = vec![RouteAttribute::Destination(attribute(destination.network())), RouteAttribute::Oif(index)];
     message
 }
 
-/// A second route to the same destination is refused in IPv4, where it would hide the first, and stands beside it in IPv6: `::1` has one on
-/// every link whose packets may be answered from it.
-pub(super) fn put(wire: &mut Wire, destination: IpNet, link: &IfName, local: bool) -> io::Result<()> {
-    let index = need(wire, link)?.index;
-    let exclusive = if destination.addr().is_ipv4() { NLM_F_EXCL } else { 0 };
-    match wire.change(RouteNetlinkMessage::NewRoute(message(destination, index, local)), NLM_F_CREATE | exclusive) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_there(wire, destination, index, local)? => Ok(()),
-        result => result,
+fn message(wanted: &Route, index: u32) -> RouteMessage {
+    let mut message = sought(wanted.destination, index, wanted.kind == RouteKind::Local);
+    message.header.scope = RouteScope::Host;
+    if let RouteKind::Unicast { via, source } = wanted.kind {
+        lead(&mut message, via);
+        message.attributes.extend(source.map(|address| RouteAttribute::PrefSource(attribute(address))));
+    }
+    message
+}
+
+/// To a next hop that is on the link, whatever the other routes say; none: to the link.
+fn lead(message: &mut RouteMessage, via: Option<IpAddr>) {
+    message.header.scope = if via.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    if let Some(gateway) = via {
+        message.header.flags = RouteFlags::Onlink;
+        message.attributes.push(RouteAttribute::Gateway(attribute(gateway)));
     }
 }
 
-fn is_there(wire: &mut Wire, destination: IpNet, index: u32, local: bool) -> io::Result<bool> {
-    Ok(dump_ours(wire)?.iter().any(|r| r.destination == destination.trunc() && r.link == index && r.local == local))
+/// Replaces one of ours to the same destination, whatever its link; another owner's is refused. But a local one stands beside others in
+/// IPv6: `::1` has one on every link whose packets may be answered from it.
+pub(super) fn put(wire: &mut Wire, wanted: &Route) -> io::Result<()> {
+    let index = need(wire, &wanted.link)?.index;
+    match add(wire, message(wanted, index), NLM_F_EXCL) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => return result,
+    }
+    let (destination, local) = (wanted.destination.trunc(), wanted.kind == RouteKind::Local);
+    let mut ours = dump_of(wire, family(destination.addr()), PROTOCOL)?;
+    ours.retain(|route| route.protocol == PROTOCOL && route.destination == destination && route.local == local);
+    if ours.iter().any(|route| route.link == index && route.kind() == wanted.kind) {
+        return Ok(());
+    }
+    let beside = local && destination.addr().is_ipv6();
+    for rival in ours.iter().filter(|route| !beside || route.link == index) {
+        remove(wire, destination, rival.link, local)?;
+    }
+    add(wire, message(wanted, index), if beside { 0 } else { NLM_F_EXCL }).map_err(|error| explain(error, destination))
+}
+
+fn add(wire: &mut Wire, message: RouteMessage, exclusive: u16) -> io::Result<()> {
+    wire.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | exclusive)
+}
+
+fn remove(wire: &mut Wire, destination: IpNet, index: u32, local: bool) -> io::Result<()> {
+    absent_is_none(wire.change(RouteNetlinkMessage::DelRoute(sought(destination, index, local)), 0)).map(drop)
+}
+
+fn explain(error: io::Error, destination: IpNet) -> io::Error {
+    if error.kind() != io::ErrorKind::AlreadyExists {
+        return error;
+    }
+    let text = format!("somebody else's route to {destination} stands on this host (`ip route show {destination}`): {error}");
+    io::Error::new(error.kind(), text)
 }
 
 /// From whichever of the two tables it is in.
 pub(super) fn delete(wire: &mut Wire, destination: IpNet, link: &IfName) -> io::Result<()> {
     let Some(seen) = find(wire, link)? else { return Ok(()) };
-    for local in [false, true] {
-        let message = message(destination, seen.index, local);
-        absent_is_none(wire.change(RouteNetlinkMessage::DelRoute(message), 0))?;
-    }
-    Ok(())
+    [false, true].into_iter().try_for_each(|local| remove(wire, destination, seen.index, local))
+}
+
+/// In a container's namespace, on the link of this index.
+pub(super) fn put_static(wire: &mut Wire, wanted: &StaticRoute, index: u32) -> io::Result<()> {
+    let mut message = sought(wanted.destination, index, false);
+    message.header.protocol = RouteProtocol::Boot;
+    lead(&mut message, wanted.via);
+    add(wire, message, NLM_F_EXCL)
 }
 
 /// A default route by `gateway` on the link of this index, unless the namespace has one of the family.
@@ -145,17 +205,19 @@ pub(super) fn dump_ours(wire: &mut Wire) -> io::Result<Vec<Seen>> {
 
 /// Those of one protocol number; all for `Unspec`.
 pub(super) fn dump(wire: &mut Wire, protocol: RouteProtocol) -> io::Result<Vec<Seen>> {
-    let mut routes = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut question = RouteMessage::default();
-        question.header.address_family = family;
-        question.header.protocol = protocol;
-        // A kernel that does not have the family has no such routes.
-        let answers = match wire.dump(RouteNetlinkMessage::GetRoute(question)) {
-            Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => Vec::new(),
-            result => result?,
-        };
-        routes.extend(answers.iter().filter_map(|a| if let RouteNetlinkMessage::NewRoute(m) = a { Seen::read(m) } else { None }));
-    }
+    let mut routes = dump_of(wire, AddressFamily::Inet, protocol)?;
+    routes.extend(dump_of(wire, AddressFamily::Inet6, protocol)?);
     Ok(routes)
+}
+
+fn dump_of(wire: &mut Wire, family: AddressFamily, protocol: RouteProtocol) -> io::Result<Vec<Seen>> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = family;
+    question.header.protocol = protocol;
+    // A kernel that does not have the family has no such routes.
+    let answers = match wire.dump(RouteNetlinkMessage::GetRoute(question)) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => Vec::new(),
+        result => result?,
+    };
+    Ok(answers.iter().filter_map(|a| if let RouteNetlinkMessage::NewRoute(m) = a { Seen::read(m) } else { None }).collect())
 }

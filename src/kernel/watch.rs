@@ -4,12 +4,14 @@
 //! Not told: sysctls. The kernel sends news of some (forwarding, rp_filter) and of others none (route_localnet): `netlink` reads them again
 //! and again. Host ports change only by us.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkProtoInfoBridge};
+use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_proto::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
@@ -18,9 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::link::Seen;
-use super::observe::{Links, address_object, route_object};
+use super::observe::{self, Links, address_object, neighbour_object, route_object};
 use super::wire::{Wire, enlarge_receive_buffer};
-use super::{Change, address, macvlan, route};
+use super::{Change, address, macvlan, neighbour, route};
 use crate::model::{Key, Object};
 
 type Message = NetlinkMessage<RouteNetlinkMessage>;
@@ -43,8 +45,14 @@ fn heard(news: impl Stream<Item = (Message, SocketAddr)>, of: fn(Message) -> Hea
 /// As many changes wait for the reader; beyond that they become one [`Change::Lost`].
 const CAPACITY: usize = 1024;
 
-const GROUPS: [MulticastGroup; 5] =
-    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Neigh,
+];
 
 /// Ends when it is dropped.
 pub(super) struct Watch {
@@ -63,8 +71,11 @@ impl Watch {
         }
         let (tell, changes) = mpsc::channel(CAPACITY);
         // After subscribing, so that nothing falls between.
-        let links = Links::dump(&mut Wire::open()?)?;
-        let teller = Teller { links, tell: tell.clone() };
+        let mut wire = Wire::open()?;
+        let links = Links::dump(&mut wire)?;
+        let lasting = observe::neighbours(&mut wire, &links, &[])?;
+        let lasting = lasting.iter().filter_map(|seen| Some(neighbour_object(&links, seen)?.key())).collect();
+        let teller = Teller { links, lasting, tell: tell.clone() };
         let spawn = |task| AbortOnDropHandle::new(task);
         let news = stream::select(heard(news, Heard::Here), heard(distant, Heard::Anywhere));
         let tasks = [spawn(tokio::spawn(connection)), spawn(tokio::spawn(elsewhere)), spawn(tokio::spawn(teller.run(news.boxed())))];
@@ -74,6 +85,8 @@ impl Watch {
 
 struct Teller {
     links: Links,
+    /// The neighbours and forwarding entries of our links that do not age. Of others, which come and go with traffic, nothing is told.
+    lasting: BTreeSet<Key>,
     tell: mpsc::Sender<Change>,
 }
 
@@ -121,8 +134,22 @@ impl Teller {
             RouteNetlinkMessage::DelAddress(m) => gone(address_of(m)),
             RouteNetlinkMessage::NewRoute(m) => now(route_of(m)),
             RouteNetlinkMessage::DelRoute(m) => gone(route_of(m)),
+            RouteNetlinkMessage::NewNeighbour(m) => self.neighbour(m, true),
+            RouteNetlinkMessage::DelNeighbour(m) => self.neighbour(m, false),
             _ => Vec::new(),
         }
+    }
+
+    /// One that begins to age, or failed, is gone too.
+    fn neighbour(&mut self, message: &NeighbourMessage, stands: bool) -> Vec<Change> {
+        let seen = neighbour::Seen::read(message);
+        let Some((seen, object)) = seen.and_then(|seen| Some((seen, neighbour_object(&self.links, &seen)?))) else { return Vec::new() };
+        let key = object.key();
+        if stands && seen.permanent {
+            self.lasting.insert(key);
+            return vec![Change::Now(Box::new(object))];
+        }
+        if self.lasting.remove(&key) { vec![Change::Gone(key)] } else { Vec::new() }
     }
 
     /// Links of ours in containers whose parent is the host's.
@@ -155,6 +182,7 @@ impl Teller {
         let Some(old) = self.links.get(message.header.index).cloned() else { return Vec::new() };
         let before = self.links.objects(&old);
         self.links.remove(old.index);
+        self.lasting.retain(|key| key.stands_on().is_none_or(|link| link.as_str() != old.name));
         if Seen::read(message).moved { Vec::new() } else { difference(&before, Vec::new()) }
     }
 }
@@ -242,7 +270,7 @@ mod tests {
         let (send, news) = mpsc::unbounded_channel();
         (1281..1286).for_each(|mtu| send.send(bridge_of_mtu(mtu)).unwrap());
         let news = stream::unfold(news, |mut news| async { news.recv().await.map(|message| (message, news)) });
-        let teller = tokio::spawn(Teller { links: Links::default(), tell }.run(news.boxed()));
+        let teller = tokio::spawn(Teller { links: Links::default(), lasting: BTreeSet::new(), tell }.run(news.boxed()));
         // The teller runs until it waits for room: there is one thread, and all the news is there.
         while changes.len() < 2 {
             tokio::task::yield_now().await;

@@ -270,7 +270,7 @@ impl Object {
     pub fn is_met_by(&self, seen: &Object) -> bool {
         match (self, seen) {
             (Object::Attachment(wanted), Object::Attachment(seen)) => {
-                wanted.host == seen.host && wanted.kind == seen.kind && is_mtu_met(wanted.mtu, seen.mtu)
+                wanted.host == seen.host && is_kind_met(&wanted.kind, &seen.kind) && is_mtu_met(wanted.mtu, seen.mtu)
             }
             (Object::Link(wanted), Object::Link(seen)) => {
                 let same = (&wanted.name, &wanted.alias, &wanted.kind) == (&seen.name, &seen.alias, &seen.kind);
@@ -278,6 +278,14 @@ impl Object {
             }
             _ => self == seen,
         }
+    }
+}
+
+/// The MAC of the host's end of a pair is of no matter where it is no router's port.
+fn is_kind_met(wanted: &AttachmentKind, seen: &AttachmentKind) -> bool {
+    match (wanted, seen) {
+        (AttachmentKind::Veth { peer, router: None }, AttachmentKind::Veth { peer: seen, .. }) => peer == seen,
+        _ => wanted == seen,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The real kernel, in network namespaces made for each test; `ip -j` is the second opinion.
 
+mod overlay;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
