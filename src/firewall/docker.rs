@@ -13,17 +13,19 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::model::{Entry, Family, IfName};
+use crate::model::{Family, IfName};
 
 use super::attribute::{Attribute, bytes, covers, find, find_number, find_string, string};
 use super::batch::{Operation, message, operation};
+use super::element::Element;
 use super::expression::{Field, Verdict, begins, counter, expressions, interface, jumps_to, nfproto, out_interface, verdict};
 use super::socket::{Message, NFTABLES, Reply, Socket};
+use super::table::ROUTED;
 
 pub const TABLE: &str = "filter";
 pub const USER: &str = "DOCKER-USER";
 const FORWARD: &str = "FORWARD";
-/// How the names of our own links begin.
+/// How the names of our own bridges begin.
 const PREFIX: &str = "rsb-";
 pub const COMMENT: &str = "rsnet: decided in table inet rsnet";
 
@@ -43,33 +45,40 @@ pub fn is_dockers(chain: &str) -> bool {
 /// The links that are let past.
 pub enum Links {
     None,
-    /// All that have our prefix, and these.
-    Ours(BTreeSet<IfName>),
+    /// All bridges that have our prefix, and those with other names; where there are networks without a bridge, their links too.
+    Ours {
+        named: BTreeSet<IfName>,
+        routed: bool,
+    },
 }
 
 impl Links {
+    /// Those of the networks that the elements tell of.
+    pub fn of<'a>(elements: impl IntoIterator<Item = &'a Element>) -> Self {
+        let (mut named, mut routed) = (BTreeSet::new(), false);
+        for element in elements {
+            named.extend(element.segment().filter(|link| !link.as_str().starts_with(PREFIX)));
+            routed |= element.is_of_subnet();
+        }
+        Links::Ours { named, routed }
+    }
+
+    /// Whether they are more than those that are always let past.
+    pub fn are_special(&self) -> bool {
+        self.patterns().len() > 1
+    }
+
     /// Beginnings of names (false) and whole ones (true).
     pub fn patterns(&self) -> Vec<(String, bool)> {
         match self {
             Links::None => Vec::new(),
-            Links::Ours(named) => {
-                [(PREFIX.to_owned(), false)].into_iter().chain(named.iter().map(|link| (link.to_string(), true))).collect()
+            Links::Ours { named, routed } => {
+                let routed = ROUTED.into_iter().filter(|_| *routed);
+                let prefixes = [PREFIX].into_iter().chain(routed).map(|prefix| (prefix.to_owned(), false));
+                prefixes.chain(named.iter().map(|link| (link.to_string(), true))).collect()
             }
         }
     }
-}
-
-/// Links that need rules of their own, since a user chose their name.
-pub fn named_by_users(links: impl IntoIterator<Item = IfName>) -> BTreeSet<IfName> {
-    links.into_iter().filter(|link| !link.as_str().starts_with(PREFIX)).collect()
-}
-
-/// The segments among the entries.
-pub fn segments<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> impl Iterator<Item = IfName> {
-    entries.into_iter().filter_map(|entry| match entry {
-        Entry::Segment { link } => Some(link.clone()),
-        _ => None,
-    })
 }
 
 /// What makes our rules in a family's `FORWARD` be exactly those for `links`.

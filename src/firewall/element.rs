@@ -3,6 +3,8 @@
 use std::io;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, Zone, family_of};
 
 use super::attribute::{Attribute, bytes, find, find_number, find_string, nest, read};
@@ -30,18 +32,37 @@ pub enum Set {
     /// Ports that keep their number.
     PublishRange(Family),
     Open(Family),
+    /// Both addresses in one subnet.
+    InnerSubnets(Family),
+    InternalSubnets(Family),
+    EnterSubnets(Family),
+    MasqueradeSubnets(Family),
 }
 
 const ENDPOINT_V4: &[Field] = &[Field::Destination(Family::V4), Field::L4proto, Field::Port];
 const ENDPOINT_V6: &[Field] = &[Field::Destination(Family::V6), Field::L4proto, Field::Port];
 const TARGET_V4: &[Field] = &[Field::Destination(Family::V4), Field::Port];
 const TARGET_V6: &[Field] = &[Field::Destination(Family::V6), Field::Port];
+const PAIR_V4: &[Field] = &[Field::Source(Family::V4), Field::Destination(Family::V4)];
+const PAIR_V6: &[Field] = &[Field::Source(Family::V6), Field::Destination(Family::V6)];
+// The family stands before the address since the kernel has ranges with both ends in one element only for keys of more than one field.
+const FROM_V4: &[Field] = &[Field::Nfproto, Field::Source(Family::V4)];
+const FROM_V6: &[Field] = &[Field::Nfproto, Field::Source(Family::V6)];
+const TO_V4: &[Field] = &[Field::Nfproto, Field::Destination(Family::V4)];
+const TO_V6: &[Field] = &[Field::Nfproto, Field::Destination(Family::V6)];
 
 impl Set {
     pub fn all() -> impl Iterator<Item = Set> {
         let plain = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Foreign, Set::Trusted, Set::Enter, Set::Masquerade];
         let twofold = [Set::SourceNat, Set::Publish, Set::PublishAny, Set::PublishRange, Set::Open];
-        plain.into_iter().chain(twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)]))
+        let twofold = twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)]);
+        plain.into_iter().chain(twofold).chain(Set::of_subnets())
+    }
+
+    /// Those of networks without a bridge.
+    pub fn of_subnets() -> impl Iterator<Item = Set> {
+        let twofold = [Set::InnerSubnets, Set::InternalSubnets, Set::EnterSubnets, Set::MasqueradeSubnets];
+        twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)])
     }
 
     pub fn name(self) -> &'static str {
@@ -64,6 +85,14 @@ impl Set {
             Set::PublishRange(Family::V6) => "publish6_range",
             Set::Open(Family::V4) => "open4",
             Set::Open(Family::V6) => "open6",
+            Set::InnerSubnets(Family::V4) => "inner4",
+            Set::InnerSubnets(Family::V6) => "inner6",
+            Set::InternalSubnets(Family::V4) => "internal4",
+            Set::InternalSubnets(Family::V6) => "internal6",
+            Set::EnterSubnets(Family::V4) => "enter4",
+            Set::EnterSubnets(Family::V6) => "enter6",
+            Set::MasqueradeSubnets(Family::V4) => "masquerade4",
+            Set::MasqueradeSubnets(Family::V6) => "masquerade6",
         }
     }
 
@@ -83,8 +112,15 @@ impl Set {
             Set::PublishRange(Family::V6) => (ENDPOINT_V6, Data::Fields(&ENDPOINT_V6[..1])),
             Set::Open(Family::V4) => (ENDPOINT_V4, Data::None),
             Set::Open(Family::V6) => (ENDPOINT_V6, Data::None),
+            Set::InnerSubnets(Family::V4) => (PAIR_V4, Data::None),
+            Set::InnerSubnets(Family::V6) => (PAIR_V6, Data::None),
+            Set::EnterSubnets(Family::V4) => (TO_V4, Data::Verdict),
+            Set::EnterSubnets(Family::V6) => (TO_V6, Data::Verdict),
+            Set::InternalSubnets(Family::V4) | Set::MasqueradeSubnets(Family::V4) => (FROM_V4, Data::None),
+            Set::InternalSubnets(Family::V6) | Set::MasqueradeSubnets(Family::V6) => (FROM_V6, Data::None),
         };
-        Shape { key, data, interval: matches!(self, Set::PublishRange(_) | Set::Open(_)) }
+        let ranges = |set: &Set| matches!(set, Set::PublishRange(_) | Set::Open(_)) || Set::of_subnets().any(|subnets| subnets == *set);
+        Shape { key, data, interval: ranges(&self) }
     }
 }
 
@@ -118,9 +154,10 @@ pub fn elements(entry: &Entry) -> io::Result<Vec<Element>> {
             vec![Element { data: inbound(*rule), ..Element::plain(Set::Enter, family_link(*family, link)) }]
         }
         Entry::Masquerade { zone: Zone::Link(link), family } => vec![Element::plain(Set::Masquerade, family_link(*family, link))],
-        Entry::Inner { .. } | Entry::Internal { .. } | Entry::Enter { .. } | Entry::Masquerade { .. } => {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
+        Entry::Inner { zone: Zone::Subnet(subnet) } => vec![pair_within(subnet)],
+        Entry::Internal { zone: Zone::Subnet(subnet) } => vec![one_within(Set::InternalSubnets, subnet, Datum::None)],
+        Entry::Enter { zone: Zone::Subnet(subnet), rule, .. } => vec![one_within(Set::EnterSubnets, subnet, inbound(*rule))],
+        Entry::Masquerade { zone: Zone::Subnet(subnet), .. } => vec![one_within(Set::MasqueradeSubnets, subnet, Datum::None)],
         Entry::SourceNat { link, source } => {
             vec![Element { data: Datum::Value(octets(*source)), ..Element::plain(Set::SourceNat(family_of(*source)), name(link)) }]
         }
@@ -157,6 +194,20 @@ fn one_port(family: Family, protocol: Protocol, host: IpAddr, at: u16, to: IpAdd
 fn range(set: Set, first: IpAddr, last: IpAddr, protocol: Protocol, ports: PortRange, data: Datum) -> Element {
     let key = |address, at| [octets(address), number(protocol.number()), port(at)].concat();
     Element { set, key: key(first, ports.first), end: Some(key(last, ports.last)), data }
+}
+
+/// Both addresses of a packet are in the subnet.
+fn pair_within(subnet: &IpNet) -> Element {
+    let twice = |address| [octets(address), octets(address)].concat();
+    let set = Set::InnerSubnets(family_of(subnet.addr()));
+    Element { end: Some(twice(subnet.broadcast())), ..Element::plain(set, twice(subnet.network())) }
+}
+
+/// One address of a packet is in the subnet, whose family is that of the element.
+fn one_within(set: fn(Family) -> Set, subnet: &IpNet, data: Datum) -> Element {
+    let family = family_of(subnet.addr());
+    let key = |address| [number(nfproto(family)), octets(address)].concat();
+    Element { set: set(family), key: key(subnet.network()), end: Some(key(subnet.broadcast())), data }
 }
 
 fn inbound(rule: Inbound) -> Datum {
@@ -238,6 +289,11 @@ impl Element {
     pub fn segment(&self) -> Option<IfName> {
         let name = self.key.split(|byte| *byte == 0).next().filter(|_| self.set == Set::Segments)?;
         str::from_utf8(name).ok()?.parse().ok()
+    }
+
+    /// Whether it tells of a network without a bridge.
+    pub fn is_of_subnet(&self) -> bool {
+        Set::of_subnets().any(|set| set == self.set)
     }
 
     /// Whether it leads to another address.

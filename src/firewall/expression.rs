@@ -234,11 +234,32 @@ pub fn source_is_elsewhere() -> Vec<Expression> {
 const RTN_LOCAL: u32 = 2;
 
 fn fib(source: bool) -> Expression {
-    expression("fib", [number(1, register(0)), number(2, 3), number(3, if source { 1 } else { 2 })])
+    route(ADDRESS_TYPE, if source { SOURCE } else { DESTINATION })
+}
+
+/// No route leads back to the source by the link it came by. The kernel lets pass by itself (`nft_fib4_eval`, `nft_fib6_eval`): what it
+/// sent to itself, IPv4 without an address yet to broadcast or link-local multicast, ICMPv6 without one to link-local addresses (duplicate
+/// address detection, multicast listener reports).
+pub fn no_way_back() -> Vec<Expression> {
+    vec![route(OUTGOING, SOURCE | INCOMING | PRESENT), compare(EQ, &[0])]
+}
+
+/// `NFT_FIB_RESULT_*`.
+const OUTGOING: u32 = 1;
+const ADDRESS_TYPE: u32 = 3;
+/// `NFTA_FIB_F_*`.
+const SOURCE: u32 = 1;
+const DESTINATION: u32 = 2;
+const INCOMING: u32 = 8;
+const PRESENT: u32 = 32;
+
+fn route(result: u32, flags: u32) -> Expression {
+    expression("fib", [number(1, register(0)), number(2, result), number(3, flags)])
 }
 
 pub const INVALID: u32 = 1;
 pub const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+pub const UNTRACKED: u32 = 64;
 
 /// The connection is in one of these states.
 pub fn state(mask: u32) -> Vec<Expression> {
@@ -273,6 +294,11 @@ fn nat(kind: u32, family: Family, port_at: Option<u32>) -> Vec<Expression> {
 
 pub fn masquerade() -> Vec<Expression> {
     vec![expression("masq", [])]
+}
+
+/// Connection tracking is to pass the packet by.
+pub fn untrack() -> Vec<Expression> {
+    vec![nest(LIST_ELEM, [string(1, "notrack")])]
 }
 
 pub fn counter() -> Vec<Expression> {

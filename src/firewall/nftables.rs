@@ -48,15 +48,15 @@ impl Firewall for Nftables {
         self.flows.settled(&new).await;
         commit(&socket, &change(old.difference(&new), new.difference(&old)))?;
         self.flows.forget(old.difference(&new), new.difference(&old));
-        if !docker::named_by_users(docker::segments(remove.iter().chain(add))).is_empty() {
-            let links = docker::named_by_users(present_segments(&socket)?);
-            pass_docker(&socket, &Links::Ours(links))?;
+        if Links::of(old.union(&new)).are_special() {
+            pass_docker(&socket, &present_links(&socket)?)?;
         }
         Ok(())
     }
 
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError> {
-        let (mut wanted, links) = (encoded(all)?, Links::Ours(docker::named_by_users(docker::segments(all))));
+        let mut wanted = encoded(all)?;
+        let links = Links::of(&wanted);
         let socket = self.socket.clone().lock_owned().await;
         self.flows.settled(&wanted).await;
         let flows = self.flows.clone();
@@ -137,10 +137,13 @@ fn dockers(socket: &Socket) -> Result<BTreeSet<IfName>, FirewallError> {
     Ok(found)
 }
 
-fn present_segments(socket: &Socket) -> Result<Vec<IfName>, FirewallError> {
-    let failed = |cause| FirewallError { operation: "read", object: "set inet rsnet segments".into(), cause };
-    let (present, _) = elements_of(socket, Set::Segments).map_err(failed)?;
-    Ok(present.iter().filter_map(Element::segment).collect())
+fn present_links(socket: &Socket) -> Result<Links, FirewallError> {
+    let mut present = Vec::new();
+    for set in [Set::Segments].into_iter().chain(Set::of_subnets()) {
+        let failed = |cause| FirewallError { operation: "read", object: format!("set inet rsnet {}", set.name()), cause };
+        present.extend(elements_of(socket, set).map_err(failed)?.0);
+    }
+    Ok(Links::of(&present))
 }
 
 /// Makes the table right in one batch: the elements that differ, or all of it where a constant part does.

@@ -5,12 +5,18 @@ use crate::model::Family;
 use super::attribute::{Attribute, bytes, list, nest, number, string};
 use super::element::Set;
 use super::expression::{
-    ESTABLISHED_OR_RELATED, Expression, Field, INVALID, Verdict, begins, dnat, echo_request, expressions, family, from_loopback, is_local,
-    mapped, masquerade, named, named_at_least, snat, source_is_elsewhere, state, to_loopback, to_multicast, translated, verdict,
-    verdict_of, within,
+    ESTABLISHED_OR_RELATED, Expression, Field, INVALID, UNTRACKED, Verdict, begins, dnat, echo_request, expressions, family, from_loopback,
+    is_local, mapped, masquerade, named, named_at_least, no_way_back, snat, source_is_elsewhere, state, to_loopback, to_multicast,
+    translated, untrack, verdict, verdict_of, within,
 };
 
 pub const TABLE: &str = "rsnet";
+
+/// How the names of the links of networks without a bridge begin: routed ports, each a container's, and tunnels to other hosts. A bridge's
+/// ports have names of the first kind too, but no packet comes in by one here: what it brings comes in by the bridge.
+pub const ROUTED: [&str; 2] = [PORT, TUNNEL];
+const PORT: &str = "rsv-";
+const TUNNEL: &str = "rsx-";
 
 const INTERVAL: u32 = 4;
 const MAP: u32 = 8;
@@ -99,6 +105,9 @@ pub fn chains() -> Vec<Chain> {
         chain(OPENED, None, opened()),
         chain(ANYTHING, None, anything()),
         chain("publish", None, publish()),
+        chain("loopback", None, loopback()),
+        chain("inside", None, inside()),
+        chain("walls", None, docker_links(Field::Oifname).map(|link| vec![link, verdict(Verdict::Drop)]).collect()),
         chain("raw", Some(("filter", PREROUTING, -300)), raw()),
         chain("prerouting", Some(("nat", PREROUTING, -100)), prerouting()),
         chain("output", Some(("nat", OUTPUT, -100)), vec![vec![is_local(false), verdict(Verdict::Jump("publish"))]]),
@@ -120,9 +129,46 @@ fn both(rule: impl Fn(Family) -> Rule) -> impl Iterator<Item = Rule> {
     FAMILIES.into_iter().map(rule)
 }
 
-/// `route_localnet` is on for our links, and would let a container reach what listens on the host's loopback.
+/// Both addresses are in one subnet.
+fn within_subnet(f: Family) -> Rule {
+    let key = [Field::Source(f), Field::Destination(f)];
+    vec![family(f), within(&key, Set::InnerSubnets(f).name())]
+}
+
+fn from_subnet(f: Family, set: fn(Family) -> Set) -> Vec<Expression> {
+    within(&[Field::Nfproto, Field::Source(f)], set(f).name())
+}
+
+fn to_subnet(f: Family, set: fn(Family) -> Set) -> Vec<Expression> {
+    within(&[Field::Nfproto, Field::Destination(f)], set(f).name())
+}
+
+fn from_port() -> Vec<Expression> {
+    begins(Field::Iifname, PORT.as_bytes())
+}
+
+fn with(mut rule: Rule, end: Vec<Expression>) -> Rule {
+    rule.push(end);
+    rule
+}
+
+/// Every packet meets these: what asks least of one comes first. What stays inside a subnet has its own check of the source.
 fn raw() -> Vec<Rule> {
-    both(|f| vec![within(IN, "segments"), to_loopback(f), verdict(Verdict::Drop)]).collect()
+    both(|f| vec![to_loopback(f), verdict(Verdict::Jump("loopback"))])
+        .chain(both(|f| with(within_subnet(f), verdict(Verdict::Goto("inside")))))
+        .chain([vec![from_port(), no_way_back(), verdict(Verdict::Drop)]])
+        .collect()
+}
+
+/// `route_localnet` is on for our links, and would let a container reach what listens on the host's loopback.
+fn loopback() -> Vec<Rule> {
+    [within(IN, "segments"), from_port()].map(|from| vec![from, verdict(Verdict::Drop)]).to_vec()
+}
+
+/// What comes from a subnet and goes to it: by the link where its source is and no other; and untracked, but to or from the host, whose
+/// own packets do not pass here. The answer of a published port goes to an address of the host, and so is tracked.
+fn inside() -> Vec<Rule> {
+    vec![vec![no_way_back(), verdict(Verdict::Drop)], vec![is_local(false), verdict(Verdict::Accept)], vec![untrack()]]
 }
 
 /// What comes in by a link never goes to a loopback address in truth; it must not be translated before the kernel drops it as a martian,
@@ -149,20 +195,29 @@ fn publish() -> Vec<Rule> {
 fn forward() -> Vec<Rule> {
     let accept = || verdict(Verdict::Accept);
     let drop = || verdict(Verdict::Drop);
-    let mut rules = vec![
-        vec![state(ESTABLISHED_OR_RELATED), accept()],
-        vec![within(IN_OUT, "inner"), accept()],
-        vec![within(IN, "internal"), drop()],
-        vec![within(OUT, "internal"), drop()],
+    let mut rules = vec![vec![state(ESTABLISHED_OR_RELATED), accept()]];
+    // Every packet inside a subnet comes so far.
+    rules.extend(both(|f| [vec![state(UNTRACKED)], within_subnet(f), vec![accept()]].concat()));
+    rules.extend([vec![within(IN_OUT, "inner"), accept()], vec![within(IN, "internal"), drop()], vec![within(OUT, "internal"), drop()]]);
+    rules.extend(both(|f| vec![from_subnet(f, Set::InternalSubnets), drop()]));
+    rules.extend(both(|f| vec![to_subnet(f, Set::InternalSubnets), drop()]));
+    rules.extend([
         vec![translated(), accept()],
         vec![within(IN_OUT, "trusted"), accept()],
         // What connection tracking cannot place is not translated either: it would leave with a container's address.
         vec![state(INVALID), within(&[Field::Nfproto, Field::Iifname], "masquerade"), drop()],
-    ];
-    // Our accept in FORWARD stands before Docker's own walls, so the way to Docker's networks is closed here.
-    rules.extend(docker_links(Field::Oifname).map(|link| vec![within(IN, "segments"), link, drop()]));
+    ]);
+    rules.extend(both(|f| vec![state(INVALID), from_subnet(f, Set::MasqueradeSubnets), drop()]));
+    // Our accepts in FORWARD stand before Docker's own walls, so the way to Docker's networks is closed here.
+    rules.extend(our_links().map(|from| vec![from, verdict(Verdict::Jump("walls"))]));
     rules.push(vec![verdict_of(&[Field::Nfproto, Field::Oifname], "enter")]);
+    rules.extend(both(|f| vec![verdict_of(&[Field::Nfproto, Field::Destination(f)], Set::EnterSubnets(f).name())]));
     rules
+}
+
+/// By which a container's packets come in.
+fn our_links() -> impl Iterator<Item = Vec<Expression>> {
+    [within(IN, "segments")].into_iter().chain(ROUTED.map(|prefix| begins(Field::Iifname, prefix.as_bytes())))
 }
 
 fn opened() -> Vec<Rule> {
@@ -176,8 +231,7 @@ fn opened() -> Vec<Rule> {
 }
 
 fn anything() -> Vec<Rule> {
-    [within(IN, "segments")]
-        .into_iter()
+    our_links()
         .chain(docker_links(Field::Iifname))
         .map(|from| vec![from, verdict(Verdict::Drop)])
         .chain([vec![verdict(Verdict::Accept)]])
@@ -196,10 +250,14 @@ fn postrouting() -> Vec<Rule> {
     // either, but keeps its source.
     let bridged = vec![named(Field::Iifname, ""), within(OUT, "segments"), translated(), source_is_elsewhere(), masquerade()];
     let mut rules = vec![vec![hairpin(), translated(), masquerade()], bridged];
+    rules.extend(both(|f| [vec![translated()], within_subnet(f), vec![masquerade()]].concat()));
     rules.extend(both(|f| vec![within(OUT, "segments"), from_loopback(f), masquerade()]));
+    rules.extend(both(|f| vec![from_loopback(f), begins(Field::Oifname, PORT.as_bytes()), masquerade()]));
     rules.push(vec![hairpin(), verdict(Verdict::Return)]);
+    rules.extend(both(|f| with(within_subnet(f), verdict(Verdict::Return))));
     rules.extend(both(|f| vec![to_multicast(f), verdict(Verdict::Return)]));
     rules.extend(both(|f| vec![family(f), mapped(IN, Set::SourceNat(f).name()), snat(f)]));
     rules.push(vec![within(&[Field::Nfproto, Field::Iifname], "masquerade"), masquerade()]);
+    rules.extend(both(|f| vec![from_subnet(f, Set::MasqueradeSubnets), masquerade()]));
     rules
 }

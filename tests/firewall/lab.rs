@@ -60,11 +60,11 @@ pub fn segment(link: &str, rule: Inbound) -> Vec<Entry> {
 pub struct Space(Arc<File>);
 
 impl Space {
-    fn of_this_thread() -> Self {
+    pub fn of_this_thread() -> Self {
         Space(Arc::new(File::open("/proc/thread-self/ns/net").unwrap()))
     }
 
-    fn new() -> Self {
+    pub fn new() -> Self {
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             run("ip link set lo up");
@@ -179,6 +179,22 @@ pub fn at(family: Family, who: &str) -> &'static str {
         (Family::V6, "docker gateway") => "fd17::1",
         (Family::V4, "docker") => "172.17.0.2",
         (Family::V6, "docker") => "fd17::2",
+        (Family::V4, "o gateway") => "10.50.0.1",
+        (Family::V6, "o gateway") => "fd00:50::1",
+        (Family::V4, "o home") => "10.50.0.64",
+        (Family::V6, "o home") => "fd00:50::1:0",
+        (Family::V4, "o1") => "10.50.0.65",
+        (Family::V6, "o1") => "fd00:50::1:1",
+        (Family::V4, "o2") => "10.50.0.66",
+        (Family::V6, "o2") => "fd00:50::1:2",
+        (Family::V4, "peer home") => "10.50.0.128",
+        (Family::V6, "peer home") => "fd00:50::2:0",
+        (Family::V4, "peer") => "10.50.0.129",
+        (Family::V6, "peer") => "fd00:50::2:1",
+        (Family::V4, "q gateway") => "10.60.0.1",
+        (Family::V6, "q gateway") => "fd00:60::1",
+        (Family::V4, "q1") => "10.60.0.65",
+        (Family::V6, "q1") => "fd00:60::1:1",
         _ => panic!("{who}"),
     }
 }

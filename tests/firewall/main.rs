@@ -42,28 +42,48 @@ fn one_of_each() -> BTreeSet<Entry> {
     ])
 }
 
+/// What there is of a network without a bridge.
+fn subnets() -> BTreeSet<Entry> {
+    let of = |subnet: &str| Zone::Subnet(subnet.parse().unwrap());
+    let family = Family::V4;
+    BTreeSet::from([
+        Entry::Inner { zone: of("10.50.0.0/16") },
+        Entry::Inner { zone: of("fd00:50::/64") },
+        Entry::Enter { zone: of("10.50.0.0/16"), family, rule: Inbound::Closed },
+        Entry::Enter { zone: of("fd00:50::/64"), family: Family::V6, rule: Inbound::Opened },
+        Entry::Internal { zone: of("10.51.0.0/16") },
+        Entry::Internal { zone: of("fd00:51::/64") },
+        Entry::Masquerade { zone: of("10.50.0.0/16"), family },
+        Entry::Masquerade { zone: of("fd00:50::/64"), family: Family::V6 },
+    ])
+}
+
+fn all() -> BTreeSet<Entry> {
+    one_of_each().union(&subnets()).cloned().collect()
+}
+
 #[tokio::test]
 async fn nft_reads_the_table_as_it_is_meant() {
     let firewall = fresh();
-    assert!(firewall.converge(&one_of_each()).await.unwrap() > 0);
+    assert!(firewall.converge(&all()).await.unwrap() > 0);
     insta::assert_snapshot!(run("nft list table inet rsnet"));
 }
 
 #[tokio::test]
 async fn a_second_convergence_finds_nothing_and_sends_nothing() {
     let firewall = fresh();
-    firewall.converge(&one_of_each()).await.unwrap();
+    firewall.converge(&all()).await.unwrap();
     let other = Nftables::open().unwrap();
     let mut changes = other.changes();
-    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
-    assert_eq!(Nftables::open().unwrap().converge(&one_of_each()).await.unwrap(), 0, "a fresh process sees the same");
+    assert_eq!(firewall.converge(&all()).await.unwrap(), 0);
+    assert_eq!(Nftables::open().unwrap().converge(&all()).await.unwrap(), 0, "a fresh process sees the same");
     assert!(tokio::time::timeout(Duration::from_millis(100), changes.recv()).await.is_err());
 }
 
 #[tokio::test]
 async fn whatever_is_altered_by_hand_is_noticed_and_mended() {
     let firewall = fresh();
-    firewall.converge(&one_of_each()).await.unwrap();
+    firewall.converge(&all()).await.unwrap();
     let good = run("nft -s list table inet rsnet");
     let handle = |chain: &str, of: &str| {
         let listing = run(&format!("nft -a list chain inet rsnet {chain}"));
@@ -82,6 +102,8 @@ async fn whatever_is_altered_by_hand_is_noticed_and_mended() {
             Some(2),
         ),
         ("add element inet rsnet open4 { 10.0.0.0/8 . tcp . 1-9 }".to_owned(), Some(1)),
+        ("add element inet rsnet inner4 { 10.0.0.0/8 . 10.50.0.1 }".to_owned(), Some(1)),
+        ("delete element inet rsnet enter6 { ipv6 . fd00:50::/64 }".to_owned(), Some(1)),
         (format!("delete rule inet rsnet forward handle {established}"), None),
         ("flush chain inet rsnet forward".to_owned(), None),
         ("insert rule inet rsnet forward accept".to_owned(), None),
@@ -90,10 +112,10 @@ async fn whatever_is_altered_by_hand_is_noticed_and_mended() {
         ("add set inet rsnet mine { type ifname; }".to_owned(), None),
     ] {
         run(&format!("nft '{harm}'"));
-        let mended = firewall.converge(&one_of_each()).await.unwrap();
+        let mended = firewall.converge(&all()).await.unwrap();
         assert!(differences.map_or(mended > 0, |wanted| wanted == mended), "{harm}: {mended}");
         assert_eq!(run("nft -s list table inet rsnet"), good, "{harm}");
-        assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0, "{harm}");
+        assert_eq!(firewall.converge(&all()).await.unwrap(), 0, "{harm}");
     }
 }
 
@@ -215,6 +237,33 @@ async fn a_segment_with_a_name_of_the_users_passes_forward_by_itself() {
     firewall.apply(&[mine], &[]).await.unwrap();
     assert!(!run("iptables-nft -S FORWARD").contains("mine0"));
     assert_eq!(firewall.converge(&BTreeSet::new()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn routed_ports_and_tunnels_pass_forward_only_while_there_are_networks_of_them() {
+    let firewall = fresh();
+    run(DOCKER_CHAINS);
+    run("iptables-legacy -N DOCKER-USER; ip6tables-legacy -P FORWARD DROP");
+    let binaries = ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"];
+    let passes = || {
+        let rules = binaries.map(|iptables| run(&format!("{iptables} -S FORWARD 2>&1")));
+        let has = |link: &str| rules.each_ref().map(|r| r.contains(&format!("-i {link}")) && r.contains(&format!("-o {link}")));
+        [has("rsb-+"), has("rsv-+"), has("rsx-+")]
+    };
+    let only_bridges = [[true; 4], [false; 4], [false; 4]];
+    firewall.converge(&one_of_each()).await.unwrap();
+    assert_eq!(passes(), only_bridges);
+    let network: Vec<_> = subnets().into_iter().collect();
+    firewall.apply(&[], &network).await.unwrap();
+    assert_eq!(passes(), [[true; 4]; 3]);
+    assert_eq!(firewall.converge(&all()).await.unwrap(), 0);
+    firewall.apply(&network[1..], &[]).await.unwrap();
+    assert_eq!(passes(), [[true; 4]; 3], "one is left");
+    firewall.apply(&network[..1], &[]).await.unwrap();
+    assert_eq!(passes(), only_bridges);
+    assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
+    assert_eq!(firewall.converge(&all()).await.unwrap(), network.len() + 16);
+    assert_eq!(passes(), [[true; 4]; 3]);
 }
 
 #[tokio::test]
