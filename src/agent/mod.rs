@@ -7,6 +7,7 @@
 //! Nothing here asks Docker anything: a plugin that calls the engine inside a driver call deadlocks at boot.
 
 mod addressing;
+mod alter;
 mod endpoints;
 mod locks;
 mod networks;
@@ -27,6 +28,7 @@ use crate::model::{EndpointId, InvalidName, NetworkId, Plan, Way};
 use crate::reconcile::{self, Owner, Reconciler};
 use crate::store::{Expect, InvalidKey, Key, Store, StoreError};
 pub use addressing::{NewAddress, NewPool, SPACE};
+pub use alter::{ChangeSources, Sources};
 pub use endpoints::{Joined, NewEndpoint};
 pub use networks::NewNetwork;
 pub use publish::Published;

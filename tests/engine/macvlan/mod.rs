@@ -1,5 +1,6 @@
 //! Macvlan: containers as stations of the segment, among stations that run no rsnet.
 
+pub mod live;
 mod table;
 
 use std::time::Duration;
