@@ -14,6 +14,8 @@ mod networks;
 mod publish;
 mod recovery;
 mod state;
+mod strangers;
+mod twins;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -71,6 +73,7 @@ pub struct Agent {
     addressing: tokio::sync::Mutex<addressing::Addressing>,
     locks: locks::Locks,
     names: Arc<Names>,
+    strangers: strangers::Strangers,
     settings: Settings,
 }
 
