@@ -2,19 +2,13 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use futures_util::future::join_all;
 use ipnet::IpNet;
 
 use super::state::{Known, Presence, declare_endpoint};
 use super::{Agent, Error};
 use crate::drivers::Join;
 use crate::model::{Attached, Endpoint, EndpointId, IfName, Mac, NetworkId, Sandbox, StaticRoute, Way};
-
-/// How long a stranger has to answer for an address: what it costs to start a container where nobody else has its address. A machine on a
-/// wire answers within 1 ms.
-const ANSWER: Duration = Duration::from_millis(10);
 
 /// An endpoint as the engine asks for it.
 #[derive(Clone, Debug)]
@@ -49,24 +43,15 @@ impl Agent {
         let NewEndpoint { id, network, addresses, mac, interface_name, sysctls } = new;
         let mac = mac.or_else(|| self.last_mac(&network, &addresses)).unwrap_or_else(|| Mac::local(rand::random()));
         let endpoint = Endpoint { id, network, addresses, mac, interface_name, sysctls, attached: Attached::No, bindings: Vec::new() };
-        self.refuse_strangers(&endpoint).await?;
+        self.refuse_twins(&endpoint).await?;
+        self.ask_for_strangers(&endpoint);
         self.declare(endpoint, Presence::awaited()).await?;
         Ok(mac)
     }
 
-    /// Refuses an endpoint one of whose addresses somebody else has on a segment where it must be unique.
-    async fn refuse_strangers(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let Some(mode) = ({ self.state().mode(&endpoint.network) }) else { return Ok(()) };
-        let exclusive = mode.exclusive(endpoint);
-        let ask = |(link, address): &(IfName, IpAddr)| self.kernel.who_has(link.clone(), *address, ANSWER);
-        let answers = join_all(exclusive.iter().map(ask)).await;
-        match exclusive.iter().zip(answers).find_map(|(asked, answer)| Some((asked, answer?))) {
-            Some(((link, address), mac)) => Err(Error::Refused(format!(
-                "address {address} is in use on the segment of {link}, by MAC {mac}; give another --ip, or keep the address from containers with \
-                 --ip-range or --aux-address; -o probe=false does without this check"
-            ))),
-            None => Ok(()),
-        }
+    fn ask_for_strangers(&self, endpoint: &Endpoint) {
+        let mode = self.state().mode(&endpoint.network);
+        self.strangers.ask(&self.kernel, endpoint, mode.map(|mode| mode.exclusive(endpoint)).unwrap_or_default());
     }
 
     /// Engine: `Join`. On error the engine sends `DeleteEndpoint`, from 29.0 on `Leave` before it.
@@ -79,6 +64,9 @@ impl Agent {
         let presence = if there { Presence::Seen } else { Presence::awaited() };
         let sandbox = Sandbox { path: sandbox, way };
         let answer = mode.join(&endpoint);
+        if let Some(refusal) = self.strangers.refusal(id).await {
+            return Err(Error::Refused(refusal));
+        }
         endpoint.attached = Attached::Joined(sandbox.clone());
         self.attach(&endpoint, sandbox).await?;
         let joined = names(&endpoint, way, answer);
@@ -113,6 +101,7 @@ impl Agent {
     /// Engine: `DeleteEndpoint`; may come twice, for an unknown id, or without `Leave`.
     pub async fn delete_endpoint(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
+        self.strangers.forget(id);
         let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return Ok(()) };
         let before = declare_endpoint(&*mode, network, id, Some(&known.endpoint));
         self.settle(before, declare_endpoint(&*mode, network, id, None)).await?;

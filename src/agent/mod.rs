@@ -7,12 +7,15 @@
 //! Nothing here asks Docker anything: a plugin that calls the engine inside a driver call deadlocks at boot.
 
 mod addressing;
+mod alter;
 mod endpoints;
 mod locks;
 mod networks;
 mod publish;
 mod recovery;
 mod state;
+mod strangers;
+mod twins;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +30,7 @@ use crate::model::{EndpointId, InvalidName, NetworkId, Plan, Way};
 use crate::reconcile::{self, Owner, Reconciler};
 use crate::store::{Expect, InvalidKey, Key, Store, StoreError};
 pub use addressing::{NewAddress, NewPool, SPACE};
+pub use alter::{ChangeSources, Sources};
 pub use endpoints::{Joined, NewEndpoint};
 pub use networks::NewNetwork;
 pub use publish::Published;
@@ -69,6 +73,7 @@ pub struct Agent {
     addressing: tokio::sync::Mutex<addressing::Addressing>,
     locks: locks::Locks,
     names: Arc<Names>,
+    strangers: strangers::Strangers,
     settings: Settings,
 }
 

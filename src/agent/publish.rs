@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::state::Known;
 use super::{Agent, Error};
@@ -50,6 +51,15 @@ impl Agent {
         let Some(mut known) = self.state().endpoint(network, id) else { return Ok(()) };
         known.endpoint.bindings.clear();
         self.declare(known.endpoint, known.presence).await
+    }
+
+    /// Says in the log what a network cannot publish of a container that has just joined. An engine from 28.0 on that was given no gateway by
+    /// the network does not come with [`Agent::publish`], and the user would hear nothing.
+    pub fn warn_of_ports(&self, network: &NetworkId, id: &EndpointId, wanted: &[PortRequest]) {
+        let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return };
+        if let Err(problem) = mode.publish(&known.endpoint, wanted) {
+            warn!(network = self.names.show(network), endpoint = %id, "{problem}; -p counts on another network of the container only");
+        }
     }
 
     /// All that is published on this host.

@@ -38,7 +38,8 @@ impl Agent {
     ) -> Result<Agent, Error> {
         let state = Mutex::new(read(&*store).await?);
         let addressing = tokio::sync::Mutex::new(Addressing::load(&*store).await?);
-        let agent = Agent { kernel, store, reconciler, state, addressing, locks: Default::default(), names: Arc::default(), settings };
+        let (locks, names, strangers) = Default::default();
+        let agent = Agent { kernel, store, reconciler, state, addressing, locks, names, strangers, settings };
         agent.forget_vanished().await?;
         agent.expect_all();
         Ok(agent)

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::handshake;
+use hyper::http::request::Builder;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use super::Failure;
@@ -17,6 +19,22 @@ pub const SOCKET: &str = "/run/docker/plugins/rsnet.sock";
 
 /// `GET path`, read as JSON.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Failure> {
+    ask(socket, Request::get(path), Vec::new()).await
+}
+
+/// `POST path` with `question` as JSON, read as JSON.
+pub async fn post<T: DeserializeOwned>(socket: &Path, path: &str, question: &impl Serialize) -> Result<T, Failure> {
+    ask(socket, Request::post(path), serde_json::to_vec(question)?).await
+}
+
+/// What a refusal says.
+#[derive(Deserialize)]
+struct Refusal {
+    #[serde(rename = "Err")]
+    problem: String,
+}
+
+async fn ask<T: DeserializeOwned>(socket: &Path, request: Builder, body: Vec<u8>) -> Result<T, Failure> {
     let stream = UnixStream::connect(socket).await.map_err(|error| {
         format!(
             "connect to {}: {error}; is rsnet running? Start it with `rsnet serve` or `docker plugin enable rsnet/driver`",
@@ -24,13 +42,15 @@ pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Fa
         )
     })?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path).header("Host", "rsnet").body(Empty::<Bytes>::new())?;
-    let (response, _) = tokio::join!(
-        async move {
-            let response = sender.send_request(request).await?;
-            response.into_body().collect().await
-        },
-        connection
-    );
-    Ok(serde_json::from_slice(&response?.to_bytes())?)
+    let request = request.header("Host", "rsnet").body(Full::<Bytes>::from(body))?;
+    let answered = async move {
+        let response = sender.send_request(request).await?;
+        let done = response.status().is_success();
+        response.into_body().collect().await.map(|body| (done, body.to_bytes()))
+    };
+    let (answer, _) = tokio::join!(answered, connection);
+    match answer? {
+        (true, body) => Ok(serde_json::from_slice(&body)?),
+        (false, body) => Err(serde_json::from_slice::<Refusal>(&body)?.problem.into()),
+    }
 }

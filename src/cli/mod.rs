@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod client;
+mod macvlan;
 mod ports;
 mod serve;
 
@@ -23,6 +24,8 @@ enum Command {
     Serve(crate::config::Given),
     /// Show the ports that rsnet publishes on this host
     Ports(ports::Arguments),
+    /// Show or change what of a macvlan network can change while containers are on it
+    Macvlan(macvlan::Arguments),
     /// Remove from this host all that rsnet made: links, routes, firewall. Only while the daemon is stopped
     Cleanup(cleanup::Arguments),
 }
@@ -32,6 +35,7 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(given) => serve::run(&given),
         Command::Ports(arguments) => ports::run(&arguments),
+        Command::Macvlan(arguments) => macvlan::run(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
     };
     match done {

@@ -83,7 +83,9 @@ async fn delete_endpoint(State(agent): Calls, body: Bytes) -> Response {
 
 async fn join(State(agent): Calls, body: Bytes) -> Response {
     call("Join", body, async |query: Join| {
+        let ports = query.ports();
         let joined = agent.join(&query.network, &query.endpoint, query.sandbox_key).await?;
+        agent.warn_of_ports(&query.network, &query.endpoint, &ports);
         Ok::<_, Error>(wire::Joined::from(joined))
     })
     .await

@@ -188,6 +188,16 @@ pub struct Join {
     pub endpoint: model::EndpointId,
     #[serde(rename = "SandboxKey", default, deserialize_with = "or_default")]
     pub sandbox_key: PathBuf,
+    #[serde(rename = "Options", default, deserialize_with = "or_default")]
+    options: Value,
+}
+
+impl Join {
+    /// What the container publishes, on whichever of its networks; what cannot be read is told where it is to be published.
+    pub fn ports(&self) -> Vec<PortRequest> {
+        let ports = ProgramOptions::deserialize(&self.options).unwrap_or_default().portmap;
+        ports.iter().filter_map(|port| port.parse().ok()).collect()
+    }
 }
 
 #[derive(Serialize)]

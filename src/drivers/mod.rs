@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::model::{Agreement, Binding, Endpoint, Family, HostPort, IfName, Network, Plan, Protocol, StaticRoute, Way, family_of};
+use crate::model::{Agreement, Binding, Endpoint, Family, HostPort, IfName, Mac, Network, Plan, Protocol, StaticRoute, Way, family_of};
 pub use options::OptionError;
 
 /// One network of one mode.
@@ -149,6 +149,16 @@ pub fn host_links(options: &BTreeMap<String, String>) -> Vec<IfName> {
         "macvlan" => macvlan::host_links(options),
         _ => Vec::new(),
     }
+}
+
+/// The options of a network in macvlan's mode source, changed so that its containers hear `add` too and `remove` no more; and whom they then
+/// hear.
+pub fn with_sources(
+    options: &BTreeMap<String, String>,
+    add: &[Mac],
+    remove: &[Mac],
+) -> Result<(BTreeMap<String, String>, Vec<Mac>), String> {
+    macvlan::with_sources(options, add, remove)
 }
 
 /// The name of the mode that a network's options ask for, for people.

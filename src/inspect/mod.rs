@@ -1,14 +1,23 @@
-//! What rsnet tells people about itself: the questions of the command line, as `GET /rsnet/…` on the plugin's own socket.
+//! What rsnet tells people about itself, and takes from them: the command line's questions, as `/rsnet/…` on the plugin's own socket.
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::routing::get;
+use axum::response::Response;
+use axum::routing::{get, post};
 
 use crate::agent::Agent;
-use crate::plugin::reply;
+use crate::plugin::{call, reply};
 
 pub fn router(agent: Arc<Agent>) -> Router {
-    Router::new().route("/rsnet/ports", get(async |State(agent): State<Arc<Agent>>| reply(&agent.published()))).with_state(agent)
+    Router::new()
+        .route("/rsnet/ports", get(async |State(agent): State<Arc<Agent>>| reply(&agent.published())))
+        .route("/rsnet/macvlan/sources", post(sources))
+        .with_state(agent)
+}
+
+async fn sources(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
+    call("macvlan sources", body, async |change| agent.change_sources(&change).await).await
 }

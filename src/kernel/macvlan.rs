@@ -35,7 +35,7 @@ pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, child
     match link::find(wire, &wanted.host)? {
         Some(seen) if !is_child(&seen) => return Err(link::foreign(&seen)),
         // on its way there, or back
-        Some(seen) if seen.is_complete() => return Ok(()),
+        Some(seen) if seen.is_complete() => return tune(wire, child, &seen),
         Some(half_made) => link::remove(wire, half_made.index)?,
         None => {}
     }
@@ -108,6 +108,14 @@ fn comes_up(wire: &mut Wire, index: u32) -> io::Result<bool> {
         std::thread::sleep(GLANCE);
     }
     Ok(false)
+}
+
+/// Changes whose frames it takes, where that differs.
+fn tune(wire: &mut Wire, child: &Macvlan, seen: &Seen) -> io::Result<()> {
+    if seen.as_macvlan(&child.parent).as_ref() == Some(child) {
+        return Ok(());
+    }
+    link::set(wire, link::message(seen.index, vec![info(child)]))
 }
 
 /// Changes what differs: MTU, mode, whose frames it takes; and brings it up.

@@ -25,8 +25,10 @@ use crate::model::{Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Pla
 
 /// How long a new link waits for an old one with its MAC: the engine and the kernel need some 50 ms to clear a container away.
 const LEAVING: Duration = Duration::from_secs(2);
-/// How often it is looked whether somebody has answered.
+/// How often it is looked whether somebody has answered: at first, after so long, and from then on.
 const GLANCE: Duration = Duration::from_millis(1);
+const SOON: Duration = Duration::from_millis(10);
+const SELDOM: Duration = Duration::from_millis(100);
 /// How often it looks.
 const AGAIN: Duration = Duration::from_millis(10);
 /// How often the sysctls that are wanted are read again.
@@ -302,12 +304,12 @@ impl Kernel for Netlink {
     }
 
     async fn who_has(&self, link: IfName, address: IpAddr, patience: Duration) -> Option<Mac> {
-        let deadline = Instant::now() + patience;
+        let began = Instant::now();
         let (asked, seen) = (link.clone(), link.clone());
         self.crew.run(move |wire| neighbour::ask(wire, &asked, address)).await.ok()?;
         let mut answer = None;
-        while answer.is_none() && Instant::now() < deadline {
-            tokio::time::sleep(GLANCE).await;
+        while answer.is_none() && began.elapsed() < patience {
+            tokio::time::sleep(if began.elapsed() < SOON { GLANCE } else { SELDOM }).await;
             let link = seen.clone();
             answer = self.crew.run(move |wire| neighbour::answer(wire, &link, address)).await.ok().flatten();
         }

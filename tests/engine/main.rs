@@ -15,6 +15,7 @@ mod front;
 mod hostile;
 mod macvlan;
 mod matrix;
+use macvlan::live as macvlan_live;
 mod none;
 mod options;
 mod packaging;
@@ -105,6 +106,10 @@ on_every_engine! {
     macvlan::what_will_not_work_is_said,
     macvlan::the_host_and_its_containers_reach_each_other_with_host_access,
     macvlan::restarts_with_a_fixed_mac_and_address_never_fail,
+    macvlan::a_stranger_who_answers_late_is_told_in_the_log,
+    macvlan::a_mac_is_one_container_s_on_a_parent,
+    macvlan::publishing_is_refused_or_explained,
+    macvlan_live::whom_containers_hear_in_mode_source_changes_at_once_and_for_good,
     macvlan::a_lost_child_or_parent_comes_back_into_the_container,
     compose::the_macvlan_example_is_reached_from_the_lan,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,

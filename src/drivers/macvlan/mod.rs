@@ -18,7 +18,7 @@ use crate::model::{
     Object, Plan, Route, RouteKind, Way, conf_path,
 };
 use spec::Spec;
-pub use spec::host_links;
+pub use spec::{host_links, with_sources};
 
 pub struct Segment {
     id: NetworkId,

@@ -1,6 +1,6 @@
 //! The options of a macvlan network, under Docker's names and short ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::drivers::attach::Attach;
 use crate::drivers::options::{OptionError, Options};
@@ -27,6 +27,9 @@ pub struct Spec {
     pub pools: Vec<Pool>,
     pub attach: Attach,
 }
+
+/// Whom containers hear in mode source: MACs joined by `,`.
+const SOURCES: &str = "source_macs";
 
 const MODES: &[(&str, MacvlanMode)] = &[
     ("bridge", MacvlanMode::Bridge),
@@ -115,7 +118,7 @@ fn refuse_unfit(name: &IfName, found: &HostLink, options: &mut Options) {
 }
 
 fn sources(mode: MacvlanMode, options: &mut Options) -> Vec<Mac> {
-    let sources = options.read(&["source_macs"], "MAC addresses joined by \",\"", macs);
+    let sources = options.read(&[SOURCES], "MAC addresses joined by \",\"", macs);
     match (mode, &sources) {
         (MacvlanMode::Source, None) => {
             options.refuse(
@@ -126,6 +129,31 @@ fn sources(mode: MacvlanMode, options: &mut Options) -> Vec<Mac> {
         (_, Some(_)) => options.refuse("option source_macs is for macvlan_mode=source only; leave it out"),
     }
     sources.unwrap_or_default()
+}
+
+/// The options with another list of sources, and the list.
+pub fn with_sources(
+    options: &BTreeMap<String, String>,
+    add: &[Mac],
+    remove: &[Mac],
+) -> Result<(BTreeMap<String, String>, Vec<Mac>), String> {
+    let listed = options.get(SOURCES).and_then(|value| macs(value)).ok_or("the network is not of macvlan_mode=source: it has no list")?;
+    if let Some(mac) = remove.iter().find(|mac| !listed.contains(mac)) {
+        return Err(format!("MAC {mac} is not in the list ({})", join(&listed)));
+    }
+    let kept = listed.iter().filter(|mac| !remove.contains(mac));
+    let changed: BTreeSet<Mac> = kept.chain(add).copied().collect();
+    if changed.is_empty() {
+        return Err("the last MAC stays: containers would hear nobody; add another one in the same command".to_owned());
+    }
+    let changed: Vec<Mac> = changed.into_iter().collect();
+    let mut options = options.clone();
+    options.insert(SOURCES.to_owned(), join(&changed));
+    Ok((options, changed))
+}
+
+fn join(macs: &[Mac]) -> String {
+    macs.iter().map(Mac::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn macs(value: &str) -> Option<Vec<Mac>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::drivers::open;
-use crate::model::{Attached, HostLink, Key, Pool, Sandbox};
+use crate::model::{Attached, HostLink, Key, Mac, Pool, Sandbox};
 
 fn network(options: &[(&str, &str)]) -> Network {
     let pool = |subnet: &str, gateway: &str| Pool {
@@ -108,6 +108,18 @@ fn options_that_contradict_each_other_are_refused() {
     assert!(refused(&network(&[("parent", "eth0"), ("source_macs", "02:00:00:00:00:01")])).contains("macvlan_mode=source only"));
     assert!(refused(&network(&[("parent", "eth0"), ("macvlan_mode", "vepa"), ("host_access", "true")])).contains("macvlan_mode=bridge"));
     assert!(refused(&network(&[("parent", "eth0"), ("macvlan_mode", "brigde")])).contains("did you mean bridge"));
+}
+
+#[test]
+fn the_list_of_sources_can_change_and_is_read_again_as_it_was_written() {
+    let (a, b): (Mac, Mac) = ("02:00:00:00:00:0a".parse().unwrap(), "02:00:00:00:00:0b".parse().unwrap());
+    let source = |macs: &str| network(&[("parent", "eth0"), ("macvlan_mode", "source"), ("source_macs", macs)]).options;
+    let (options, macs) = with_sources(&source("02:00:00:00:00:0a"), &[b, b], &[]).unwrap();
+    assert_eq!((&options, macs), (&source("02:00:00:00:00:0a,02:00:00:00:00:0b"), vec![a, b]));
+    assert_eq!(with_sources(&options, &[], &[a]).unwrap(), (source("02:00:00:00:00:0b"), vec![b]));
+    assert!(with_sources(&options, &[], &[a, b]).unwrap_err().contains("last MAC"));
+    assert!(with_sources(&source("02:00:00:00:00:0a"), &[], &[b]).unwrap_err().contains("not in the list"));
+    assert!(with_sources(&network(&[("parent", "eth0")]).options, &[a], &[]).unwrap_err().contains("no list"));
 }
 
 #[test]

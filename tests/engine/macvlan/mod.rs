@@ -1,5 +1,6 @@
 //! Macvlan: containers as stations of the segment, among stations that run no rsnet.
 
+pub mod live;
 mod table;
 
 use std::time::Duration;
@@ -167,6 +168,62 @@ pub fn what_will_not_work_is_said(engine: Engine) {
     taken.fails_with("address 10.77.0.2 is in use on the segment of eth0, by MAC 02:72:73:");
     host.docker("network rm net").ok();
     assert_eq!(host.sh("ls /sys/class/net | grep '^rs' | wc -l").ok(), "0", "nothing is left behind");
+}
+
+/// In the log of rsnet.
+#[track_caller]
+fn logs(host: &Host, words: &str) {
+    wait_until(&format!("rsnet to log {words:?}"), PATIENCE, || {
+        let log = std::fs::read_to_string(host.log("rsnet")).unwrap_or_default();
+        if log.contains(words) { Ok(()) } else { Err(log) }
+    });
+}
+
+pub fn a_stranger_who_answers_late_is_told_in_the_log(engine: Engine) {
+    let lab = Lab::new();
+    let lan = lab.segment(PREFIXES);
+    let (host, stranger) = (lab.host("h1", engine, &[&lan]), lab.station("s1", &[&lan]));
+    host.start_rsnet();
+    create(&host, "");
+    stranger.cut();
+    host.docker(&format!("run -d --stop-signal KILL --name one --network net --ip {} box sleep 10000", stranger.ipv4())).ok();
+    stranger.mend();
+    // of whichever family
+    logs(&host, "is in use on the segment of eth0 too, by MAC 02:72:73:");
+}
+
+pub fn a_mac_is_one_container_s_on_a_parent(engine: Engine) {
+    let lab = Lab::new();
+    let lan = lab.segment(PREFIXES);
+    let host = lab.host("h1", engine, &[&lan]);
+    host.start_rsnet();
+    create(&host, "");
+    host.docker("network create -d rsnet -o mode=macvlan -o parent=eth0 --subnet 10.78.0.0/24 other").ok();
+    run(&host, "one", 130, "--mac-address 02:00:00:00:00:77");
+    for network in ["net", "other"] {
+        let twin = host.docker(&format!("run --rm --network {network} --mac-address 02:00:00:00:00:77 box true"));
+        twin.fails_with("MAC 02:00:00:00:00:77 is in use on eth0 by endpoint");
+        assert!(twin.stderr.contains("(10.77.0.130, fd77::130)"), "{twin}");
+    }
+    host.docker("kill one").ok();
+    host.docker("run --rm --network other --mac-address 02:00:00:00:00:77 box true").ok();
+    host.docker("start one").ok();
+}
+
+/// Engines from 28.0 on do not come to publish where they were told of no gateway; those before it take one of the subnet's addresses.
+pub fn publishing_is_refused_or_explained(engine: Engine) {
+    let lab = Lab::new();
+    let lan = lab.segment(PREFIXES);
+    let host = lab.host("h1", engine, &[&lan]);
+    host.start_rsnet();
+    create(&host, "");
+    let started = host.docker("run -d --stop-signal KILL --network net -p 8080:80 box sleep 10000");
+    if engine == Engine::V28_5 {
+        started.ok();
+        logs(&host, "leave -p out and reach it by its own address");
+    } else {
+        started.fails_with("leave -p out and reach it by its own address");
+    }
 }
 
 /// Tried here on a kernel without 802.1Q.

@@ -1,0 +1,98 @@
+//! Networks that change while containers are on them.
+//!
+//! The engine has no call for it. What changes is the network's own record; its mode is read from it anew, and the plans of the network and
+//! of each of its endpoints follow. No container is touched but by the difference.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use super::state::{declare_network, endpoint_owner};
+use super::{Agent, Error};
+use crate::drivers::{self, Mode};
+use crate::model::{EndpointId, Mac, Network, NetworkId};
+
+/// From whom the containers of a network in macvlan's mode source take frames, for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sources {
+    pub network: NetworkId,
+    /// What the user calls the network, where the engine has told.
+    pub network_name: Option<String>,
+    pub source_macs: Vec<Mac>,
+}
+
+/// Whom they are to hear from now on, too and no more. With neither it is a question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChangeSources {
+    /// A name, an id or the beginning of one.
+    pub network: String,
+    pub add: Vec<Mac>,
+    pub remove: Vec<Mac>,
+}
+
+impl Agent {
+    /// Changes whom the containers of a network hear, at once and for good, and tells whom that is.
+    pub async fn change_sources(&self, change: &ChangeSources) -> Result<Sources, Error> {
+        let id = self.find(&change.network)?;
+        let _held = self.locks.hold(id.as_str()).await;
+        let network = self.network(&id)?;
+        let (options, source_macs) = drivers::with_sources(&network.options, &change.add, &change.remove).map_err(Error::Refused)?;
+        self.alter(Network { options, ..network }).await?;
+        Ok(Sources { network_name: self.names.of(&id), network: id, source_macs })
+    }
+
+    fn find(&self, wanted: &str) -> Result<NetworkId, Error> {
+        let known: Vec<NetworkId> = self.state().networks.keys().cloned().collect();
+        let named = known.iter().find(|id| id.as_str() == wanted || self.names.of(id).as_deref() == Some(wanted));
+        let mut begun = known.iter().filter(|id| !wanted.is_empty() && id.as_str().starts_with(wanted));
+        match (named, begun.next(), begun.next()) {
+            (Some(id), ..) | (None, Some(id), None) => Ok(id.clone()),
+            _ => Err(Error::Refused(format!(
+                "network {wanted} is not known to rsnet by that name; give its id, which `docker network ls --filter driver=rsnet` shows"
+            ))),
+        }
+    }
+
+    fn network(&self, id: &NetworkId) -> Result<Network, Error> {
+        let network = self.state().networks.get(id).map(|live| live.network.clone());
+        network.ok_or_else(|| Error::UnknownNetwork(id.clone()))
+    }
+
+    /// Makes a network be as `after` says, and its containers with it. The network's lock is held.
+    async fn alter(&self, after: Network) -> Result<(), Error> {
+        let (before, old) = {
+            let state = self.state();
+            let live = state.networks.get(&after.id).ok_or_else(|| Error::UnknownNetwork(after.id.clone()))?;
+            (live.network.clone(), live.mode.clone())
+        };
+        if before == after {
+            return Ok(());
+        }
+        let mode: Arc<dyn Mode> = drivers::open(&after)?.into();
+        self.settle(declare_network(&after.id, Some((&before, &*old))), declare_network(&after.id, Some((&after, &*mode)))).await?;
+        info!(network = %after.id, "network altered");
+        let id = after.id.clone();
+        for endpoint in self.replace(after, mode) {
+            self.renew(&id, &endpoint).await?;
+        }
+        Ok(())
+    }
+
+    /// Remembers the network; gives its endpoints, which have their old plans still.
+    fn replace(&self, network: Network, mode: Arc<dyn Mode>) -> Vec<EndpointId> {
+        let mut state = self.state();
+        let Some(live) = state.networks.get_mut(&network.id) else { return Vec::new() };
+        (live.network, live.mode) = (network, mode);
+        live.endpoints.keys().cloned().collect()
+    }
+
+    /// Makes an endpoint be as its network's mode says now. What the host refuses, the reconciler tries again.
+    async fn renew(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
+        let _held = self.locks.hold(id.as_str()).await;
+        let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return Ok(()) };
+        let made = self.reconciler.set(&endpoint_owner(network, id), mode.endpoint(&known.endpoint)).await;
+        made.inspect_err(|_| self.reconciler.look_again())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! Twins: two containers of this host with one MAC on the segment of one parent. Their frames would go to either.
+
+use super::state::Known;
+use super::{Agent, Error};
+use crate::drivers::{Claim, Mode};
+use crate::model::{Attached, Endpoint, IfName};
+
+impl Agent {
+    /// Refuses an endpoint whose MAC a container on the same parent has. One that is gone without a word makes way.
+    pub(super) async fn refuse_twins(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let mode = self.state().mode(&endpoint.network);
+        let Some(parent) = mode.as_deref().and_then(parent) else { return Ok(()) };
+        while let Some((twin, lost)) = self.twin(endpoint, &parent) {
+            let held = &twin.endpoint;
+            if !lost {
+                return Err(Error::Refused(format!(
+                    "MAC {} is in use on {parent} by endpoint {} of network {} ({}); give another --mac-address or remove that container",
+                    held.mac,
+                    held.id.short(),
+                    self.names.show(&held.network),
+                    held.addresses.iter().map(|address| address.addr().to_string()).collect::<Vec<_>>().join(", "),
+                )));
+            }
+            self.delete_endpoint(&held.network, &held.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Another that has joined, and whether its container is lost.
+    fn twin(&self, endpoint: &Endpoint, parent: &IfName) -> Option<(Known, bool)> {
+        let state = self.state();
+        let is_twin = |other: &&Known| {
+            let Endpoint { id, mac, attached, .. } = &other.endpoint;
+            *id != endpoint.id && *mac == endpoint.mac && matches!(attached, Attached::Joined(_))
+        };
+        let beside = state.networks.values().filter(|live| self::parent(&*live.mode).as_ref() == Some(parent));
+        let (live, twin) =
+            beside.flat_map(|live| live.endpoints.values().map(move |known| (live, known))).find(|(_, known)| is_twin(known))?;
+        Some((twin.clone(), self.has_vanished(&*live.mode, twin)))
+    }
+}
+
+/// The link of the host on whose segment a network's containers are.
+fn parent(mode: &dyn Mode) -> Option<IfName> {
+    mode.claims().into_iter().find_map(|claim| if let Claim::Parent { link, .. } = claim { Some(link) } else { None })
+}
