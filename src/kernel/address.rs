@@ -56,20 +56,48 @@ fn message(index: u32, address: IpNet) -> AddressMessage {
     message
 }
 
+/// What an address message says, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub link: u32,
+    pub address: IpNet,
+    pub scope: AddressScope,
+    pub flags: AddressFlags,
+}
+
+impl Seen {
+    fn read(message: &AddressMessage) -> Option<Self> {
+        let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+        let local = of(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
+        let address = local.or_else(|| of(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None }))?;
+        let flags = message.attributes.iter().find_map(|a| if let AddressAttribute::Flags(flags) = a { Some(*flags) } else { None });
+        Some(Seen {
+            link: message.header.index,
+            address: IpNet::new(address, message.header.prefix_len).ok()?,
+            scope: message.header.scope,
+            flags: flags.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into())),
+        })
+    }
+}
+
+/// All addresses of the link of this index; of the namespace for 0.
+pub(super) fn dump_all(wire: &mut Wire, index: u32) -> io::Result<Vec<Seen>> {
+    let mut question = AddressMessage::default();
+    question.header.index = index;
+    let answers = wire.dump(RouteNetlinkMessage::GetAddress(question))?;
+    Ok(answers.iter().filter_map(|answer| if let RouteNetlinkMessage::NewAddress(m) = answer { Seen::read(m) } else { None }).collect())
+}
+
 /// All lasting addresses of the namespace: (index of the link, address). What router advertisements made is not lasting.
 pub(super) fn dump(wire: &mut Wire) -> io::Result<Vec<(u32, IpNet)>> {
-    let answers = wire.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
-    Ok(answers.iter().filter_map(|answer| if let RouteNetlinkMessage::NewAddress(m) = answer { read(m) } else { None }).collect())
+    let mut seen = dump_all(wire, 0)?;
+    seen.retain(|seen| seen.flags.contains(AddressFlags::Permanent));
+    Ok(seen.into_iter().map(|seen| (seen.link, seen.address)).collect())
 }
 
 pub(super) fn read(message: &AddressMessage) -> Option<(u32, IpNet)> {
-    if !message.header.flags.contains(AddressHeaderFlags::Permanent) {
-        return None;
-    }
-    let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
-    let local = of(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
-    let address = local.or_else(|| of(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None }))?;
-    Some((message.header.index, IpNet::new(address, message.header.prefix_len).ok()?))
+    let seen = Seen::read(message).filter(|seen| seen.flags.contains(AddressFlags::Permanent))?;
+    Some((seen.link, seen.address))
 }
 
 /// The kernel makes these itself when a link goes up.

@@ -13,8 +13,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::{Change, Kernel, KernelError, Surroundings, Whereabouts, describe};
-use crate::model::{Attachment, HostLink, IfName, Key, Mac, Object, Place, PortRange, Protocol};
+use super::{Change, Kernel, KernelError, Surroundings, Underlay, Uplink, Whereabouts, describe};
+use crate::model::{Attachment, HostLink, IfName, Key, LinkKind, Mac, Object, Place, PortRange, Protocol, Route, RouteKind};
 
 /// A call that changes or reads the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ struct State {
     moved_back: BTreeSet<IfName>,
     surroundings: Surroundings,
     host_links: BTreeMap<IfName, HostLink>,
+    uplinks: BTreeMap<Underlay, Uplink>,
     strangers: BTreeMap<(IfName, IpAddr), Mac>,
     calls: Vec<Call>,
     fault: Option<(Matcher, Effect)>,
@@ -144,6 +145,11 @@ impl Fake {
         self.state().host_links.insert(name, link);
     }
 
+    /// The host has this way out.
+    pub fn add_uplink(&self, wanted: Underlay, uplink: Uplink) {
+        self.state().uplinks.insert(wanted, uplink);
+    }
+
     /// Somebody on the segment of `link` has this address.
     pub fn add_stranger(&self, link: IfName, address: IpAddr, mac: Mac) {
         self.state().strangers.insert((link, address), mac);
@@ -209,9 +215,10 @@ impl State {
         let need = |name: &IfName| if self.has_link(name) { Ok(()) } else { Err(missing(name)) };
         match object {
             Object::HostPort(p) if p.ports.ports().any(|port| self.taken.contains(&(p.protocol, port))) => Err(in_use(p.ports)),
-            Object::Link(link) => self.refuse_foreign(&link.name),
+            Object::Link(link) => self.refuse_foreign(&link.name).and_then(|()| self.refuse_number(&link.kind)),
             Object::Attachment(attachment) => self.refuse_foreign(&attachment.host).and_then(|()| self.check_place(attachment)),
             Object::Address { link, .. } | Object::Neighbour { link, .. } | Object::Fdb { link, .. } => need(link),
+            Object::Route(route) if self.host_links.contains_key(&route.link) => Ok(()),
             Object::Route(route) => need(&route.link),
             Object::Port(port) => need(&port.link).and_then(|()| need(&port.bridge)),
             Object::LinkSysctl { path, .. } if !self.links().any(|name| names(path, name)) => {
@@ -235,6 +242,28 @@ impl State {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("link {name} exists and is not rsnet's")));
         }
         Ok(())
+    }
+
+    fn refuse_number(&self, kind: &LinkKind) -> io::Result<()> {
+        match kind {
+            LinkKind::Vxlan { vni, .. } if self.surroundings.vnis.contains(vni) => {
+                Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("VNI {vni} is taken by another VXLAN device")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a route takes the place of: another to the same destination. Of local ones there are several in IPv6.
+    fn displace(&mut self, object: &Object) -> Vec<Key> {
+        let Object::Route(new) = object else { return Vec::new() };
+        let local = |route: &Route| route.kind == RouteKind::Local;
+        let beside = local(new) && new.destination.addr().is_ipv6();
+        let displaced = |object: &&Object| {
+            let Object::Route(old) = object else { return false };
+            old.link != new.link && old.destination.trunc() == new.destination.trunc() && local(old) == local(new) && !beside
+        };
+        let keys: Vec<Key> = self.objects.values().filter(displaced).map(Object::key).collect();
+        keys.iter().flat_map(|key| self.remove(key)).collect()
     }
 
     fn links(&self) -> impl Iterator<Item = &IfName> {
@@ -301,6 +330,7 @@ impl Kernel for Fake {
             return Err(self.fail("create", &key, broken()));
         }
         state.check(object).map_err(|cause| self.fail("create", &key, cause))?;
+        self.tell_gone(state.displace(object));
         if state.objects.insert(key.clone(), object.clone()).as_ref() != Some(object) {
             let _ = self.tell.try_send(Change::Now(Box::new(seen(object))));
         }
@@ -327,6 +357,10 @@ impl Kernel for Fake {
 
     async fn surroundings(&self) -> Result<Surroundings, KernelError> {
         Ok(self.state().surroundings.clone())
+    }
+
+    async fn underlay(&self, wanted: &Underlay) -> Result<Option<Uplink>, KernelError> {
+        Ok(self.state().uplinks.get(wanted).cloned())
     }
 
     async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError> {

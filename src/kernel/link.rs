@@ -51,6 +51,7 @@ pub(super) struct Seen {
     pub vxlan: Option<Vxlan>,
     /// It is up, and something is at its other end.
     pub running: bool,
+    pub loopback: bool,
 }
 
 impl Seen {
@@ -73,6 +74,7 @@ impl Seen {
             macvlan: None,
             vlan: None,
             vxlan: None,
+            loopback: message.header.flags.contains(LinkFlags::Loopback),
             running: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         };
         message.attributes.iter().for_each(|attribute| seen.read_attribute(attribute));

@@ -15,6 +15,7 @@ mod port;
 mod ports;
 mod route;
 mod sysctl;
+mod underlay;
 mod vxlan;
 mod watch;
 mod wire;
@@ -70,6 +71,8 @@ pub trait Kernel: Send + Sync {
     fn changes(&self) -> mpsc::Receiver<Change>;
     /// What the host has apart from us.
     async fn surroundings(&self) -> Result<Surroundings, KernelError>;
+    /// By which way tunnels leave this host; none where there is no such way, or none that leaves it.
+    async fn underlay(&self, wanted: &Underlay) -> Result<Option<Uplink>, KernelError>;
     /// What a link of the host's is, whoever made it.
     async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError>;
     /// The MAC that answers for an address on the segment of a link within `patience`; what cannot be asked is not answered.
@@ -113,6 +116,28 @@ pub struct Surroundings {
     pub vnis: BTreeSet<u32>,
     /// The kernel has no IPv6 (`ipv6.disable=1`): there is nothing to switch off, and no address to give.
     pub without_ipv6: bool,
+}
+
+/// What may be said of the way by which tunnels leave a host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Underlay {
+    /// By this link.
+    Link(IfName),
+    /// From this address of the host's.
+    Address(IpAddr),
+    /// As packets to this address do.
+    Toward(IpAddr),
+}
+
+/// A way by which packets leave a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The host's address on it.
+    pub source: IpAddr,
+    /// The link that it stands on, or by which packets leave.
+    pub link: IfName,
+    /// Bytes: what fits the link, and the route where one was asked for.
+    pub mtu: u32,
 }
 
 /// A kernel call that failed: which, on what, why.

@@ -1,18 +1,17 @@
 //! The neighbour tables (ARP, RFC 826; ND, RFC 4861) and the forwarding databases of VXLAN links, which the kernel keeps in messages of the
 //! same shape: entries that do not age; and who has an address on a segment, by the kernel's own search.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
 use super::link;
 use super::wire::Wire;
-use crate::model::{IfName, Mac, family_of};
+use crate::model::{IfName, Mac};
 
 /// What an entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +34,8 @@ impl Seen {
         if forwarding && !header.flags.contains(NeighbourFlags::Own) {
             return None;
         }
-        let permanent = header.state == NeighbourState::Permanent;
+        // a bit among others: `bridge fdb` sets NUD_NOARP too
+        let permanent = u16::from(header.state) & u16::from(NeighbourState::Permanent) != 0;
         let address = message.attributes.iter().find_map(|a| if let NeighbourAttribute::Destination(to) = a { ip(to) } else { None })?;
         // an entry that failed, or is deleted, may have none
         let mac = mac(message).or_else(|| (!forwarding && !permanent).then(|| Mac::from([0; 6])))?;
@@ -93,34 +93,17 @@ pub(super) fn delete(wire: &mut Wire, link: &IfName, address: IpAddr) -> io::Res
     link::absent_is_none(wire.change(RouteNetlinkMessage::DelNeighbour(message(seen.index, address)), 0)).map(drop)
 }
 
-/// An entry that is another is replaced. One with several destinations (`bridge fdb append`) is not replaced by the kernel but in one of
-/// them: it is deleted before.
+/// Replaces the entry that stands. The kernel gives none but the MAC 0 and multicast ones a second destination.
 pub(super) fn put_forwarding(wire: &mut Wire, link: &IfName, mac: Mac, vtep: IpAddr) -> io::Result<()> {
-    let index = link::need(wire, link)?.index;
-    let mut wanted = forwarding(index, mac);
-    wanted.header.state = NeighbourState::Permanent;
-    wanted.attributes.push(NeighbourAttribute::Destination(vtep.into()));
-    let wanted = RouteNetlinkMessage::NewNeighbour(wanted);
-    match wire.change(wanted.clone(), NLM_F_CREATE | NLM_F_EXCL) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        result => return result,
-    }
-    let mut seen = dump_forwarding(wire, index)?;
-    seen.retain(|entry| entry.mac == mac);
-    match seen.as_slice() {
-        [entry] if entry.permanent && entry.address == vtep => return Ok(()),
-        [_, _, ..] => forget_forwarding(wire, index, mac)?,
-        _ => {}
-    }
-    wire.change(wanted, NLM_F_CREATE | NLM_F_REPLACE)
+    let mut message = forwarding(link::need(wire, link)?.index, mac);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::Destination(vtep.into()));
+    wire.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 pub(super) fn delete_forwarding(wire: &mut Wire, link: &IfName, mac: Mac) -> io::Result<()> {
-    link::find(wire, link)?.map_or(Ok(()), |seen| forget_forwarding(wire, seen.index, mac))
-}
-
-fn forget_forwarding(wire: &mut Wire, index: u32, mac: Mac) -> io::Result<()> {
-    link::absent_is_none(wire.change(RouteNetlinkMessage::DelNeighbour(forwarding(index, mac)), 0)).map(drop)
+    let Some(seen) = link::find(wire, link)? else { return Ok(()) };
+    link::absent_is_none(wire.change(RouteNetlinkMessage::DelNeighbour(forwarding(seen.index, mac)), 0)).map(drop)
 }
 
 /// What stands on these links and does not age. The kernel leaves out what stands on others, unless that is asked `of_all`: one walk for
@@ -143,25 +126,14 @@ pub(super) fn dump(wire: &mut Wire, links: &[u32], of_all: bool) -> io::Result<V
     Ok(entries)
 }
 
-/// The forwarding database of one link. Kernels that do not filter by link tell of others too.
-fn dump_forwarding(wire: &mut Wire, index: u32) -> io::Result<Vec<Seen>> {
+/// What the forwarding database of a link has that does not age. A kernel that does not filter by link tells of others too.
+pub(super) fn dump_forwarding(wire: &mut Wire, index: u32) -> io::Result<Vec<Seen>> {
     let mut question = NeighbourMessage::default();
     question.header.family = AddressFamily::Bridge;
     question.header.ifindex = index;
     let mut entries = read_all(&wire.dump(RouteNetlinkMessage::GetNeighbour(question))?);
-    entries.retain(|entry| entry.link == index && entry.forwarding);
+    entries.retain(|entry| entry.link == index && entry.forwarding && entry.permanent);
     Ok(entries)
-}
-
-/// What the forwarding database of a link has that does not age. The address of an entry with several is unspecified, so that it meets no
-/// wish.
-pub(super) fn observe_forwarding(wire: &mut Wire, index: u32) -> io::Result<Vec<Seen>> {
-    let mut entries: BTreeMap<Mac, Seen> = BTreeMap::new();
-    for entry in dump_forwarding(wire, index)?.into_iter().filter(|entry| entry.permanent) {
-        let several = Seen { address: family_of(entry.address).unspecified(), ..entry };
-        entries.entry(entry.mac).and_modify(|seen| *seen = several).or_insert(entry);
-    }
-    Ok(entries.into_values().collect())
 }
 
 fn read_all(answers: &[RouteNetlinkMessage]) -> Vec<Seen> {

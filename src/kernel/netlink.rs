@@ -18,8 +18,8 @@ use super::sysctl::{Sysctls, Watched};
 use super::watch::Watch;
 use super::wire::Wire;
 use super::{
-    Change, Kernel, KernelError, Surroundings, Whereabouts, address, attachment, describe, host_link, link, macvlan, neighbour, observe,
-    port, ports, route,
+    Change, Kernel, KernelError, Surroundings, Underlay, Uplink, Whereabouts, address, attachment, describe, host_link, link, macvlan,
+    neighbour, observe, port, ports, route, underlay,
 };
 use crate::model::{Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Place, Port, PortRange, Protocol};
 
@@ -290,6 +290,11 @@ impl Kernel for Netlink {
 
     async fn surroundings(&self) -> Result<Surroundings, KernelError> {
         self.run("look at", "the host's links and routes".into(), |host, wire| observe::surroundings(wire, &host.sysctls)).await
+    }
+
+    async fn underlay(&self, wanted: &Underlay) -> Result<Option<Uplink>, KernelError> {
+        let wanted = wanted.clone();
+        self.run("look for", "the way out of the host".into(), move |_, wire| underlay::look(wire, &wanted)).await
     }
 
     async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError> {

@@ -118,7 +118,7 @@ pub(super) fn neighbours(wire: &mut Wire, links: &Links, wanted: &[Key]) -> io::
     let all: Vec<u32> = tunnels.iter().chain(&elsewhere).copied().collect();
     let mut entries = neighbour::dump(wire, &all, !elsewhere.is_empty())?;
     for index in tunnels {
-        entries.extend(neighbour::observe_forwarding(wire, index)?);
+        entries.extend(neighbour::dump_forwarding(wire, index)?);
     }
     Ok(entries)
 }

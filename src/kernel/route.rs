@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -36,6 +36,8 @@ pub(super) struct Seen {
     pub via: Option<IpAddr>,
     /// What the host itself sends by it has this address.
     pub source: Option<IpAddr>,
+    /// Bytes: the route's own.
+    pub mtu: Option<u32>,
 }
 
 impl Seen {
@@ -51,6 +53,7 @@ impl Seen {
             metric: 0,
             via: None,
             source: None,
+            mtu: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -63,6 +66,9 @@ impl Seen {
                 RouteAttribute::Priority(metric) => seen.metric = *metric,
                 RouteAttribute::Gateway(address) => seen.via = ip(address),
                 RouteAttribute::PrefSource(address) => seen.source = ip(address),
+                RouteAttribute::Metrics(metrics) => {
+                    seen.mtu = metrics.iter().find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+                }
                 _ => {}
             }
         }
@@ -135,20 +141,27 @@ fn lead(message: &mut RouteMessage, via: Option<IpAddr>) {
 pub(super) fn put(wire: &mut Wire, wanted: &Route) -> io::Result<()> {
     let index = need(wire, &wanted.link)?.index;
     match add(wire, message(wanted, index), NLM_F_EXCL) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if [io::ErrorKind::AlreadyExists, io::ErrorKind::InvalidInput].contains(&error.kind()) => {}
         result => return result,
     }
     let (destination, local) = (wanted.destination.trunc(), wanted.kind == RouteKind::Local);
     let mut ours = dump_of(wire, family(destination.addr()), PROTOCOL)?;
-    ours.retain(|route| route.protocol == PROTOCOL && route.destination == destination && route.local == local);
-    if ours.iter().any(|route| route.link == index && route.kind() == wanted.kind) {
+    ours.retain(|route| route.protocol == PROTOCOL && route.local == local);
+    if ours.iter().any(|route| route.destination == destination && route.link == index && route.kind() == wanted.kind) {
         return Ok(());
     }
     let beside = local && destination.addr().is_ipv6();
-    for rival in ours.iter().filter(|route| !beside || route.link == index) {
-        remove(wire, destination, rival.link, local)?;
+    let same = |route: &Seen| route.destination == destination && (!beside || route.link == index);
+    for rival in ours.iter().filter(|route| same(route) || leads_away(route, wanted, index)) {
+        remove(wire, rival.destination, rival.link, local)?;
     }
-    add(wire, message(wanted, index), if beside { 0 } else { NLM_F_EXCL }).map_err(|error| explain(error, destination))
+    add(wire, message(wanted, index), if beside { 0 } else { NLM_F_EXCL }).map_err(|error| explain(error, wanted))
+}
+
+/// Whether it leads to the next hop by another link, for which IPv6 refuses a route by that next hop: the peer was reached otherwise before.
+fn leads_away(route: &Seen, wanted: &Route, index: u32) -> bool {
+    let RouteKind::Unicast { via: Some(via), .. } = wanted.kind else { return false };
+    via.is_ipv6() && route.link != index && route.destination.contains(&via)
 }
 
 fn add(wire: &mut Wire, message: RouteMessage, exclusive: u16) -> io::Result<()> {
@@ -159,11 +172,19 @@ fn remove(wire: &mut Wire, destination: IpNet, index: u32, local: bool) -> io::R
     absent_is_none(wire.change(RouteNetlinkMessage::DelRoute(sought(destination, index, local)), 0)).map(drop)
 }
 
-fn explain(error: io::Error, destination: IpNet) -> io::Error {
-    if error.kind() != io::ErrorKind::AlreadyExists {
-        return error;
-    }
-    let text = format!("somebody else's route to {destination} stands on this host (`ip route show {destination}`): {error}");
+fn explain(error: io::Error, wanted: &Route) -> io::Error {
+    let destination = wanted.destination;
+    let text = match (error.kind(), &wanted.kind) {
+        (io::ErrorKind::AlreadyExists, _) => {
+            format!("somebody else's route to {destination} stands on this host (`ip route show {destination}`): {error}")
+        }
+        (io::ErrorKind::InvalidInput, RouteKind::Unicast { via: Some(via), .. }) => {
+            format!(
+                "the host has not its source address, or somebody else's route leads to {via} by another link (`ip route get {via}`): {error}"
+            )
+        }
+        _ => return error,
+    };
     io::Error::new(error.kind(), text)
 }
 
@@ -171,6 +192,15 @@ fn explain(error: io::Error, destination: IpNet) -> io::Error {
 pub(super) fn delete(wire: &mut Wire, destination: IpNet, link: &IfName) -> io::Result<()> {
     let Some(seen) = find(wire, link)? else { return Ok(()) };
     [false, true].into_iter().try_for_each(|local| remove(wire, destination, seen.index, local))
+}
+
+/// By which way a packet to `destination` would leave.
+pub(super) fn question(destination: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(destination);
+    message.header.destination_prefix_length = IpNet::from(destination).prefix_len();
+    message.attributes = vec![RouteAttribute::Destination(attribute(destination))];
+    message
 }
 
 /// In a container's namespace, on the link of this index.

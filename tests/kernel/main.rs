@@ -107,7 +107,7 @@ struct Monitor {
 impl Monitor {
     fn start(file: &Path) -> Self {
         let output = std::fs::File::create(file).unwrap();
-        let child = Command::new("ip").args(["-o", "monitor", "link", "address", "route"]).stdout(output).spawn().unwrap();
+        let child = Command::new("ip").args(["-o", "monitor", "link", "address", "route", "neigh"]).stdout(output).spawn().unwrap();
         let monitor = Monitor { child, file: file.into() };
         monitor.fence("127.9.9.8");
         monitor
