@@ -1,5 +1,6 @@
 //! Composition root: the only place that knows all concrete types. Everything is built before anything runs.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agent::{self, Agent};
-use crate::config::Settings;
+use crate::cluster::{Cluster, Uplink};
+use crate::config::{self, Settings};
 use crate::firewall::nftables::Nftables;
-use crate::kernel::{Netlink, NetlinkConfig};
+use crate::kernel::{Kernel, Netlink, NetlinkConfig, Underlay};
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
+use crate::store::Leases;
 use crate::store::consul::Consul;
 use crate::store::embedded::Embedded;
 use crate::telemetry::Metrics;
@@ -27,6 +30,9 @@ type Failure = Box<dyn std::error::Error>;
 
 /// How long the last deletions may take after the last answer.
 const LAST_DELETIONS: Duration = Duration::from_secs(2);
+
+/// Bytes: the MTU of Ethernet.
+const ETHERNET: u32 = 1500;
 
 /// How often a shared store that cannot be reached is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -39,7 +45,11 @@ pub struct App {
     router: Router,
     metrics: Option<(TcpListener, Router)>,
     docker: Option<PathBuf>,
-    shared: Option<Consul>,
+    cluster: Arc<Cluster>,
+    kernel: Arc<Netlink>,
+    /// What says by which way tunnels leave, the first that does.
+    underlay: Vec<Underlay>,
+    consul: Option<Arc<Consul>>,
 }
 
 /// Opens the store and the kernel, reads what is declared, and listens; answers nothing yet and leaves the host as it is.
@@ -48,7 +58,14 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     let store = Arc::new(Embedded::open(&settings.data_dir.join("state.redb"))?);
     let (kernel, firewall) = host(&settings)?;
     let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall));
-    let agent = Arc::new(Agent::load(kernel, store, reconciler.clone(), agent::Settings { way: settings.attach }).await?);
+    let consul = settings.consul.clone().map(Consul::new).map(Arc::new);
+    let shared: Arc<dyn Leases> = match &consul {
+        Some(consul) => consul.clone(),
+        None => store.clone(),
+    };
+    let cluster = Arc::new(Cluster::new(shared, settings.host.clone()));
+    let agent_settings = agent::Settings { way: settings.attach };
+    let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), cluster.clone(), agent_settings).await?);
     let metrics = Arc::new(Metrics::default());
     let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(inspect::router(agent.clone()));
     let shown = match settings.metrics {
@@ -57,7 +74,15 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     };
     let sockets = sockets(&settings)?;
     let router = metrics.around(plugin::router(calls));
-    Ok(App { agent, reconciler, sockets, router, metrics: shown, docker: settings.docker, shared: settings.consul.map(Consul::new) })
+    let underlay = match &settings.consul {
+        Some(consul) => underlay(settings.underlay.as_ref(), &consul.address.authority).await,
+        None => Vec::new(),
+    };
+    if consul.is_none() {
+        // this host has no others to reach
+        cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET });
+    }
+    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker: settings.docker, consul })
 }
 
 /// The kernel and the firewall of the network namespace that this process is in.
@@ -87,9 +112,16 @@ impl App {
         // its first look has the host to itself before any call is answered
         let _ = (&mut watch).now_or_never();
         let names = self.agent.names();
-        let mut background = vec![tokio::spawn(watch), tokio::spawn(async move { self.agent.collect().await })];
+        let (collector, follower, cluster) = (self.agent.clone(), self.agent, self.cluster.clone());
+        let mut background = vec![
+            tokio::spawn(watch),
+            tokio::spawn(async move { collector.collect().await }),
+            tokio::spawn(async move { follower.follow().await }),
+            tokio::spawn(async move { cluster.run().await }),
+            tokio::spawn(find_way_out(self.kernel, self.underlay, self.cluster)),
+        ];
         background.extend(self.docker.map(|socket| tokio::spawn(async move { names.learn(&socket).await })));
-        background.extend(self.shared.map(|store| tokio::spawn(reach(store))));
+        background.extend(self.consul.map(|store| tokio::spawn(reach(store))));
         let metrics = self.metrics.map(|(listener, router)| tokio::spawn(axum::serve(listener, router).into_future()));
         info!("rsnet {} is ready", env!("CARGO_PKG_VERSION"));
         plugin::serve(self.sockets, self.router, stop).await;
@@ -100,8 +132,36 @@ impl App {
     }
 }
 
+/// What may say by which way this host's tunnels leave: the setting alone, or else the way to the store, or that to anywhere. The addresses
+/// of the latter are of the documentation (RFC 5737, RFC 3849): nothing is sent to them.
+async fn underlay(setting: Option<&config::Underlay>, store: &str) -> Vec<Underlay> {
+    let anywhere = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])].map(Underlay::Toward);
+    match setting {
+        Some(config::Underlay::Link(name)) => vec![Underlay::Link(name.clone())],
+        Some(config::Underlay::Address(address)) => vec![Underlay::Address(*address)],
+        None => {
+            let store = tokio::net::lookup_host(store).await.into_iter().flatten().map(|socket| Underlay::Toward(socket.ip()));
+            store.chain(anywhere).collect()
+        }
+    }
+}
+
+/// Tells the cluster by which way tunnels leave, as soon as there is one, and when it has another MTU. The address is the first that was found.
+async fn find_way_out(kernel: Arc<Netlink>, mut wanted: Vec<Underlay>, cluster: Arc<Cluster>) {
+    loop {
+        for underlay in wanted.clone() {
+            if let Ok(Some(uplink)) = kernel.underlay(&underlay).await {
+                wanted = vec![Underlay::Address(uplink.source)];
+                cluster.leave_by(Uplink { vtep: uplink.source, mtu: uplink.mtu });
+                break;
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Says why the store that hosts share cannot be used, each reason once, and when it can. No network waits for it.
-async fn reach(store: Consul) {
+async fn reach(store: Arc<Consul>) {
     let mut told = String::new();
     while let Err(error) = store.check().await {
         let reason = error.to_string();

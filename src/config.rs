@@ -55,6 +55,10 @@ pub struct Given {
     #[arg(long, value_name = "IF|ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     underlay: Option<String>,
+    /// This host's name among those that share a store [default: its hostname]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
     /// The engine's API socket, or `none` [default: /var/run/docker.sock]
     #[arg(long, value_name = "SOCKET")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +92,8 @@ pub struct Settings {
     pub consul: Option<consul::Settings>,
     pub data_dir: PathBuf,
     pub underlay: Option<Underlay>,
+    /// This host's name among those that share a store.
+    pub host: String,
     pub docker: Option<PathBuf>,
     pub metrics: Option<SocketAddr>,
     pub log: Targets,
@@ -148,6 +154,7 @@ impl Settings {
             consul: r.consul(),
             data_dir: r.path("data_dir", "/var/lib/rsnet"),
             underlay: r.read("underlay", "", "an interface or an IP address", underlay),
+            host: r.read("host", &hostname(), "a name of letters, digits, - . and _", host).unwrap_or_default(),
             docker: r.read("docker", "/var/run/docker.sock", "the path of a socket, or none", |v| path(v, "none")).flatten(),
             metrics: r.read("metrics", "off", "ADDRESS:PORT, or off", metrics).flatten(),
             log: r.read("log", "info", "error, warn, info, debug or trace, also by room", |v| v.parse().ok()).unwrap_or_default(),
@@ -250,6 +257,17 @@ fn paths(value: &str) -> Option<Vec<PathBuf>> {
 
 fn underlay(value: &str) -> Option<Underlay> {
     value.parse().map(Underlay::Address).ok().or_else(|| value.parse().map(Underlay::Link).ok())
+}
+
+fn host(value: &str) -> Option<String> {
+    value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)).then(|| value.to_owned())
+}
+
+/// What the kernel calls this host; a name that is none of ours has its other characters left out.
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.chars().filter(|c| host(&c.to_string()).is_some()).collect();
+    if name.is_empty() { "host".to_owned() } else { name }
 }
 
 fn metrics(value: &str) -> Option<Option<SocketAddr>> {

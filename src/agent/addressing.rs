@@ -13,7 +13,7 @@ use tracing::warn;
 use super::recovery::{list, records};
 use super::{Agent, Error, record};
 use crate::addresses::{AddressError, DockerDefaults, Pool, Record, Space};
-use crate::model::{Endpoint, Family, Mac};
+use crate::model::{Endpoint, Family, Mac, Network, Share};
 use crate::store::{Expect, Key, Op, Store};
 
 /// The name of our address space.
@@ -74,6 +74,26 @@ impl Addressing {
             }
         }
         Ok(addressing)
+    }
+
+    /// Of a network that hosts share, only this host's blocks are given from, less the host's own addresses.
+    pub fn confine(&mut self, network: &Network) {
+        let Some(Share { mine, .. }) = &network.share else { return };
+        for pool in &network.pools {
+            if let Some(pool) = self.space.pool_mut(&pool.subnet) {
+                pool.confine(&mine.blocks, &mine.homes);
+            }
+        }
+    }
+
+    /// Whether the address is one that may be given here without asking other hosts.
+    pub fn covers(&self, subnet: IpNet, address: IpAddr) -> bool {
+        self.space.pool(&subnet).is_none_or(|pool| pool.covers(address))
+    }
+
+    /// The pools that are more than half used.
+    pub fn short(&self) -> Vec<IpNet> {
+        self.space.pools().filter(|pool| pool.is_short()).map(Pool::subnet).collect()
     }
 
     fn remember(&mut self, subnet: IpNet, address: IpAddr, mac: Option<Mac>) {
@@ -164,6 +184,9 @@ impl Agent {
 
     /// IPAM: `RequestAddress`; gives it with the subnet's prefix length. An address held by a container that went without a word is free.
     pub async fn request_address(&self, new: NewAddress) -> Result<IpNet, Error> {
+        if let (Some(address), Ok(subnet)) = (new.address, new.pool.parse()) {
+            self.claim(subnet, address).await?;
+        }
         match self.take(&new).await {
             Err(Error::Address(AddressError::Taken { address, .. })) => {
                 self.forget_holder(address).await?;
@@ -182,6 +205,9 @@ impl Agent {
             addressing.space.pool_mut(&subnet).and_then(|pool| pool.release(taken.address));
         }
         kept?;
+        if addressing.space.pool(&subnet).is_some_and(Pool::is_short) {
+            self.short.notify_one();
+        }
         addressing.remember(subnet, taken.address, new.mac);
         Ok(IpNet::new(taken.address, subnet.prefix_len()).unwrap_or(subnet))
     }
@@ -193,7 +219,10 @@ impl Agent {
         let released = addressing.space.pool_mut(&subnet).and_then(|pool| pool.release(address));
         let Some(released) = released else { return Ok(()) };
         let mac = addressing.macs.get(&address).copied();
-        self.keep(&address_key(subnet, address), record(&AddressRecord { record: released, mac })).await
+        self.keep(&address_key(subnet, address), record(&AddressRecord { record: released, mac })).await?;
+        drop(addressing);
+        self.give_back(subnet, address).await;
+        Ok(())
     }
 
     /// Gives back the addresses of an endpoint that the engine will not speak of again.

@@ -54,7 +54,7 @@ impl Agent {
         }
     }
 
-    fn network(&self, id: &NetworkId) -> Result<Network, Error> {
+    pub(super) fn network(&self, id: &NetworkId) -> Result<Network, Error> {
         let network = self.state().networks.get(id).map(|live| live.network.clone());
         network.ok_or_else(|| Error::UnknownNetwork(id.clone()))
     }
@@ -80,7 +80,7 @@ impl Agent {
     }
 
     /// Remembers the network; gives its endpoints, which have their old plans still.
-    fn replace(&self, network: Network, mode: Arc<dyn Mode>) -> Vec<EndpointId> {
+    pub(super) fn replace(&self, network: Network, mode: Arc<dyn Mode>) -> Vec<EndpointId> {
         let mut state = self.state();
         let Some(live) = state.networks.get_mut(&network.id) else { return Vec::new() };
         (live.network, live.mode) = (network, mode);
@@ -88,7 +88,7 @@ impl Agent {
     }
 
     /// Makes an endpoint be as its network's mode says now. What the host refuses, the reconciler tries again.
-    async fn renew(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
+    pub(super) async fn renew(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
         let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return Ok(()) };
         let made = self.reconciler.set(&endpoint_owner(network, id), mode.endpoint(&known.endpoint)).await;

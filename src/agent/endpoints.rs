@@ -43,6 +43,9 @@ impl Agent {
         let NewEndpoint { id, network, addresses, mac, interface_name, sysctls } = new;
         let mac = mac.or_else(|| self.last_mac(&network, &addresses)).unwrap_or_else(|| Mac::local(rand::random()));
         let endpoint = Endpoint { id, network, addresses, mac, interface_name, sysctls, attached: Attached::No, bindings: Vec::new() };
+        if let Some(mode) = { self.state().mode(&endpoint.network) } {
+            mode.check(&endpoint).map_err(Error::Refused)?;
+        }
         self.refuse_twins(&endpoint).await?;
         self.ask_for_strangers(&endpoint);
         self.declare(endpoint, Presence::awaited()).await?;

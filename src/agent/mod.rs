@@ -13,6 +13,7 @@ mod locks;
 mod networks;
 mod publish;
 mod recovery;
+mod shared;
 mod state;
 mod strangers;
 mod twins;
@@ -20,9 +21,11 @@ mod twins;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::addresses::{AddressError, PoolError};
+use crate::cluster::{self, Cluster};
 use crate::docker::Names;
 use crate::drivers::OptionError;
 use crate::kernel::{Kernel, KernelError};
@@ -63,6 +66,8 @@ pub enum Error {
     Pool(#[from] PoolError),
     #[error(transparent)]
     Address(#[from] AddressError),
+    #[error(transparent)]
+    Cluster(#[from] cluster::Error),
 }
 
 pub struct Agent {
@@ -74,6 +79,11 @@ pub struct Agent {
     locks: locks::Locks,
     names: Arc<Names>,
     strangers: strangers::Strangers,
+    cluster: Arc<Cluster>,
+    /// A pool that hosts share is more than half used.
+    short: Notify,
+    /// A network that hosts share is gone.
+    left: Notify,
     settings: Settings,
 }
 

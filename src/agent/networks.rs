@@ -40,6 +40,7 @@ impl Agent {
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
         self.make_way(&network, &mode.claims()).await?;
         self.check_claims(&mode.claims(), &surroundings)?;
+        let (network, mode) = self.share(network, mode).await?;
         self.settle(declare_network(&network.id, None), declare_network(&network.id, Some((&network, &*mode)))).await?;
         info!(network = %network.id, mode = drivers::kind_name(&network.options), "network created");
         mode.warnings().iter().for_each(|warning| warn!(network = %network.id, "{warning}"));
@@ -59,6 +60,7 @@ impl Agent {
         };
         self.settle(declare_network(id, Some((&network, &*mode))), declare_network(id, None)).await?;
         self.state().networks.remove(id);
+        self.left.notify_one();
         info!(network = %id, "network deleted");
         Ok(())
     }

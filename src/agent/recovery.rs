@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::addressing::{Addressing, SPACE};
 use super::state::{Known, Live, Origin, Presence, State, endpoint_owner, network_owner};
 use super::{Agent, Error, Settings};
+use crate::cluster::Cluster;
 use crate::drivers::{self, Mode};
 use crate::kernel::{Kernel, Whereabouts};
 use crate::model::{Attached, Endpoint, Network};
@@ -34,12 +35,20 @@ impl Agent {
         kernel: Arc<dyn Kernel>,
         store: Arc<dyn Store>,
         reconciler: Arc<Reconciler>,
+        cluster: Arc<Cluster>,
         settings: Settings,
     ) -> Result<Agent, Error> {
-        let state = Mutex::new(read(&*store).await?);
-        let addressing = tokio::sync::Mutex::new(Addressing::load(&*store).await?);
-        let (locks, names, strangers) = Default::default();
-        let agent = Agent { kernel, store, reconciler, state, addressing, locks, names, strangers, settings };
+        let state = read(&*store).await?;
+        let mut addressing = Addressing::load(&*store).await?;
+        for Live { network, mode, .. } in state.networks.values() {
+            addressing.confine(network);
+            if let (Some(agreement), Some(share)) = (mode.agreement(), network.share.clone()) {
+                cluster.resume(agreement, share);
+            }
+        }
+        let (state, addressing) = (Mutex::new(state), tokio::sync::Mutex::new(addressing));
+        let (locks, names, strangers, short, left) = Default::default();
+        let agent = Agent { kernel, store, reconciler, state, addressing, locks, names, strangers, cluster, short, left, settings };
         agent.forget_vanished().await?;
         agent.expect_all();
         Ok(agent)
@@ -64,7 +73,8 @@ impl Agent {
     /// Forgets endpoints whose containers are gone, now and then until the process ends.
     pub async fn collect(&self) {
         loop {
-            tokio::time::sleep(COLLECT).await;
+            tokio::select! { () = tokio::time::sleep(COLLECT) => {}, () = self.left.notified() => {} }
+            self.leave_unused().await;
             if let Err(error) = self.forget_vanished().await {
                 warn!(%error, "could not forget containers that are gone; trying again");
             }

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use rsnet::agent::{Agent, Settings};
+use rsnet::cluster::{Cluster, Uplink};
 use rsnet::firewall::fake::Fake as FakeFirewall;
 use rsnet::kernel::fake::{Call, Fake as FakeKernel};
 use rsnet::model::{HostLink, Object};
@@ -38,7 +39,7 @@ pub struct World {
 
 /// The embedded store on a disk that can fail.
 pub struct Disk {
-    store: Embedded,
+    store: Arc<Embedded>,
     full: AtomicBool,
 }
 
@@ -85,10 +86,12 @@ impl World {
     }
 
     async fn start(kernel: Arc<FakeKernel>, firewall: Arc<FakeFirewall>, directory: Arc<TempDir>) -> Self {
-        let store = Embedded::open(&directory.path().join("state.redb")).unwrap();
-        let disk = Arc::new(Disk { store, full: AtomicBool::new(false) });
+        let store = Arc::new(Embedded::open(&directory.path().join("state.redb")).unwrap());
+        let disk = Arc::new(Disk { store: store.clone(), full: AtomicBool::new(false) });
         let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall.clone()));
-        let agent = Arc::new(Agent::load(kernel.clone(), disk.clone(), reconciler.clone(), Settings::default()).await.unwrap());
+        let cluster = Arc::new(Cluster::new(store, "h1".to_owned()));
+        cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500 });
+        let agent = Arc::new(Agent::load(kernel.clone(), disk.clone(), reconciler.clone(), cluster, Settings::default()).await.unwrap());
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
         World { kernel, firewall, reconciler, router, disk, directory }
     }

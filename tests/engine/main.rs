@@ -18,6 +18,7 @@ mod matrix;
 use macvlan::live as macvlan_live;
 mod none;
 mod options;
+mod overlay;
 mod packaging;
 mod plugin;
 mod publish;
@@ -58,6 +59,7 @@ on_every_engine! {
     smoke::a_paused_host_answers_again_when_resumed,
     smoke::a_cut_host_is_reached_again_when_mended,
     smoke::two_segments_are_joined_by_a_router,
+    overlay::containers_on_three_hosts_reach_each_other,
     matrix::the_default_network,
     matrix::an_internal_network,
     matrix::a_network_without_icc,
