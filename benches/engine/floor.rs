@@ -64,13 +64,14 @@ impl Floor {
                 addresses: self.addresses.lock().expect("no panic").get(id.as_str()).and_then(|a| a.parse().ok()).into_iter().collect(),
                 sysctls: Vec::new(),
                 gateways: Vec::new(),
+                routes: vec![],
             },
         };
         let mac = Mac::local(rand::random());
         let attachment = Attachment {
             host: host_end(id.as_str()),
             alias: format!("rsnet:{id}"),
-            kind: AttachmentKind::Veth { peer: peer.clone() },
+            kind: AttachmentKind::Veth { peer: peer.clone(), router: None },
             mac,
             mtu: Some(1500),
             place,

@@ -50,7 +50,9 @@ fn message(index: u32, address: IpNet) -> AddressMessage {
         IpNet::V4(_) => {}
         IpNet::V6(_) => {
             message.header.flags = AddressHeaderFlags::Nodad;
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            // of full length it has no neighbours, and needs no route to them
+            let routeless = if address.prefix_len() == 128 { AddressFlags::Noprefixroute } else { AddressFlags::empty() };
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | routeless));
         }
     }
     message

@@ -5,7 +5,6 @@ use std::io;
 
 use ipnet::IpNet;
 use netlink_packet_route::link::InfoKind;
-use netlink_packet_route::route::RouteProtocol;
 
 use super::link::{self, Seen};
 use super::sysctl::{self, Sysctls};
@@ -146,8 +145,9 @@ fn sysctl_object(sysctls: &Sysctls, key: &Key) -> Option<Object> {
 }
 
 pub(super) fn surroundings(wire: &mut Wire, sysctls: &Sysctls) -> io::Result<Surroundings> {
-    let mut routes = route::dump(wire, RouteProtocol::Unspec)?;
-    routes.retain(|route| route.unicast && !address::is_link_local(route.destination));
+    let mut routes = route::dump_unicast(wire)?;
+    // of ours there is one for each container, on as many links
+    routes.retain(|route| route.protocol != route::PROTOCOL && !address::is_link_local(route.destination));
     let mut links = Links::default();
     for index in routes.iter().map(|route| route.link).collect::<BTreeSet<_>>() {
         link::find_index(wire, index)?.into_iter().for_each(|seen| links.insert(seen));

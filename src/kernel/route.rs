@@ -145,8 +145,8 @@ pub(super) fn put(wire: &mut Wire, wanted: &Route) -> io::Result<()> {
         result => return result,
     }
     let (destination, local) = (wanted.destination.trunc(), wanted.kind == RouteKind::Local);
-    let mut ours = dump_of(wire, family(destination.addr()), PROTOCOL)?;
-    ours.retain(|route| route.protocol == PROTOCOL && route.local == local);
+    let mut ours = ours_of(wire, family(destination.addr()))?;
+    ours.retain(|route| route.local == local);
     if ours.iter().any(|route| route.destination == destination && route.link == index && route.kind() == wanted.kind) {
         return Ok(());
     }
@@ -214,7 +214,7 @@ pub(super) fn put_static(wire: &mut Wire, wanted: &StaticRoute, index: u32) -> i
 /// A default route by `gateway` on the link of this index, unless the namespace has one of the family.
 pub(super) fn put_default(wire: &mut Wire, gateway: IpAddr, index: u32) -> io::Result<()> {
     let has_one = |r: &Seen| r.destination.prefix_len() == 0 && r.destination.addr().is_ipv4() == gateway.is_ipv4();
-    if dump(wire, RouteProtocol::Unspec)?.iter().any(|r| r.unicast && has_one(r)) {
+    if dump_unicast(wire)?.iter().any(has_one) {
         return Ok(());
     }
     let mut message = RouteMessage::default();
@@ -228,22 +228,32 @@ pub(super) fn put_default(wire: &mut Wire, gateway: IpAddr, index: u32) -> io::R
 
 /// Ours only: the kernel leaves the others out, there may be a million.
 pub(super) fn dump_ours(wire: &mut Wire) -> io::Result<Vec<Seen>> {
-    let mut routes = dump(wire, PROTOCOL)?;
+    let mut routes = ours_of(wire, AddressFamily::Inet)?;
+    routes.extend(ours_of(wire, AddressFamily::Inet6)?);
+    Ok(routes)
+}
+
+fn ours_of(wire: &mut Wire, family: AddressFamily) -> io::Result<Vec<Seen>> {
+    let mut routes = dump(wire, family, PROTOCOL, RouteType::Unspec)?;
     routes.retain(|route| route.protocol == PROTOCOL);
     Ok(routes)
 }
 
-/// Those of one protocol number; all for `Unspec`.
-pub(super) fn dump(wire: &mut Wire, protocol: RouteProtocol) -> io::Result<Vec<Seen>> {
-    let mut routes = dump_of(wire, AddressFamily::Inet, protocol)?;
-    routes.extend(dump_of(wire, AddressFamily::Inet6, protocol)?);
+/// Those of every owner and table that lead somewhere: the kernel leaves out those to the host's own addresses and to groups, of which each
+/// link has several.
+pub(super) fn dump_unicast(wire: &mut Wire) -> io::Result<Vec<Seen>> {
+    let mut routes = dump(wire, AddressFamily::Inet, RouteProtocol::Unspec, RouteType::Unicast)?;
+    routes.extend(dump(wire, AddressFamily::Inet6, RouteProtocol::Unspec, RouteType::Unicast)?);
+    routes.retain(|route| route.unicast);
     Ok(routes)
 }
 
-fn dump_of(wire: &mut Wire, family: AddressFamily, protocol: RouteProtocol) -> io::Result<Vec<Seen>> {
+/// Those of one protocol number and type, `Unspec` being all; others too from a kernel that does not filter.
+fn dump(wire: &mut Wire, family: AddressFamily, protocol: RouteProtocol, kind: RouteType) -> io::Result<Vec<Seen>> {
     let mut question = RouteMessage::default();
     question.header.address_family = family;
     question.header.protocol = protocol;
+    question.header.kind = kind;
     // A kernel that does not have the family has no such routes.
     let answers = match wire.dump(RouteNetlinkMessage::GetRoute(question)) {
         Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => Vec::new(),
