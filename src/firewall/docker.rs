@@ -1,8 +1,9 @@
 //! The way past Docker's own chains, and what they tell of Docker's bridges.
 //!
 //! Where Docker filters with iptables it may have set the policy of `FORWARD` to drop, and an accept in our table does not undo that. So
-//! `FORWARD` gets two rules that accept what comes from or goes to a segment. They decide nothing: who may talk to whom is decided in our
-//! own table, which sees the same packets. They stand behind the jump to `DOCKER-USER`, so that an administrator's rules there come first.
+//! `FORWARD` gets two rules that accept what comes from or goes to a segment, and as many for routed ports and tunnels while there are
+//! networks of these. They decide nothing: who may talk to whom is decided in our own table, which sees the same packets. They stand behind
+//! the jump to `DOCKER-USER`, so that an administrator's rules there come first.
 //! Not in `DOCKER-USER` itself: engines up to 27 take the jump out and in again whenever a network is made, and what comes in between meets
 //! the policy. Where there is no such chain and `FORWARD` drops (ufw, an engine that is not running yet), they stand at its head. Only the
 //! plainest expressions are used: with others `iptables` could no longer read the chain.

@@ -241,7 +241,7 @@ fn fib(source: bool) -> Expression {
 /// sent to itself, IPv4 without an address yet to broadcast or link-local multicast, ICMPv6 without one to link-local addresses (duplicate
 /// address detection, multicast listener reports).
 pub fn no_way_back() -> Vec<Expression> {
-    vec![route(OUTGOING, SOURCE | INCOMING | PRESENT), compare(EQ, &[0])]
+    vec![route(OUTGOING, SOURCE | INCOMING | PRESENT), compare(EQ, &[0; 4])]
 }
 
 /// `NFT_FIB_RESULT_*`.

@@ -22,6 +22,10 @@
 //! neighbour's published port (hairpin): steps 2 to 4, then `postrouting` gives the bridge's address, or the answer would go past the host.
 //! Between two containers of a segment a packet crosses the bridge only, and meets none of this unless `bridge-nf-call-iptables` is on;
 //! then `inner` accepts it.
+//!
+//! Between two containers of a network without a bridge a packet is routed, here and on the other host: `raw` takes it past connection
+//! tracking if it came by the way back to its source (`inside`), and `forward` accepts it. From such a container to elsewhere, and
+//! from elsewhere to its published port, the steps are those above, by address in the place of link.
 
 mod attribute;
 mod batch;

@@ -136,11 +136,11 @@ fn within_subnet(f: Family) -> Rule {
 }
 
 fn from_subnet(f: Family, set: fn(Family) -> Set) -> Vec<Expression> {
-    within(&[Field::Nfproto, Field::Source(f)], set(f).name())
+    [family(f), within(&[Field::Nfproto, Field::Source(f)], set(f).name())].concat()
 }
 
 fn to_subnet(f: Family, set: fn(Family) -> Set) -> Vec<Expression> {
-    within(&[Field::Nfproto, Field::Destination(f)], set(f).name())
+    [family(f), within(&[Field::Nfproto, Field::Destination(f)], set(f).name())].concat()
 }
 
 fn from_port() -> Vec<Expression> {
@@ -211,7 +211,7 @@ fn forward() -> Vec<Rule> {
     // Our accepts in FORWARD stand before Docker's own walls, so the way to Docker's networks is closed here.
     rules.extend(our_links().map(|from| vec![from, verdict(Verdict::Jump("walls"))]));
     rules.push(vec![verdict_of(&[Field::Nfproto, Field::Oifname], "enter")]);
-    rules.extend(both(|f| vec![verdict_of(&[Field::Nfproto, Field::Destination(f)], Set::EnterSubnets(f).name())]));
+    rules.extend(both(|f| vec![family(f), verdict_of(&[Field::Nfproto, Field::Destination(f)], Set::EnterSubnets(f).name())]));
     rules
 }
 

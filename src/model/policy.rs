@@ -36,7 +36,7 @@ pub enum Zone {
     /// What comes and goes by this link: a bridge.
     Link(IfName),
     /// Those with addresses of this subnet, each behind a routed port of its own, here or on another host. What passes between them is not
-    /// tracked ([`Entry::Inner`]).
+    /// tracked ([`Entry::Inner`]). The family of an entry is the subnet's, whatever the entry names.
     Subnet(IpNet),
 }
 

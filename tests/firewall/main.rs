@@ -3,6 +3,7 @@
 mod flows;
 mod lab;
 mod legacy;
+mod subnets;
 mod traffic;
 
 use std::collections::BTreeSet;
