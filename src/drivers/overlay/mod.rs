@@ -8,7 +8,8 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -104,7 +105,22 @@ impl Overlay {
             let gateway = Object::Address { link: port.clone(), address: IpNet::from(side.gateway) };
             [gateway, route(IpNet::from(address), &port, None, home(share, address))]
         };
-        self.sides(endpoint).flat_map(side).chain(loopback(endpoint)).collect()
+        self.sides(endpoint).flat_map(side).chain(self.loopback(endpoint)).collect()
+    }
+
+    /// Answers of what is published on 127.0.0.1 and `::1` come in by the container's port, and the kernel looks there for these addresses.
+    fn loopback(&self, endpoint: &Endpoint) -> Vec<Object> {
+        let targets = endpoint.bindings.iter().flat_map(|binding| self.targets(endpoint, binding.host));
+        let hosts: BTreeSet<IpAddr> = targets.map(|(host, _)| host).filter(|host| host.is_loopback() || host.is_unspecified()).collect();
+        let port = endpoint.host_link();
+        let answered = |host: &IpAddr| match family_of(*host) {
+            Family::V4 => Object::LinkSysctl { path: conf_path(Family::V4, &port, "route_localnet"), value: "1".to_owned() },
+            Family::V6 => {
+                let destination = IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST));
+                Object::Route(Route { destination, link: port.clone(), kind: RouteKind::Local })
+            }
+        };
+        hosts.iter().map(answered).collect()
     }
 
     /// The host forwards as soon as one container needs it; see `bridge`.
@@ -156,13 +172,6 @@ impl Overlay {
 /// The VXLAN link of a network.
 fn tunnel(share: &Share) -> IfName {
     IfName::of("rsx-", &share.vni.to_string())
-}
-
-/// Answers of ports published on 127.0.0.1 come in by the container's port.
-fn loopback(endpoint: &Endpoint) -> Option<Object> {
-    let published = endpoint.bindings.iter().any(|binding| binding.host.is_none_or(|host| host.is_loopback()));
-    let path = conf_path(Family::V4, &endpoint.host_link(), "route_localnet");
-    published.then(|| Object::LinkSysctl { path, value: "1".to_owned() })
 }
 
 fn of_family(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {

@@ -9,6 +9,9 @@ use crate::lab::{Engine, PATIENCE, wait_until};
 use crate::standing::{difference, own};
 use crate::traffic::{addresses, icmp, reaches_all, run};
 
+const WIPES: usize = 20;
+const KILLS: usize = 20;
+
 /// Questions from `c1` to `c2` all the while.
 fn flows(cluster: &Cluster, all: &[Vec<std::net::IpAddr>]) -> Vec<Flow> {
     Place::container(&cluster.hosts[1], "c2").echo(7);
@@ -51,11 +54,13 @@ pub fn a_wiped_consul_is_rebuilt_from_the_hosts(engine: Engine) {
     let keys = || cluster.consul.sh("kv get -recurse -keys=false rsnet/cluster/block").stdout;
     let (before, rows) = (keys(), cluster.hosts.iter().map(own).collect::<Vec<_>>());
     let flows = flows(&cluster, &all);
-    cluster.consul.sh("kv delete -recurse rsnet").ok();
-    wait_until("the blocks to be back", PATIENCE, || {
-        let now = keys();
-        if now == before { Ok(()) } else { Err(difference(&before, &now)) }
-    });
+    for _ in 0..WIPES {
+        cluster.consul.sh("kv delete -recurse rsnet").ok();
+        wait_until("the blocks to be back", PATIENCE, || {
+            let now = keys();
+            if now == before { Ok(()) } else { Err(difference(&before, &now)) }
+        });
+    }
     flows.into_iter().for_each(Flow::none_missing);
     for (host, before) in cluster.hosts.iter().zip(rows) {
         assert_eq!(own(host), before, "{}", difference(&before, &own(host)));
@@ -69,7 +74,7 @@ pub fn kills_and_reboots_of_a_host_lose_no_network(engine: Engine) {
         let all = cluster.run("blue", "--restart always");
         let before = own(&cluster.hosts[0]);
         let flows = flows(&cluster, &all);
-        for round in 0..10 {
+        for round in 0..KILLS {
             let host = &cluster.hosts[round % 2];
             std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
             host.kill_rsnet();

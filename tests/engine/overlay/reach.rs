@@ -31,10 +31,9 @@ pub fn containers_on_three_hosts_reach_each_other(engine: Engine) {
 /// The host's own address of a family on the network.
 fn home(cluster: &Cluster, n: usize, like: IpAddr) -> IpAddr {
     let family = if like.is_ipv4() { "-4" } else { "-6" };
-    let shown =
-        cluster.hosts[n].sh(&format!("ip {family} -o addr show to 10.50.0.0/16 scope global; ip {family} -o addr show to fd50::/64"));
-    let line = shown.ok().lines().find(|line| line.contains("rsx-")).expect("the VXLAN link has an address").to_owned();
-    line.split_whitespace().nth(3).and_then(|net| net.split('/').next()).and_then(|ip| ip.parse().ok()).expect("an address")
+    let show = format!("ip {family} -o addr show scope global | awk '$2 ~ /^rsx-/ {{ sub(\"/.*\", \"\", $4); print $4 }}'");
+    let shown = cluster.hosts[n].sh(&show);
+    shown.ok().trim().parse().unwrap_or_else(|e| panic!("{e}: {shown}"))
 }
 
 pub fn hosts_and_containers_of_all_hosts_see_each_others_true_addresses(engine: Engine) {
@@ -81,20 +80,20 @@ pub fn networks_are_walled_off_from_each_other_on_all_hosts(engine: Engine) {
     cluster.run("blue", "");
     let mut red = Vec::new();
     for host in &cluster.hosts {
-        run(host, "r", "--network red");
-        red.extend(addresses(host, "r", "red"));
+        run(host, "red1", "--network red");
+        red.extend(addresses(host, "red1", "red"));
         host.docker("network create -d rsnet --subnet 172.30.1.0/24 green").ok();
-        run(host, "g", "--network green --ip 172.30.1.10");
+        run(host, "green1", "--network green --ip 172.30.1.10");
     }
-    let _servers: Vec<_> = cluster.hosts.iter().flat_map(|host| [serve(host, "r", &[7]), serve(host, "g", &[7])]).collect();
+    let _servers: Vec<_> = cluster.hosts.iter().flat_map(|host| [serve(host, "red1", &[7]), serve(host, "green1", &[7])]).collect();
     let green: IpAddr = [172, 30, 1, 10].into();
     let station = cluster.consul.machine.ipv4();
     for n in [0, 1] {
-        let r = Place::Container(&cluster.hosts[n], "r");
+        let r = Place::Container(&cluster.hosts[n], "red1");
         reaches_all(r, &red.iter().flat_map(|to| [tcp(*to, 7), udp(*to, 7), icmp(*to)]).collect::<Vec<_>>());
         reaches_none(r, &[tcp(station, 8500), icmp(station), tcp(green, 7), icmp(green)]);
         reaches_none(cluster.place(n), &[tcp(red[0], 7), tcp(red[1], 7), udp(red[1], 7), icmp(red[0]), icmp(green), tcp(green, 7)]);
-        reaches_none(Place::Container(&cluster.hosts[n], "g"), &[tcp(red[0], 7), icmp(red[1])]);
+        reaches_none(Place::Container(&cluster.hosts[n], "green1"), &[tcp(red[0], 7), icmp(red[1])]);
     }
 }
 
@@ -105,10 +104,8 @@ pub fn large_transfers_pass_whatever_the_underlays_mtu(engine: Engine) {
         cluster.create("--subnet 10.50.0.0/16 blue");
         let all = cluster.run("blue", "");
         cluster.place(0).sh("ip link show eth0").says(&format!("mtu {} ", mtu - 50));
-        let serve = cluster.hosts[0].spawn_in_container("c1", "echo", "socat TCP-LISTEN:7,fork,reuseaddr EXEC:cat");
-        cluster.place(1).sh(&format!("for i in 1 2 3 4 5 6 7 8 9; do nc -z {} 7 && break; done", all[0][0]));
+        crate::flow::Place::container(&cluster.hosts[0], "c1").echo(7);
         let script = format!("head -c 65536 /dev/zero | socat -t5 - TCP:{}:7,connect-timeout=5 | wc -c", all[0][0]);
         cluster.place(1).sh(&script).says("65536");
-        drop(serve);
     }
 }
