@@ -220,6 +220,7 @@ impl State {
             Object::Attachment(attachment) => self.refuse_foreign(&attachment.host).and_then(|()| self.check_place(attachment)),
             Object::Address { link, .. } | Object::Neighbour { link, .. } | Object::Fdb { link, .. } => need(link),
             Object::Route(route) if self.host_links.contains_key(&route.link) => Ok(()),
+            Object::Route(Route { kind: RouteKind::Unreachable, .. }) => Ok(()),
             Object::Route(route) => need(&route.link),
             Object::Port(port) => need(&port.link).and_then(|()| need(&port.bridge)),
             Object::LinkSysctl { path, .. } if !self.links().any(|name| names(path, name)) => {

@@ -134,7 +134,11 @@ pub(super) fn neighbour_object(links: &Links, seen: &neighbour::Seen) -> Option<
 /// Ours by its protocol, whoever's its link is.
 pub(super) fn route_object(links: &Links, seen: &route::Seen) -> Option<Object> {
     let ours = seen.protocol == route::PROTOCOL;
-    let link = links.get(seen.link).filter(|_| ours)?.name.parse().ok()?;
+    let link = match seen.unreachable {
+        true => route::NO_LINK,
+        false => &links.get(seen.link)?.name,
+    };
+    let link = link.parse().ok().filter(|_| ours)?;
     Some(Object::Route(Route { destination: seen.destination, link, kind: seen.kind() }))
 }
 

@@ -21,6 +21,9 @@ pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(195);
 /// `RT_TABLE_LOCAL`.
 const LOCAL: u8 = 255;
 
+/// What stands for the link of a route that has none.
+pub(super) const NO_LINK: &str = "lo";
+
 /// What a route message says, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -31,6 +34,7 @@ pub(super) struct Seen {
     pub table: u32,
     pub protocol: RouteProtocol,
     pub unicast: bool,
+    pub unreachable: bool,
     pub metric: u32,
     /// The next hop.
     pub via: Option<IpAddr>,
@@ -50,6 +54,7 @@ impl Seen {
             table: header.table.into(),
             protocol: header.protocol,
             unicast: header.kind == RouteType::Unicast,
+            unreachable: header.kind == RouteType::Unreachable,
             metric: 0,
             via: None,
             source: None,
@@ -76,7 +81,11 @@ impl Seen {
     }
 
     pub fn kind(&self) -> RouteKind {
-        if self.local { RouteKind::Local } else { RouteKind::Unicast { via: self.via, source: self.source } }
+        match (self.local, self.unreachable) {
+            (true, _) => RouteKind::Local,
+            (_, true) => RouteKind::Unreachable,
+            _ => RouteKind::Unicast { via: self.via, source: self.source },
+        }
     }
 }
 
@@ -104,22 +113,31 @@ fn attribute(address: IpAddr) -> RouteAddress {
     }
 }
 
-/// By what a route is found again: destination, link, table and our number.
-fn sought(destination: IpNet, index: u32, local: bool) -> RouteMessage {
+/// By what a route is found again: destination, link if it has one, table and our number.
+fn sought(destination: IpNet, index: u32, kind: RouteType) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(destination.addr());
     message.header.destination_prefix_length = destination.prefix_len();
     message.header.protocol = PROTOCOL;
-    message.header.table = if local { LOCAL } else { RouteHeader::RT_TABLE_MAIN };
-    message.header.kind = if local { RouteType::Local } else { RouteType::Unicast };
+    message.header.table = if kind == RouteType::Local { LOCAL } else { RouteHeader::RT_TABLE_MAIN };
+    message.header.kind = kind;
     message.header.scope = RouteScope::NoWhere;
-    message.attributes = vec![RouteAttribute::Destination(attribute(destination.network())), RouteAttribute::Oif(index)];
+    message.attributes = vec![RouteAttribute::Destination(attribute(destination.network()))];
+    message.attributes.extend((kind != RouteType::Unreachable).then_some(RouteAttribute::Oif(index)));
     message
 }
 
+fn type_of(kind: &RouteKind) -> RouteType {
+    match kind {
+        RouteKind::Local => RouteType::Local,
+        RouteKind::Unreachable => RouteType::Unreachable,
+        RouteKind::Unicast { .. } => RouteType::Unicast,
+    }
+}
+
 fn message(wanted: &Route, index: u32) -> RouteMessage {
-    let mut message = sought(wanted.destination, index, wanted.kind == RouteKind::Local);
-    message.header.scope = RouteScope::Host;
+    let mut message = sought(wanted.destination, index, type_of(&wanted.kind));
+    message.header.scope = if wanted.kind == RouteKind::Local { RouteScope::Host } else { RouteScope::Universe };
     if let RouteKind::Unicast { via, source } = wanted.kind {
         lead(&mut message, via);
         message.attributes.extend(source.map(|address| RouteAttribute::PrefSource(attribute(address))));
@@ -153,7 +171,7 @@ pub(super) fn put(wire: &mut Wire, wanted: &Route) -> io::Result<()> {
     let beside = local && destination.addr().is_ipv6();
     let same = |route: &Seen| route.destination == destination && (!beside || route.link == index);
     for rival in ours.iter().filter(|route| same(route) || leads_away(route, wanted, index)) {
-        remove(wire, rival.destination, rival.link, local)?;
+        remove(wire, rival.destination, rival.link, type_of(&rival.kind()))?;
     }
     add(wire, message(wanted, index), if beside { 0 } else { NLM_F_EXCL }).map_err(|error| explain(error, wanted))
 }
@@ -168,8 +186,8 @@ fn add(wire: &mut Wire, message: RouteMessage, exclusive: u16) -> io::Result<()>
     wire.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | exclusive)
 }
 
-fn remove(wire: &mut Wire, destination: IpNet, index: u32, local: bool) -> io::Result<()> {
-    absent_is_none(wire.change(RouteNetlinkMessage::DelRoute(sought(destination, index, local)), 0)).map(drop)
+fn remove(wire: &mut Wire, destination: IpNet, index: u32, kind: RouteType) -> io::Result<()> {
+    absent_is_none(wire.change(RouteNetlinkMessage::DelRoute(sought(destination, index, kind)), 0)).map(drop)
 }
 
 fn explain(error: io::Error, wanted: &Route) -> io::Error {
@@ -188,10 +206,14 @@ fn explain(error: io::Error, wanted: &Route) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-/// From whichever of the two tables it is in.
+/// From whichever of the two tables it is in, leading somewhere or not.
 pub(super) fn delete(wire: &mut Wire, destination: IpNet, link: &IfName) -> io::Result<()> {
     let Some(seen) = find(wire, link)? else { return Ok(()) };
-    [false, true].into_iter().try_for_each(|local| remove(wire, destination, seen.index, local))
+    let kinds: &[RouteType] = match link.as_str() {
+        NO_LINK => &[RouteType::Unreachable, RouteType::Unicast, RouteType::Local],
+        _ => &[RouteType::Unicast, RouteType::Local],
+    };
+    kinds.iter().try_for_each(|kind| remove(wire, destination, seen.index, *kind))
 }
 
 /// By which way a packet to `destination` would leave.
@@ -205,7 +227,7 @@ pub(super) fn question(destination: IpAddr) -> RouteMessage {
 
 /// In a container's namespace, on the link of this index.
 pub(super) fn put_static(wire: &mut Wire, wanted: &StaticRoute, index: u32) -> io::Result<()> {
-    let mut message = sought(wanted.destination, index, false);
+    let mut message = sought(wanted.destination, index, RouteType::Unicast);
     message.header.protocol = RouteProtocol::Boot;
     lead(&mut message, wanted.via);
     add(wire, message, NLM_F_EXCL)

@@ -86,6 +86,8 @@ pub struct Route {
 pub enum RouteKind {
     /// Of type local in table local (`RTN_LOCAL`).
     Local,
+    /// Nowhere: whoever sends there is told so (`RTN_UNREACHABLE`, table main, behind every other). It has no link; `lo` stands for it.
+    Unreachable,
     /// In table main.
     Unicast {
         /// The next hop, taken to be on the link (`RTNH_F_ONLINK`); none: the destination itself is.

@@ -626,3 +626,23 @@ async fn making_a_routed_port_waits_for_no_grace_period() {
     println!("{:?} (median of 20)", took[10]);
     assert!(took[10] < Duration::from_millis(10), "{took:?}");
 }
+
+#[tokio::test]
+async fn what_belongs_to_nobody_is_unreachable_and_more_special_routes_lead_on() {
+    let host = Host::new();
+    let nowhere = |text: &str| Object::Route(Route { destination: net(text), link: name("lo"), kind: RouteKind::Unreachable });
+    for (subnet, inside) in [("10.50.0.0/16", "10.50.0.0/26"), ("fd50::/64", "fd50::/112")] {
+        let wanted = nowhere(subnet);
+        for _ in 0..2 {
+            host.kernel.put(&wanted).await.unwrap();
+        }
+        let seen = host.kernel.observe(std::slice::from_ref(&wanted)).await.unwrap();
+        assert_eq!(seen, [wanted.clone()]);
+        let family = if subnet.contains(':') { "-6" } else { "-4" };
+        assert!(run(&format!("ip {family} route show proto 195")).contains(&format!("unreachable {subnet}")));
+        run(&format!("ip {family} route add {inside} dev lo proto 77"));
+        host.kernel.delete(&wanted.key()).await.unwrap();
+        assert!(run(&format!("ip {family} route show proto 195")).is_empty(), "deleted");
+        assert!(run(&format!("ip {family} route show proto 77")).contains(inside), "another's stays");
+    }
+}

@@ -185,6 +185,11 @@ impl Host {
         self.nics.iter().for_each(|nic| nic.carry("down"));
     }
 
+    /// What fits every wire of the machine, in bytes; a reboot forgets it.
+    pub fn set_mtu(&self, mtu: u32) {
+        self.nics.iter().for_each(|nic| nic.set_mtu(self.space().init, mtu));
+    }
+
     /// The switch is a reflective relay for the machine (IEEE 802.1Qbg).
     pub fn reflect(&self) {
         self.nics.iter().for_each(Nic::reflect);

@@ -101,6 +101,12 @@ impl Nic {
         ip(self.segment.lab.switch.init, &format!("link set {} type bridge_slave hairpin on", self.port));
     }
 
+    /// What fits the wire, on both of its ends.
+    pub fn set_mtu(&self, machine: i32, mtu: u32) {
+        ip(self.segment.lab.switch.init, &format!("link set {} mtu {mtu}", self.port));
+        ip(machine, &format!("link set {} mtu {mtu}", self.name));
+    }
+
     /// Cuts the wire at the switch, or mends it.
     pub fn carry(&self, state: &str) {
         ip(self.segment.lab.switch.init, &format!("link set {} {state}", self.port));

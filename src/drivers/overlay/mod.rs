@@ -39,8 +39,9 @@ impl Overlay {
     fn shared_plan(&self, share: &Share) -> Plan {
         let tunnel = tunnel(share);
         let homes = share.mine.homes.iter().map(|home| Object::Address { link: tunnel.clone(), address: IpNet::from(*home) });
+        let nowhere = self.spec.sides.iter().map(|side| nowhere(side.subnet));
         let peers = share.peers.iter().flat_map(|peer| self.towards(share, peer, &tunnel));
-        Plan::new([self.link(share)].into_iter().chain(homes).chain(peers), self.entries())
+        Plan::new([self.link(share)].into_iter().chain(homes).chain(nowhere).chain(peers), self.entries())
     }
 
     fn link(&self, share: &Share) -> Object {
@@ -181,6 +182,11 @@ fn of_family(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
 /// What the host itself sends into the network is from its own address there, not from the gateway's, which every host has.
 fn home(share: &Share, like: IpAddr) -> Option<IpAddr> {
     of_family(&share.mine.homes, like)
+}
+
+/// What belongs to no container and to no host must not leave by the default route.
+fn nowhere(subnet: IpNet) -> Object {
+    Object::Route(Route { destination: subnet, link: IfName::of("lo", ""), kind: RouteKind::Unreachable })
 }
 
 fn route(destination: IpNet, link: &IfName, via: Option<IpAddr>, source: Option<IpAddr>) -> Object {

@@ -100,7 +100,7 @@ pub fn networks_are_walled_off_from_each_other_on_all_hosts(engine: Engine) {
 /// 64 KB each way, where the way between the hosts is narrower or wider than Ethernet's.
 pub fn large_transfers_pass_whatever_the_underlays_mtu(engine: Engine) {
     for mtu in [1400, 9000] {
-        let cluster = Cluster::prepared(engine, 2, "", |host| drop(host.sh(&format!("ip link set eth0 mtu {mtu}")).ok().to_owned()));
+        let cluster = Cluster::prepared(engine, 2, "", |host| host.set_mtu(mtu));
         cluster.create("--subnet 10.50.0.0/16 blue");
         let all = cluster.run("blue", "");
         cluster.place(0).sh("ip link show eth0").says(&format!("mtu {} ", mtu - 50));
