@@ -2,13 +2,22 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use tracing::warn;
 
-use super::state::{Known, Presence, declare_endpoint};
+use super::state::{AWAITED, Known, Presence, declare_endpoint};
 use super::{Agent, Error};
 use crate::drivers::Join;
-use crate::model::{Attached, Endpoint, EndpointId, IfName, Mac, NetworkId, Sandbox, StaticRoute, Way};
+use crate::kernel::Kernel;
+use crate::model::{Attached, Attachment, Endpoint, EndpointId, IfName, Mac, NetworkId, Place, Sandbox, StaticRoute, Way};
+
+/// How often it is looked whether the engine has moved a link: at first, after so long, and from then on.
+const GLANCE: Duration = Duration::from_millis(20);
+const SOON: Duration = Duration::from_secs(2);
+const SELDOM: Duration = Duration::from_millis(500);
 
 /// An endpoint as the engine asks for it.
 #[derive(Clone, Debug)]
@@ -72,6 +81,7 @@ impl Agent {
         }
         endpoint.attached = Attached::Joined(sandbox.clone());
         self.attach(&endpoint, sandbox).await?;
+        self.tune(&endpoint, way, mode.endpoint(&endpoint).attachment());
         let joined = names(&endpoint, way, answer);
         self.remember(endpoint, presence)?;
         Ok(joined)
@@ -88,6 +98,15 @@ impl Agent {
         self.settle(declare_endpoint(&*mode, network, id, Some(&before)), making).await?;
         let owner = super::state::endpoint_owner(network, id);
         Ok(self.reconciler.expect(&owner, mode.endpoint(joined)).map_err(crate::reconcile::Error::from)?)
+    }
+
+    /// Has what a mode wants of a link in its sandbox, beyond what the engine sets for the user, set once the engine has moved it there.
+    fn tune(&self, endpoint: &Endpoint, way: Way, attachment: Option<&Attachment>) {
+        let Some(attachment) = attachment else { return };
+        let Place::Sandbox { sysctls, .. } = &attachment.place else { return };
+        if way == Way::Engine && *sysctls != endpoint.sysctls {
+            tokio::spawn(tune(self.kernel.clone(), attachment.clone()));
+        }
     }
 
     /// Engine: `Leave`. Ports are free after it. A link that the engine moved is on its way back and goes with `DeleteEndpoint`.
@@ -143,6 +162,18 @@ impl Agent {
 
     pub(super) fn known(&self, network: &NetworkId, id: &EndpointId) -> Result<Known, Error> {
         self.state().endpoint(network, id).ok_or_else(|| Error::UnknownEndpoint(id.clone()))
+    }
+}
+
+/// Looks for the link until it is there; engines up to 27 move it when the container runs.
+async fn tune(kernel: Arc<dyn Kernel>, attachment: Attachment) {
+    let began = Instant::now();
+    while began.elapsed() < AWAITED {
+        match kernel.tune(&attachment).await {
+            Ok(true) => return,
+            Ok(false) => tokio::time::sleep(if began.elapsed() < SOON { GLANCE } else { SELDOM }).await,
+            Err(error) => return warn!(%error, "a container's link is not as its network asks"),
+        }
     }
 }
 

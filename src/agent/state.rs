@@ -11,7 +11,7 @@ use crate::model::{Endpoint, EndpointId, Mac, Network, NetworkId, Plan};
 use crate::reconcile::Owner;
 
 /// How long an engine up to 27 may take from `Join` to a running container.
-const AWAITED: Duration = Duration::from_secs(60);
+pub const AWAITED: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub struct State {

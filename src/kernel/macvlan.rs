@@ -20,7 +20,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address;
 use super::attachment::{Inside, furnish, pattern};
-use super::crew::{open_namespace, within};
+use super::crew::{is_sandbox, open_namespace, within};
 use super::link::{self, ALIAS, GROUP, Seen};
 use super::observe::Links;
 use super::sysctl::Sysctls;
@@ -108,6 +108,19 @@ fn comes_up(wire: &mut Wire, index: u32) -> io::Result<bool> {
         std::thread::sleep(GLANCE);
     }
     Ok(false)
+}
+
+/// Sets the sysctls of a child that is up in its sandbox; false: it is not there, or not up.
+pub(super) fn set_up(sysctls: &Sysctls, wanted: &Attachment) -> io::Result<bool> {
+    let Place::Sandbox { path, sysctls: asked, .. } = &wanted.place else { return Ok(false) };
+    if !is_sandbox(path) {
+        return Ok(false);
+    }
+    within(&open_namespace(path)?, || {
+        let found = children(&mut Wire::open()?)?.into_iter().find(|seen| seen.alias == wanted.alias && seen.up);
+        let Some(seen) = found else { return Ok(false) };
+        asked.iter().try_for_each(|(path, value)| sysctls.write_for(&seen.name, path, value)).map(|()| true)
+    })
 }
 
 /// Changes whose frames it takes, where that differs.

@@ -81,6 +81,8 @@ pub trait Kernel: Send + Sync {
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool;
     /// Whether this path, as the engine names it, is a container's network namespace now: engines before 28.0 name some that are none yet.
     fn is_sandbox(&self, path: &Path) -> bool;
+    /// Sets the sysctls of an attachment whose link the engine moves to its sandbox and brings up; false: it has not yet.
+    async fn tune(&self, attachment: &Attachment) -> Result<bool, KernelError>;
     /// Where the container's link of an attachment is, as far as it can be told without a look at the sandbox.
     fn whereabouts(&self, attachment: &Attachment) -> Whereabouts;
 }

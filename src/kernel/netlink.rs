@@ -332,6 +332,11 @@ impl Kernel for Netlink {
         crew::is_sandbox(path)
     }
 
+    async fn tune(&self, wanted: &Attachment) -> Result<bool, KernelError> {
+        let (wanted, object) = (wanted.clone(), describe(&Key::Attachment(wanted.host.clone())));
+        self.run("set up", object, move |host, _| macvlan::set_up(&host.sysctls, &wanted)).await
+    }
+
     /// What cannot be asked is taken for where it should be.
     fn whereabouts(&self, wanted: &Attachment) -> Whereabouts {
         attachment::whereabouts(wanted).unwrap_or(Whereabouts::Away)

@@ -15,7 +15,7 @@ use super::options::Options;
 use super::{Claim, Join, Mode, OptionError, PortRequest};
 use crate::model::{
     Attachment, AttachmentKind, Binding, Endpoint, Family, HostPort, IfName, Link, LinkKind, Macvlan, MacvlanMode, Network, NetworkId,
-    Object, Plan, Route, RouteKind, Way, conf_path,
+    Object, Place, Plan, Route, RouteKind, Way, conf_path,
 };
 use spec::Spec;
 pub use spec::{host_links, with_sources};
@@ -37,14 +37,31 @@ impl Segment {
     }
 
     fn attachment(&self, endpoint: &Endpoint) -> Option<Object> {
+        let mut place = self.spec.attach.place(endpoint, self.gateways(endpoint), Vec::new())?;
+        if let Place::Sandbox { sysctls, .. } = &mut place {
+            // what the user says of his own container comes last
+            sysctls.splice(0..0, self.advertisements(endpoint));
+        }
         Some(Object::Attachment(Attachment {
             host: endpoint.host_link(),
             alias: format!("rsnet:{}", endpoint.id),
             kind: AttachmentKind::Macvlan(self.child()),
             mac: endpoint.mac,
             mtu: self.spec.mtu,
-            place: self.spec.attach.place(endpoint, self.gateways(endpoint), Vec::new())?,
+            place,
         }))
+    }
+
+    /// Whether the container heeds router advertisements: with IPv6 it would by default, be they a stranger's or not.
+    fn advertisements(&self, endpoint: &Endpoint) -> Vec<(String, String)> {
+        let with_ipv6 = endpoint.addresses.iter().any(|address| address.addr().is_ipv6());
+        let settings: &[_] = match self.spec.slaac {
+            // 2: also where the container forwards
+            true => &[("disable_ipv6", "0"), ("autoconf", "1"), ("accept_ra", "2")],
+            false if with_ipv6 => &[("accept_ra", "0")],
+            false => &[],
+        };
+        settings.iter().map(|(name, value)| (format!("net/ipv6/conf/IFNAME/{name}"), (*value).to_owned())).collect()
     }
 
     /// Those of the subnets that the endpoint has an address in.

@@ -22,6 +22,8 @@ pub struct Spec {
     pub internal: bool,
     /// The host and its containers reach each other.
     pub host_access: bool,
+    /// Containers heed router advertisements.
+    pub slaac: bool,
     /// Look for strangers that have a container's address.
     pub probe: bool,
     pub pools: Vec<Pool>,
@@ -66,6 +68,7 @@ impl Spec {
             mtu: mtu(network, o),
             internal: network.internal,
             host_access: host_access(mode, o),
+            slaac: slaac(network, o),
             probe: o.flag(&["probe"]).unwrap_or(true),
             pools: network.pools.clone(),
             attach: Attach::parse(network, o),
@@ -167,6 +170,14 @@ fn host_access(mode: MacvlanMode, options: &mut Options) -> bool {
     let wanted = options.flag(&["host_access"]).unwrap_or(false);
     if wanted && mode != MacvlanMode::Bridge {
         options.refuse("option host_access=true needs macvlan_mode=bridge: in the other modes neighbours on a parent do not meet, and the host would be one");
+    }
+    wanted
+}
+
+fn slaac(network: &Network, options: &mut Options) -> bool {
+    let wanted = options.flag(&["slaac"]).unwrap_or(false);
+    if wanted && network.host_without_ipv6 {
+        options.refuse("option slaac=true needs IPv6, which this host's kernel has not (ipv6.disable=1)");
     }
     wanted
 }

@@ -64,3 +64,41 @@ fn refusals(host: &Host, listed: &str) {
         host.sh(&format!("rsnet macvlan sources {typed}")).fails_with(refusal);
     }
 }
+
+/// A router of prefix fd77:1::/64 on the segment (RFC 4861): router lifetime 1800 s, prefix on the link and for addresses.
+const ADVERTISEMENT: &str =
+    r"\206\0\0\0\100\0\7\10\0\0\0\0\0\0\0\0\3\4\100\300\0\1\121\200\0\0\070\100\0\0\0\0\375\167\0\1\0\0\0\0\0\0\0\0\0\0\0\0";
+
+pub fn router_advertisements_are_heeded_where_asked_for_and_nowhere_else(engine: Engine) {
+    for settings in ways(engine) {
+        let lab = Lab::new();
+        let lan = lab.segment(PREFIXES);
+        let (host, router) = (lab.host("h1", engine, &[&lan]), lab.station("s1", &[&lan]));
+        router.sh("ip addr add fd77:1::1/64 dev eth0 nodad").ok();
+        let send = format!("printf '{ADVERTISEMENT}' | socat -u - 'IP6-SENDTO:[ff02::1%eth0]:58,setsockopt-int=41:18:255'");
+        let _advertising = router.spawn("router", &format!("sh -c \"while sleep 0.2; do {send}; done\""));
+        host.start_rsnet_with(settings);
+        create(&host, "");
+        let make = "network create -d rsnet -o mode=macvlan -o parent=eth0 --subnet 10.79.0.0/24";
+        host.docker(&format!("{make} -o slaac=true asked")).ok();
+        run(&host, "silent", 130, "");
+        host.docker("run -d --stop-signal KILL --name asked --network asked box sleep 10000").ok();
+        reaches(&host, "asked", "fd77:1::1");
+        host.in_container("asked", "ip -6 route show default").says("proto ra");
+        assert_eq!(of_router(&host), "", "from the router, in a container that did not ask");
+        reaches(&host, "silent", &router.ipv6().to_string());
+
+        host.docker("restart -t 0 silent asked").ok();
+        reaches(&host, "asked", "fd77:1::1");
+        host.in_container("asked", &format!("ip link del $({})", super::NAME)).ok();
+        host.in_container("silent", &format!("ip link del $({})", super::NAME)).ok();
+        reaches(&host, "asked", "fd77:1::1");
+        reaches(&host, "silent", &router.ipv6().to_string());
+        assert_eq!(of_router(&host), "", "from the router, in a container whose link was lost");
+    }
+}
+
+/// What the container that did not ask has of the router.
+fn of_router(host: &Host) -> String {
+    host.in_container("silent", "ip -6 addr | grep fd77:1:; ip -6 route | grep 'proto ra'; true").ok().to_owned()
+}
