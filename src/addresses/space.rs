@@ -9,7 +9,10 @@ use super::Pool;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PoolError {
     /// It shares addresses with one of the space's pools.
-    #[error("subnet {subnet} overlaps {pool}, already a pool; choose another --subnet")]
+    #[error(
+        "subnet {subnet} overlaps {pool}, already a pool; choose another --subnet. Macvlan networks can have it behind two parents: name each \
+         network's, --ipam-opt parent=LINK"
+    )]
     Overlap {
         /// What was asked.
         subnet: IpNet,

@@ -2,8 +2,11 @@
 //!
 //! A pool is named by its subnet. One record stands for the pool, one for each address that was ever handed out in it. An address remembers
 //! the MAC it was last given to: who comes back with the same MAC gets the same address while nobody else has it.
+//!
+//! Pools never overlap, but those of segments: what is behind one parent link of the host is not behind another, and the same subnet may be on
+//! both. A user names the segment of a pool by its link (`--ipam-opt parent=eth1`); such a pool is named by both, `10.9.0.0/24@eth1`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv6Net};
@@ -13,18 +16,23 @@ use tracing::warn;
 use super::recovery::{list, records};
 use super::{Agent, Error, record};
 use crate::addresses::{AddressError, DockerDefaults, Pool, Record, Space};
-use crate::model::{Endpoint, Family, Mac, Network, Share};
+use crate::drivers;
+use crate::model::{Endpoint, Family, IfName, Mac, Network, Share};
 use crate::store::{Expect, Key, Op, Store};
 
 /// The name of our address space.
 pub const SPACE: &str = "rsnet-local";
 /// The host's unique local /48, from which IPv6 pools are chosen.
 const ULA: &str = "host/ula";
+/// Below it are the pools of segments.
+const SEGMENT: &str = "segment";
 
 /// A pool as the engine asks for it; no subnet: ours to choose.
 #[derive(Clone, Debug)]
 pub struct NewPool {
     pub family: Family,
+    /// The link of the host behind which the pool's addresses are; none: they are nobody else's on this host.
+    pub segment: Option<IfName>,
     pub subnet: Option<IpNet>,
     pub range: Option<IpNet>,
 }
@@ -45,6 +53,22 @@ pub struct Addressing {
     /// Who had an address last, and the other way round.
     macs: HashMap<IpAddr, Mac>,
     homes: HashMap<(IpNet, Mac), IpAddr>,
+    /// Where the records are: nothing in front, or `segment/eth1/`.
+    root: String,
+    /// The pools of segments, by link.
+    segments: BTreeMap<IfName, Addressing>,
+}
+
+/// The name of a pool, as the engine is told it.
+pub fn pool_id(segment: Option<&IfName>, subnet: IpNet) -> String {
+    segment.map_or_else(|| subnet.to_string(), |segment| format!("{subnet}@{segment}"))
+}
+
+fn parse_pool_id(id: &str) -> Option<(Option<IfName>, IpNet)> {
+    match id.split_once('@') {
+        Some((subnet, segment)) => Some((Some(segment.parse().ok()?), subnet.parse().ok()?)),
+        None => Some((None, id.parse().ok()?)),
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,17 +87,51 @@ struct AddressRecord {
 
 impl Addressing {
     pub async fn load(store: &dyn Store) -> Result<Self, Error> {
-        let (space, ula) = (Space::default(), ula(store).await?);
-        let mut addressing = Addressing { space, ula, macs: HashMap::new(), homes: HashMap::new() };
-        for PoolRecord { subnet, range } in records(list(store, "pool").await?) {
-            let addresses: Vec<AddressRecord> = records(list(store, &addresses_key(subnet)).await?).collect();
+        let mut addressing = Addressing::empty(ula(store).await?, String::new());
+        addressing.restore(store).await?;
+        for entry in list(store, SEGMENT).await? {
+            let name = entry.key.as_str().split('/').nth(1).and_then(|name| name.parse::<IfName>().ok());
+            let Some(name) = name.filter(|name| !addressing.segments.contains_key(name)) else { continue };
+            addressing.of(Some(&name)).restore(store).await?;
+        }
+        Ok(addressing)
+    }
+
+    fn empty(ula: Ipv6Net, root: String) -> Self {
+        Addressing { space: Space::default(), ula, macs: HashMap::new(), homes: HashMap::new(), root, segments: BTreeMap::new() }
+    }
+
+    /// The pools of a segment, or those that are of none.
+    fn of(&mut self, segment: Option<&IfName>) -> &mut Addressing {
+        let Some(segment) = segment else { return self };
+        let ula = self.ula;
+        self.segments.entry(segment.clone()).or_insert_with(|| Addressing::empty(ula, format!("{SEGMENT}/{segment}/")))
+    }
+
+    /// Which of these segments has a pool of this subnet; none: a pool of no segment, or none at all.
+    pub fn segment_of(&self, candidates: &[IfName], subnet: IpNet) -> Option<IfName> {
+        let has = |name: &&IfName| self.segments.get(*name).is_some_and(|segment| segment.space.pool(&subnet).is_some());
+        candidates.iter().find(has).cloned()
+    }
+
+    /// The name of the pool that has an address, that of one of these segments first.
+    fn pool_of(&self, candidates: &[IfName], address: IpAddr) -> Option<String> {
+        let of = |segment: Option<&IfName>, addressing: &Addressing| Some(pool_id(segment, addressing.space.pool_of(address)?.subnet()));
+        let segments = candidates.iter().filter_map(|name| of(Some(name), self.segments.get(name)?));
+        segments.chain(of(None, self)).next()
+    }
+
+    async fn restore(&mut self, store: &dyn Store) -> Result<(), Error> {
+        let addressing = self;
+        for PoolRecord { subnet, range } in records(list(store, &format!("{}pool", addressing.root)).await?) {
+            let addresses: Vec<AddressRecord> = records(list(store, &addressing.addresses_key(subnet)).await?).collect();
             addresses.iter().for_each(|address| addressing.remember(subnet, address.record.address, address.mac));
             match addressing.space.request(subnet, range) {
                 Ok(pool) => restore(pool, addresses),
                 Err(error) => warn!(%subnet, %error, "stored pool is left out"),
             }
         }
-        Ok(addressing)
+        Ok(())
     }
 
     /// Of a network that hosts share, only this host's blocks are given from, less the host's own addresses.
@@ -102,6 +160,18 @@ impl Addressing {
             self.homes.remove(&(subnet, old));
         }
         self.homes.insert((subnet, mac), address);
+    }
+
+    fn pool_key(&self, subnet: IpNet) -> String {
+        format!("{}pool/{}", self.root, subnet.to_string().replace('/', "-"))
+    }
+
+    fn addresses_key(&self, subnet: IpNet) -> String {
+        format!("{}address/{}", self.root, subnet.to_string().replace('/', "-"))
+    }
+
+    fn address_key(&self, subnet: IpNet, address: IpAddr) -> String {
+        format!("{}/{address}", self.addresses_key(subnet))
     }
 
     fn take(&mut self, subnet: IpNet, new: &NewAddress) -> Result<Record, Error> {
@@ -154,31 +224,36 @@ impl Agent {
     pub async fn request_pool(&self, new: NewPool) -> Result<IpNet, Error> {
         let in_use: Vec<IpNet> = self.kernel.surroundings().await?.subnets.into_iter().map(|(subnet, _)| subnet).collect();
         let mut addressing = self.addressing.lock().await;
-        let Addressing { space, ula, .. } = &mut *addressing;
+        let addressing = addressing.of(new.segment.as_ref());
+        let Addressing { space, ula, .. } = addressing;
         let pool = match (new.subnet, new.family) {
             (Some(subnet), _) => space.request(subnet, new.range)?,
+            (None, _) if new.segment.is_some() => {
+                return Err(Error::Refused("--ipam-opt parent=… is for the LAN's own subnet: give it with --subnet".to_owned()));
+            }
             (None, Family::V4) => space.choose(&DockerDefaults::ipv4(), &in_use)?,
             (None, Family::V6) => space.choose(&DockerDefaults::ipv6(*ula), &in_use)?,
         };
         let (subnet, range) = (pool.subnet(), pool.range());
-        let kept = self.keep(&pool_key(subnet), record(&PoolRecord { subnet, range })).await;
+        let kept = self.keep(&addressing.pool_key(subnet), record(&PoolRecord { subnet, range })).await;
         if kept.is_err() {
-            space.release(&subnet);
+            addressing.space.release(&subnet);
         }
         kept.map(|()| subnet)
     }
 
     /// IPAM: `ReleasePool`, with all its addresses: after a failure the engine releases no single ones.
     pub async fn release_pool(&self, pool: &str) -> Result<(), Error> {
+        let Some((segment, subnet)) = parse_pool_id(pool) else { return Ok(()) };
         let mut addressing = self.addressing.lock().await;
-        let Ok(subnet) = pool.parse::<IpNet>() else { return Ok(()) };
+        let addressing = addressing.of(segment.as_ref());
         if addressing.space.release(&subnet).is_none() {
             return Ok(());
         }
         addressing.macs.retain(|address, _| !subnet.contains(address));
         addressing.homes.retain(|(home, _), _| *home != subnet);
-        let addresses = Op::DeleteBelow(Key::new(addresses_key(subnet))?);
-        let pool = Op::Delete(Key::new(pool_key(subnet))?, Expect::Any);
+        let addresses = Op::DeleteBelow(Key::new(addressing.addresses_key(subnet))?);
+        let pool = Op::Delete(Key::new(addressing.pool_key(subnet))?, Expect::Any);
         Ok(self.store.commit(vec![pool, addresses]).await.map(drop)?)
     }
 
@@ -197,10 +272,11 @@ impl Agent {
     }
 
     async fn take(&self, new: &NewAddress) -> Result<IpNet, Error> {
+        let (segment, subnet) = parse_pool_id(&new.pool).ok_or_else(|| unknown(&new.pool))?;
         let mut addressing = self.addressing.lock().await;
-        let subnet: IpNet = new.pool.parse().map_err(|_| unknown(&new.pool))?;
+        let addressing = addressing.of(segment.as_ref());
         let taken = addressing.take(subnet, new)?;
-        let kept = self.keep(&address_key(subnet, taken.address), record(&AddressRecord { record: taken, mac: new.mac })).await;
+        let kept = self.keep(&addressing.address_key(subnet, taken.address), record(&AddressRecord { record: taken, mac: new.mac })).await;
         if kept.is_err() {
             addressing.space.pool_mut(&subnet).and_then(|pool| pool.release(taken.address));
         }
@@ -214,41 +290,28 @@ impl Agent {
 
     /// IPAM: `ReleaseAddress`; may come twice.
     pub async fn release_address(&self, pool: &str, address: IpAddr) -> Result<(), Error> {
-        let Ok(subnet) = pool.parse() else { return Ok(()) };
-        let mut addressing = self.addressing.lock().await;
+        let Some((segment, subnet)) = parse_pool_id(pool) else { return Ok(()) };
+        let mut all = self.addressing.lock().await;
+        let addressing = all.of(segment.as_ref());
         let released = addressing.space.pool_mut(&subnet).and_then(|pool| pool.release(address));
         let Some(released) = released else { return Ok(()) };
         let mac = addressing.macs.get(&address).copied();
-        self.keep(&address_key(subnet, address), record(&AddressRecord { record: released, mac })).await?;
-        drop(addressing);
-        self.give_back(subnet, address).await;
+        self.keep(&addressing.address_key(subnet, address), record(&AddressRecord { record: released, mac })).await?;
+        drop(all);
+        if segment.is_none() {
+            self.give_back(subnet, address).await;
+        }
         Ok(())
     }
 
     /// Gives back the addresses of an endpoint that the engine will not speak of again.
     pub(super) async fn release_addresses(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let links = { self.state().networks.get(&endpoint.network).map(|live| drivers::host_links(&live.network.options)) };
+        let links = links.unwrap_or_default();
         for address in &endpoint.addresses {
-            let pool = self.addressing.lock().await.space.pool_of(address.addr()).map(|pool| pool.subnet().to_string());
-            if let Some(pool) = pool {
-                self.release_address(&pool, address.addr()).await?;
-            }
+            let Some(pool) = self.addressing.lock().await.pool_of(&links, address.addr()) else { continue };
+            self.release_address(&pool, address.addr()).await?;
         }
         Ok(())
     }
-}
-
-fn segment(subnet: IpNet) -> String {
-    subnet.to_string().replace('/', "-")
-}
-
-fn pool_key(subnet: IpNet) -> String {
-    format!("pool/{}", segment(subnet))
-}
-
-fn addresses_key(subnet: IpNet) -> String {
-    format!("address/{}", segment(subnet))
-}
-
-fn address_key(subnet: IpNet, address: IpAddr) -> String {
-    format!("{}/{address}", addresses_key(subnet))
 }

@@ -32,7 +32,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::model::{EndpointId, InvalidName, NetworkId, Plan, Way};
 use crate::reconcile::{self, Owner, Reconciler};
 use crate::store::{Expect, InvalidKey, Key, Store, StoreError};
-pub use addressing::{NewAddress, NewPool, SPACE};
+pub use addressing::{NewAddress, NewPool, SPACE, pool_id};
 pub use alter::{ChangeSources, Sources};
 pub use endpoints::{Joined, NewEndpoint};
 pub use networks::NewNetwork;

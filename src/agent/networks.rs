@@ -156,8 +156,15 @@ impl Agent {
 
 fn conflict(claim: &Claim, other: &Claim, network: &str) -> String {
     match (claim, other) {
-        (Claim::Subnet(claim), Claim::Subnet(other)) => {
+        (Claim::Subnet(claim), Claim::Subnet(other) | Claim::Way { subnet: other, .. })
+        | (Claim::Way { subnet: claim, .. }, Claim::Subnet(other)) => {
             format!("subnet {claim} overlaps {other} of network {network}; choose another --subnet")
+        }
+        (Claim::Way { subnet, link: claim }, Claim::Way { link, .. }) => {
+            format!(
+                "the host has one way to {subnet} only, and with host_access=true it is by {link}, to network {network}, not by {claim}; leave \
+                 host_access out for one of the two"
+            )
         }
         (Claim::Parent { link, .. }, _) | (_, Claim::Parent { link, .. }) => {
             format!("link {link} is the parent of network {network}, and one of the two is to have it alone; choose another parent")

@@ -6,15 +6,15 @@
 //! A call that was under way when the process died is not repeated either: the engine takes it for failed and, of a `DeleteNetwork`, for
 //! done. Such networks are known by the engine's list, or by another one in their place.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
-use super::addressing::{Addressing, SPACE};
+use super::addressing::{Addressing, SPACE, pool_id};
 use super::state::{Known, Live, Origin, Presence, State, endpoint_owner, network_owner};
 use super::{Agent, Error, Settings};
 use crate::cluster::Cluster;
@@ -110,18 +110,28 @@ impl Agent {
         let forgotten =
             |live: &&Live| live.endpoints.is_empty() && live.origin.since.elapsed() > LISTED && self.names.lack(&live.network.id);
         let unknown: Vec<Network> = self.state().networks.values().filter(forgotten).map(|live| live.network.clone()).collect();
-        for Network { id, pools, .. } in unknown {
-            info!(network = %id, "the engine does not have the network; it is removed");
-            self.delete_network(&id).await?;
-            for pool in pools.iter().filter(|pool| pool.space == SPACE && !self.is_in_use(pool.subnet)) {
-                self.release_pool(&pool.subnet.to_string()).await?;
+        for network in unknown {
+            info!(network = %network.id, "the engine does not have the network; it is removed");
+            let pools = self.pools_of(&network).await;
+            self.delete_network(&network.id).await?;
+            let others: Vec<Network> = self.state().networks.values().map(|live| live.network.clone()).collect();
+            let mut in_use = BTreeSet::new();
+            for other in &others {
+                in_use.extend(self.pools_of(other).await);
+            }
+            for pool in pools.difference(&in_use) {
+                self.release_pool(pool).await?;
             }
         }
         Ok(())
     }
 
-    fn is_in_use(&self, subnet: IpNet) -> bool {
-        self.state().networks.values().any(|live| live.network.pools.iter().any(|pool| pool.subnet == subnet))
+    /// The names of the pools that a network has from us.
+    async fn pools_of(&self, network: &Network) -> BTreeSet<String> {
+        let links = drivers::host_links(&network.options);
+        let addressing = self.addressing.lock().await;
+        let ours = network.pools.iter().filter(|pool| pool.space == SPACE);
+        ours.map(|pool| pool_id(addressing.segment_of(&links, pool.subnet).as_ref(), pool.subnet)).collect()
     }
 
     /// Whether the endpoint's container is gone. That its sandbox cannot be seen does not prove it: to a managed plugin on a host whose `/run`

@@ -63,14 +63,22 @@ pub enum Claim {
         link: IfName,
         alone: bool,
     },
+    /// The host reaches what is in the subnet by this link.
+    Way {
+        subnet: IpNet,
+        link: IfName,
+    },
 }
 
 impl Claim {
     /// Whether both cannot be had.
     pub fn meets(&self, other: &Claim) -> bool {
         match (self, other) {
-            (Claim::Subnet(a), Claim::Subnet(b)) => a.contains(b) || b.contains(a),
+            (Claim::Subnet(a), Claim::Subnet(b) | Claim::Way { subnet: b, .. }) | (Claim::Way { subnet: a, .. }, Claim::Subnet(b)) => {
+                a.contains(b) || b.contains(a)
+            }
             (Claim::Parent { link: a, alone: x }, Claim::Parent { link: b, alone: y }) => a == b && (*x || *y),
+            (Claim::Way { subnet: a, link: x }, Claim::Way { subnet: b, link: y }) => x != y && (a.contains(b) || b.contains(a)),
             _ => false,
         }
     }

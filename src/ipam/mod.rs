@@ -43,8 +43,10 @@ async fn spaces() -> Response {
 
 async fn request_pool(State(agent): Calls, body: Bytes) -> Response {
     call("RequestPool", body, async |query: RequestPool| {
-        let subnet = agent.request_pool(query.parse()?).await?;
-        Ok::<_, Error>(json!({ "PoolID": subnet, "Pool": subnet, "Data": {} }))
+        let new = query.parse()?;
+        let segment = new.segment.clone();
+        let subnet = agent.request_pool(new).await?;
+        Ok::<_, Error>(json!({ "PoolID": agent::pool_id(segment.as_ref(), subnet), "Pool": subnet, "Data": {} }))
     })
     .await
 }

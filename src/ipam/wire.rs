@@ -21,6 +21,9 @@ pub struct RequestPool {
     pool: String,
     #[serde(rename = "SubPool", default, deserialize_with = "or_default")]
     range: String,
+    /// What was given with `--ipam-opt`.
+    #[serde(rename = "Options", default, deserialize_with = "or_default")]
+    options: BTreeMap<String, String>,
     #[serde(rename = "V6", default, deserialize_with = "or_default")]
     v6: bool,
 }
@@ -52,7 +55,8 @@ pub struct ReleaseAddress {
 impl RequestPool {
     pub fn parse(self) -> Result<NewPool, Error> {
         let family = if self.v6 { Family::V6 } else { Family::V4 };
-        Ok(NewPool { family, subnet: subnet("--subnet", &self.pool)?, range: subnet("--ip-range", &self.range)? })
+        let segment = self.options.get("parent").map(|name| name.parse()).transpose()?;
+        Ok(NewPool { family, segment, subnet: subnet("--subnet", &self.pool)?, range: subnet("--ip-range", &self.range)? })
     }
 }
 

@@ -292,6 +292,36 @@ async fn who_comes_back_with_the_same_mac_gets_the_same_address() {
 }
 
 #[tokio::test]
+async fn the_same_subnet_may_be_behind_two_links_and_its_addresses_are_told_apart() {
+    let world = World::new().await;
+    let behind = |link: &str| json!({ "Pool": "10.9.0.0/24", "SubPool": "10.9.0.8/29", "Options": { "parent": link } });
+    let ids = ["10.9.0.0/24@eth0", "10.9.0.0/24@eth1"];
+    for (link, id) in ["eth0", "eth1"].into_iter().zip(ids) {
+        assert_eq!(world.ok("IpamDriver.RequestPool", behind(link)).await["PoolID"], id);
+    }
+    world.ok("IpamDriver.RequestPool", json!({ "Pool": "10.9.0.0/24" })).await;
+    assert!(world.refused("IpamDriver.RequestPool", behind("eth1")).await.contains("overlaps"));
+    let any = |id: &str| json!({ "PoolID": id, "Address": "" });
+    world.ok("IpamDriver.RequestAddress", any(ids[0])).await;
+    for id in ids {
+        world.ok("IpamDriver.RequestAddress", json!({ "PoolID": id, "Address": "10.9.0.10" })).await;
+    }
+    let world = world.restart().await;
+    for (id, next) in [(ids[0], "10.9.0.9/24"), (ids[1], "10.9.0.8/24"), ("10.9.0.0/24", "10.9.0.1/24")] {
+        assert_eq!(world.ok("IpamDriver.RequestAddress", any(id)).await["Address"], next);
+        world.refused("IpamDriver.RequestAddress", json!({ "PoolID": id, "Address": next.trim_end_matches("/24") })).await;
+    }
+    world.ok("IpamDriver.ReleasePool", json!({ "PoolID": ids[1] })).await;
+    let world = world.restart().await;
+    world.ok("IpamDriver.RequestPool", behind("eth1")).await;
+    assert_eq!(world.ok("IpamDriver.RequestAddress", any(ids[0])).await["Address"], "10.9.0.11/24");
+    for bad in ["eth/1", "", "eth1@eth0"] {
+        world.refused("IpamDriver.RequestPool", behind(bad)).await;
+    }
+    assert!(world.refused("IpamDriver.RequestPool", json!({ "Options": { "parent": "eth0" } })).await.contains("--subnet"));
+}
+
+#[tokio::test]
 async fn pools_are_chosen_apart_until_there_are_none() {
     let world = World::new().await;
     let any = json!({ "AddressSpace": "rsnet-local", "Pool": "", "SubPool": "", "Options": null, "V6": false });

@@ -142,7 +142,10 @@ impl Mode for Segment {
 
     /// No subnet: it is the LAN's, on which the host and other networks are too.
     fn claims(&self) -> Vec<Claim> {
-        vec![Claim::Parent { link: self.spec.parent.clone(), alone: self.spec.mode == MacvlanMode::Passthru }]
+        let Spec { parent, pools, .. } = &self.spec;
+        let alone = self.spec.mode == MacvlanMode::Passthru;
+        let ways = pools.iter().filter(|_| self.spec.host_access).map(|pool| Claim::Way { subnet: pool.subnet, link: parent.clone() });
+        ways.chain([Claim::Parent { link: parent.clone(), alone }]).collect()
     }
 
     fn exclusive(&self, endpoint: &Endpoint) -> Vec<(IfName, IpAddr)> {

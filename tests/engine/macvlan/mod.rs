@@ -1,6 +1,7 @@
 //! Macvlan: containers as stations of the segment, among stations that run no rsnet.
 
 pub mod live;
+pub mod overlap;
 mod table;
 
 use std::time::Duration;
