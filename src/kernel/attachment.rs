@@ -10,6 +10,7 @@ use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, Li
 
 use super::crew::{open_namespace, within};
 use super::link::{self, GROUP, Seen};
+use super::macvlan::Means;
 use super::sysctl::Sysctls;
 use super::wire::Wire;
 use super::{Whereabouts, address, ipv6, macvlan, route};
@@ -23,10 +24,10 @@ pub(super) struct Inside<'a> {
     pub routes: &'a [StaticRoute],
 }
 
-pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment) -> io::Result<()> {
+pub(super) fn put(wire: &mut Wire, means: Means<'_>, wanted: &Attachment) -> io::Result<()> {
     match &wanted.kind {
-        AttachmentKind::Veth { peer, .. } => put_pair(wire, sysctls, wanted, peer),
-        AttachmentKind::Macvlan(child) => macvlan::put(wire, sysctls, wanted, child),
+        AttachmentKind::Veth { peer, .. } => put_pair(wire, means.sysctls, wanted, peer),
+        AttachmentKind::Macvlan(child) => macvlan::put(wire, means, wanted, child),
     }
 }
 

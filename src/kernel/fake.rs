@@ -385,6 +385,10 @@ impl Kernel for Fake {
         self.state().sandboxes.contains(path)
     }
 
+    async fn addresses(&self, link: &IfName) -> Result<Option<Vec<IpAddr>>, KernelError> {
+        Ok(self.state().host_links.get(link).map(|link| link.addresses.clone()))
+    }
+
     async fn tune(&self, _: &Attachment) -> Result<bool, KernelError> {
         Ok(true)
     }

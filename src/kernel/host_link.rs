@@ -37,7 +37,13 @@ fn refusal(wire: &mut Wire, name: &IfName, seen: &link::Seen) -> io::Result<Opti
     macvlan::probe(wire, name, seen)
 }
 
+pub(super) fn addresses_of(wire: &mut Wire, name: &IfName) -> io::Result<Option<Vec<IpAddr>>> {
+    link::find(wire, name)?.map(|seen| addresses(wire, seen.index)).transpose()
+}
+
 fn addresses(wire: &mut Wire, index: u32) -> io::Result<Vec<IpAddr>> {
     let addresses = address::dump(wire)?.into_iter().filter(|(link, address)| *link == index && !address::is_link_local(*address));
-    Ok(addresses.map(|(_, address)| address.addr()).collect())
+    let mut addresses: Vec<IpAddr> = addresses.map(|(_, address)| address.addr()).collect();
+    addresses.sort();
+    Ok(addresses)
 }

@@ -267,7 +267,7 @@ fn new(wire: &mut Wire, wanted: &Link) -> io::Result<LinkMessage> {
 /// The link that one of this kind needs.
 fn parent(kind: &LinkKind) -> Option<&IfName> {
     match kind {
-        LinkKind::Bridge | LinkKind::Vxlan { .. } => None,
+        LinkKind::Bridge | LinkKind::Dummy | LinkKind::Vxlan { .. } => None,
         LinkKind::Macvlan(child) => Some(&child.parent),
         LinkKind::Vlan { parent, .. } => Some(parent),
     }
@@ -280,6 +280,7 @@ fn info(kind: &LinkKind) -> LinkAttribute {
             let settings = vec![InfoBridge::ForwardDelay(0), InfoBridge::StpState(BridgeStpState::Disabled)];
             (InfoKind::Bridge, InfoData::Bridge(settings))
         }
+        LinkKind::Dummy => return LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
         LinkKind::Macvlan(child) => return macvlan::info(child),
         LinkKind::Vxlan { vni, local, port } => (InfoKind::Vxlan, InfoData::Vxlan(vxlan::settings(*vni, *local, *port))),
         LinkKind::Vlan { id, .. } => (InfoKind::Vlan, InfoData::Vlan(vec![InfoVlan::Id(*id)])),
@@ -296,7 +297,14 @@ fn explain(error: io::Error, wire: &mut Wire, wanted: &Link) -> io::Error {
             let text = format!("this kernel has no VLANs (802.1Q): load the module 8021q, or give a parent without a number: {error}");
             io::Error::new(error.kind(), text)
         }
-        LinkKind::Vlan { .. } | LinkKind::Bridge => error,
+        LinkKind::Dummy if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
+            let text = format!(
+                "this kernel has no dummy links, on which a macvlan network without a parent stands: load the module dummy, or leave \
+                 mode=macvlan out and keep --internal: mode bridge is such a segment too: {error}"
+            );
+            io::Error::new(error.kind(), text)
+        }
+        LinkKind::Vlan { .. } | LinkKind::Bridge | LinkKind::Dummy => error,
     }
 }
 
@@ -306,6 +314,7 @@ fn alter(wire: &mut Wire, sysctls: &Sysctls, wanted: &Link, seen: &Seen) -> io::
     let stands_for_another = seen.is_complete() && seen.alias != wanted.alias;
     let kind = match wanted.kind {
         LinkKind::Bridge => InfoKind::Bridge,
+        LinkKind::Dummy => InfoKind::Dummy,
         LinkKind::Macvlan(_) => InfoKind::MacVlan,
         LinkKind::Vlan { .. } => InfoKind::Vlan,
         LinkKind::Vxlan { .. } => InfoKind::Vxlan,

@@ -3,13 +3,14 @@
 //!
 //! A child in a sandbox is known by its alias and its group, which go with it when the engine moves it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoMacVlan, LinkAttribute, LinkInfo, LinkMessage, MacVlanMacAddressMode, MacVlanMode,
@@ -28,10 +29,50 @@ use super::wire::Wire;
 use crate::model::{Attachment, AttachmentKind, IfName, Mac, Macvlan, MacvlanMode, Object, Place};
 
 /// How long the engine may take to set up a link that it has moved; milliseconds, unless the machine is very busy.
-const SET_UP: Duration = Duration::from_secs(1);
-const GLANCE: Duration = Duration::from_millis(20);
+const SET_UP: Duration = Duration::from_millis(750);
 
-pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan) -> io::Result<()> {
+/// Links in sandboxes that are down. The engine gives one that it has just moved its addresses, one after the other, and then brings it up; an
+/// address that it finds there already (20.10) ends the container's start. So one that is down is left alone at first, and looked at again.
+#[derive(Default)]
+pub(super) struct Settling(Mutex<HashMap<IfName, Down>>);
+
+struct Down {
+    since: Instant,
+    told: bool,
+}
+
+impl Settling {
+    /// Whether this link, which is down, is the engine's still.
+    fn leaves(&self, host: &IfName) -> bool {
+        let down = || Down { since: Instant::now(), told: false };
+        self.lock().entry(host.clone()).or_insert_with(down).since.elapsed() < SET_UP
+    }
+
+    /// Whether one has been down for too long that was not so before.
+    pub fn is_over(&self) -> bool {
+        let over = |down: &mut Down| !std::mem::replace(&mut down.told, down.since.elapsed() >= SET_UP) && down.told;
+        self.lock().values_mut().fold(false, |any, down| over(down) || any)
+    }
+
+    /// Forgets all but these.
+    fn retain(&self, down: &BTreeSet<IfName>) {
+        self.lock().retain(|host, _| down.contains(host));
+    }
+
+    /// Each entry is whole before it is put in.
+    fn lock(&self) -> MutexGuard<'_, HashMap<IfName, Down>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What it takes to furnish a link in a sandbox.
+#[derive(Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub sysctls: &'a Sysctls,
+    pub settling: &'a Settling,
+}
+
+pub(super) fn put(wire: &mut Wire, means: Means<'_>, wanted: &Attachment, child: &Macvlan) -> io::Result<()> {
     match link::find(wire, &wanted.host)? {
         Some(seen) if !is_child(&seen) => return Err(link::foreign(&seen)),
         // on its way there, or back
@@ -42,7 +83,7 @@ pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, child
     let parent = link::find(wire, &child.parent)?.ok_or_else(|| missing(child))?;
     match &wanted.place {
         Place::Host => make_here(wire, wanted, child, &parent).inspect_err(|_| drop(link::delete(wire, &wanted.host))),
-        Place::Sandbox { path, .. } => put_in_sandbox(wire, sysctls, wanted, child, &parent, path),
+        Place::Sandbox { path, .. } => put_in_sandbox(wire, means, wanted, child, &parent, path),
     }
 }
 
@@ -56,16 +97,16 @@ fn make_here(wire: &mut Wire, wanted: &Attachment, child: &Macvlan, parent: &See
     link::set(wire, link::message(0, vec![link::named(&wanted.host), address(wanted), alias(wanted)]))
 }
 
-fn put_in_sandbox(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan, parent: &Seen, path: &Path) -> io::Result<()> {
+fn put_in_sandbox(wire: &mut Wire, means: Means<'_>, wanted: &Attachment, child: &Macvlan, parent: &Seen, path: &Path) -> io::Result<()> {
     let namespace = open_namespace(path)?;
     let Place::Sandbox { name, addresses, sysctls: asked, gateways, routes, .. } = &wanted.place else { return Ok(()) };
     let inside = Inside { addresses, sysctls: asked, gateways, routes };
-    if within(&namespace, || keep(sysctls, wanted, child, parent, &inside))? {
+    if within(&namespace, || keep(means, wanted, child, parent, &inside))? {
         return Ok(());
     }
     create(wire, wanted, child, parent, &pattern(name), Some(&namespace))?;
     number(wire, &namespace)?;
-    within(&namespace, || finish(sysctls, wanted, parent, &inside))
+    within(&namespace, || finish(means.sysctls, wanted, parent, &inside))
 }
 
 /// Gives a namespace a number, as the kernel does when a link is moved there: what happens to its links is told to who has one of it.
@@ -80,32 +121,20 @@ fn number(wire: &mut Wire, namespace: &File) -> io::Result<()> {
 }
 
 /// Whether it stands in the namespace of the calling thread, which it then does as wanted; a half-made one is removed.
-fn keep(sysctls: &Sysctls, wanted: &Attachment, child: &Macvlan, parent: &Seen, inside: &Inside<'_>) -> io::Result<bool> {
+fn keep(means: Means<'_>, wanted: &Attachment, child: &Macvlan, parent: &Seen, inside: &Inside<'_>) -> io::Result<bool> {
     let mut wire = Wire::open()?;
     for seen in children(&mut wire)? {
         if seen.alias == wanted.alias {
-            if !seen.up && comes_up(&mut wire, seen.index)? {
+            if !seen.up && means.settling.leaves(&wanted.host) {
                 return Ok(true);
             }
             alter(&mut wire, wanted, child, parent, &seen)?;
             // a link that went down lost its routes and its IPv6 addresses
-            return if seen.up { Ok(()) } else { furnish(sysctls, seen.index, inside) }.map(|()| true);
+            return if seen.up { Ok(()) } else { furnish(means.sysctls, seen.index, inside) }.map(|()| true);
         }
         if is_half_made(&seen, parent) {
             link::remove(&mut wire, seen.index)?;
         }
-    }
-    Ok(false)
-}
-
-/// Whether a link that is down goes up, or away, without us: the engine gives one that it has just moved its addresses, one after the other,
-/// and then brings it up. An address that it finds there already (20.10) ends the container's start.
-fn comes_up(wire: &mut Wire, index: u32) -> io::Result<bool> {
-    for _ in 0..SET_UP.as_millis() / GLANCE.as_millis() {
-        if link::find_index(wire, index)?.is_none_or(|seen| seen.up) {
-            return Ok(true);
-        }
-        std::thread::sleep(GLANCE);
     }
     Ok(false)
 }
@@ -303,15 +332,19 @@ pub(super) fn told(seen: &Seen, links: &Links) -> Option<Attachment> {
 }
 
 /// The children that stand in sandboxes, with those: the wanted ones', and all in the directory `unseen`.
-pub(super) fn observe(wanted: &[Object], links: &Links, unseen: Option<&Path>) -> Vec<(PathBuf, Attachment)> {
+pub(super) fn observe(wanted: &[Object], links: &Links, settling: &Settling, unseen: Option<&Path>) -> Vec<(PathBuf, Attachment)> {
     let following: BTreeMap<&IfName, u32> = wanted.iter().filter_map(|object| follower(object, links)).collect();
     let mut paths: BTreeSet<PathBuf> = wanted.iter().filter_map(sandbox).map(Path::to_path_buf).collect();
     let directory = unseen.and_then(|directory| std::fs::read_dir(directory).ok());
     paths.extend(directory.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())));
-    let mut found = Vec::new();
+    let (mut found, mut down) = (Vec::new(), BTreeSet::new());
     for path in paths {
         // one that vanished meanwhile, or is no network namespace, has nothing of ours
-        for seen in look_into(&path).unwrap_or_default() {
+        for mut seen in look_into(&path).unwrap_or_default() {
+            if let Some(host) = name_of(&seen).filter(|_| !seen.up) {
+                seen.up = settling.leaves(&host);
+                down.insert(host);
+            }
             let Some(mut attachment) = told(&seen, links) else { continue };
             if following.get(&attachment.host).is_some_and(|mtu| *mtu != seen.mtu) {
                 attachment.mtu = Some(0);
@@ -319,6 +352,7 @@ pub(super) fn observe(wanted: &[Object], links: &Links, unseen: Option<&Path>) -
             found.push((path.clone(), attachment));
         }
     }
+    settling.retain(&down);
     found
 }
 

@@ -75,6 +75,8 @@ pub trait Kernel: Send + Sync {
     async fn underlay(&self, wanted: &Underlay) -> Result<Option<Uplink>, KernelError>;
     /// What a link of the host's is, whoever made it.
     async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError>;
+    /// Its own addresses now, sorted, link-local ones left out; none: there is no such link.
+    async fn addresses(&self, link: &IfName) -> Result<Option<Vec<IpAddr>>, KernelError>;
     /// The MAC that answers for an address on the segment of a link within `patience`; what cannot be asked is not answered.
     async fn who_has(&self, link: IfName, address: IpAddr, patience: Duration) -> Option<Mac>;
     /// Whether a host port could be bound now.
@@ -103,7 +105,7 @@ pub enum Change {
     /// The object as it is now.
     Now(Box<Object>),
     Gone(Key),
-    /// Events were lost: everything may have changed.
+    /// Events were lost, or something changed that much may stand on: everything may have changed.
     Lost,
 }
 

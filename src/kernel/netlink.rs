@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::crew::{self, Crew};
+use super::macvlan::{Means, Settling};
 use super::observe::Links;
 use super::sysctl::{Sysctls, Watched};
 use super::watch::Watch;
@@ -77,6 +78,7 @@ struct Host {
     sandboxes: Mutex<HashMap<IfName, PathBuf>>,
     /// The namespaces from which a link is to be deleted: the engine unmounts them once `Leave` is answered, and whoever is in one keeps it.
     leaving: Mutex<HashMap<IfName, File>>,
+    settling: Settling,
     /// Where links of ours may be left of which nothing is declared. Looked at once.
     unseen: Mutex<Option<PathBuf>>,
 }
@@ -95,6 +97,7 @@ impl Netlink {
             ports: ports::Ports::default(),
             sandboxes: Mutex::default(),
             leaving: Mutex::default(),
+            settling: Settling::default(),
             unseen: Mutex::new(Some(config.sandboxes)),
         });
         let crew = Arc::new(Crew::muster(config.threads.max(1))?);
@@ -140,10 +143,13 @@ fn delete(host: &Host, wire: &mut Wire, key: &Key) -> Result<(), KernelError> {
     host.delete(wire, key).map_err(|cause| KernelError { operation: "delete", object: describe(key), cause })
 }
 
-/// Tells of sysctls that somebody altered.
+/// Tells of sysctls that somebody altered, and of links that nobody brings up.
 async fn poll(crew: Arc<Crew>, host: Arc<Host>, tell: mpsc::Sender<Change>) {
     loop {
         tokio::time::sleep(POLL).await;
+        if host.settling.is_over() && tell.send(Change::Lost).await.is_err() {
+            return;
+        }
         let host = host.clone();
         let changed = crew.run(move |_| Ok(host.watched.changed(&host.sysctls))).await.unwrap_or_default();
         for object in changed {
@@ -173,7 +179,7 @@ impl Host {
     }
 
     fn put_attachment(&self, wire: &mut Wire, wanted: &Attachment) -> io::Result<()> {
-        attachment::put(wire, &self.sysctls, wanted)?;
+        attachment::put(wire, Means { sysctls: &self.sysctls, settling: &self.settling }, wanted)?;
         if let Place::Sandbox { path, .. } = &wanted.place {
             self.sandboxes().insert(wanted.host.clone(), path.clone());
         }
@@ -242,7 +248,7 @@ impl Host {
 
     fn observe_sandboxes(&self, wanted: &[Object], links: &Links) -> impl Iterator<Item = Object> {
         let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let found = macvlan::observe(wanted, links, unseen.as_deref());
+        let found = macvlan::observe(wanted, links, &self.settling, unseen.as_deref());
         self.sandboxes().extend(found.iter().map(|(path, attachment)| (attachment.host.clone(), path.clone())));
         found.into_iter().map(|(_, attachment)| Object::Attachment(attachment))
     }
@@ -330,6 +336,11 @@ impl Kernel for Netlink {
 
     fn is_sandbox(&self, path: &Path) -> bool {
         crew::is_sandbox(path)
+    }
+
+    async fn addresses(&self, link: &IfName) -> Result<Option<Vec<IpAddr>>, KernelError> {
+        let (name, object) = (link.clone(), describe(&Key::Link(link.clone())));
+        self.run("look at", object, move |_, wire| host_link::addresses_of(wire, &name)).await
     }
 
     async fn tune(&self, wanted: &Attachment) -> Result<bool, KernelError> {

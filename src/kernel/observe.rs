@@ -55,6 +55,7 @@ impl Links {
         let mut objects = Vec::new();
         match seen.kind {
             Some(InfoKind::Bridge) => objects.push(as_link(name, seen, LinkKind::Bridge)),
+            Some(InfoKind::Dummy) => objects.push(as_link(name, seen, LinkKind::Dummy)),
             Some(InfoKind::Vxlan) => objects.extend(seen.vxlan.as_ref().map(|vxlan| as_link(name, seen, vxlan.kind()))),
             Some(InfoKind::Vlan) => objects.extend(self.vlan(name, seen)),
             Some(InfoKind::Veth) => {

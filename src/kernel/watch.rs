@@ -168,6 +168,11 @@ impl Teller {
         let index = message.header.index;
         let old = self.links.get(index).cloned();
         let Some(seen) = merged(message, old.as_ref()) else { return Vec::new() };
+        if old.as_ref().is_some_and(|old| !old.is_ours() && old.mtu != seen.mtu) {
+            // it may be the parent of links in containers, which follow it
+            self.links.insert(seen);
+            return vec![Change::Lost];
+        }
         let before = old.map(|old| self.links.objects(&old)).unwrap_or_default();
         let after = self.links.objects(&seen);
         self.links.insert(seen);

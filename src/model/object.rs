@@ -122,6 +122,8 @@ pub struct Link {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum LinkKind {
     Bridge,
+    /// A link whose other end is nowhere, for children that meet on it.
+    Dummy,
     /// The host's own station on the segment of `parent`.
     Macvlan(Macvlan),
     /// The end of the tunnels of one network (RFC 7348), which learns nothing: neighbours and forwarding database say all.

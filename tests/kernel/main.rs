@@ -756,7 +756,7 @@ async fn what_somebody_alters_on_a_macvlan_is_seen_and_put_right() {
     let sandbox = host.sandbox("s");
     let wanted = Object::Attachment(child_in(MacvlanMode::Source, &sandbox));
     host.put(&wanted).await;
-    for damage in ["ip link set net0 down", "ip link set net0 mtu 1300", "ip link set net0 type macvlan macaddr del 02:01:02:03:04:32"] {
+    for damage in ["ip link set net0 mtu 1300", "ip link set net0 type macvlan macaddr del 02:01:02:03:04:32"] {
         run(&inside(&sandbox, damage));
         let seen = host.observed(&wanted).await.expect("it is there");
         assert!(!wanted.is_met_by(&seen), "after `{damage}`: {seen:?}");
@@ -767,6 +767,25 @@ async fn what_somebody_alters_on_a_macvlan_is_seen_and_put_right() {
     run("ip link set uplink mtu 1400; ip link set uplink mtu 1450");
     host.put(&wanted).await;
     assert_eq!(json(&inside(&sandbox, "ip -j link show net0"))[0]["mtu"], 1450);
+}
+
+#[tokio::test]
+async fn a_macvlan_that_is_down_is_left_to_the_engine_and_brought_up_where_nobody_does() {
+    let host = Host::new();
+    uplink();
+    let sandbox = host.sandbox("s");
+    let wanted = Object::Attachment(child_in(MacvlanMode::Bridge, &sandbox));
+    host.put(&wanted).await;
+    let mut changes = host.kernel.changes();
+    run(&inside(&sandbox, "ip link set net0 down"));
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()), "the engine may be at it");
+    host.put(&wanted).await;
+    run(&inside(&sandbox, "ip link show net0 | grep 'state DOWN'"));
+    await_change(&mut changes, |change| *change == Change::Lost).await;
+    assert!(!wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
+    host.put(&wanted).await;
+    assert!(wanted.is_met_by(&host.observed(&wanted).await.unwrap()));
+    run(&inside(&sandbox, "ip link show up | grep net0"));
 }
 
 #[tokio::test]
