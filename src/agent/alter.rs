@@ -42,6 +42,23 @@ impl Agent {
         Ok(Sources { network_name: self.names.of(&id), network: id, source_macs })
     }
 
+    /// Has networks follow the addresses of the host's links that they stand on.
+    pub(super) async fn follow_host_links(&self) -> Result<(), Error> {
+        let networks: Vec<Network> = self.state().networks.values().map(|live| live.network.clone()).collect();
+        for network in networks {
+            let mut host_links = network.host_links.clone();
+            for (name, link) in &mut host_links {
+                // of one that is away nothing is known
+                link.addresses = self.kernel.addresses(name).await?.unwrap_or_else(|| std::mem::take(&mut link.addresses));
+            }
+            if host_links != network.host_links {
+                let _held = self.locks.hold(network.id.as_str()).await;
+                self.alter(Network { host_links, ..self.network(&network.id)? }).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn find(&self, wanted: &str) -> Result<NetworkId, Error> {
         let known: Vec<NetworkId> = self.state().networks.keys().cloned().collect();
         let named = known.iter().find(|id| id.as_str() == wanted || self.names.of(id).as_deref() == Some(wanted));

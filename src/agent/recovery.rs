@@ -78,6 +78,9 @@ impl Agent {
             if let Err(error) = self.forget_vanished().await {
                 warn!(%error, "could not forget containers that are gone; trying again");
             }
+            if let Err(error) = self.follow_host_links().await {
+                warn!(%error, "could not follow the addresses of the host's links; trying again");
+            }
             if let Err(error) = self.forget_unknown().await {
                 warn!(%error, "could not forget networks that the engine has not; trying again");
             }

@@ -99,7 +99,9 @@ impl Segment {
 
 impl Mode for Segment {
     fn network(&self) -> Plan {
-        let made = self.spec.made.clone().map(Object::Link);
+        // a dummy takes any MTU, a VLAN its parent's
+        let mtu = |link: &Link| self.spec.mtu.filter(|_| link.kind == LinkKind::Dummy);
+        let made = self.spec.made.clone().map(|link| Object::Link(Link { mtu: mtu(&link), ..link }));
         let station = self.spec.host_access.then(|| self.station_objects());
         Plan::new(made.into_iter().chain(station.into_iter().flatten()), [])
     }

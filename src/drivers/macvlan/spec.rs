@@ -81,18 +81,22 @@ impl Spec {
 
 /// The parent's name, the parent itself if it is to be made, and what it is.
 fn parent(network: &Network, given: Option<IfName>, options: &mut Options) -> (IfName, Option<Link>, HostLink) {
+    let alias = format!("rsnet:{}", network.id);
     let Some(name) = given else {
-        options.refuse(
-            "option parent is missing; give the link of the host that containers share, -o parent=eth0. For a segment of its own on this host, \
-             which Docker makes of a dummy link, leave mode=macvlan out and give --internal: mode bridge is that",
-        );
-        return (IfName::of("rsp-", network.id.as_str()), None, HostLink::default());
+        if !network.internal {
+            options.refuse(
+                "option parent is missing; give the link of the host that containers share, -o parent=eth0, or --internal for a segment of \
+                 its own on this host",
+            );
+        }
+        let name = IfName::of("rsp-", network.id.as_str());
+        return (name.clone(), Some(Link { name, alias, kind: LinkKind::Dummy, mac: None, mtu: None }), HostLink::default());
     };
     let trunk = vlan(&name).and_then(|(trunk, id)| Some((network.host_links.get(&trunk)?.clone(), trunk, id)));
     let (made, found) = match (network.host_links.get(&name), trunk) {
         (Some(found), _) => (None, found.clone()),
         (None, Some((found, trunk, id))) => {
-            let (kind, alias) = (LinkKind::Vlan { parent: trunk, id }, format!("rsnet:{}", network.id));
+            let kind = LinkKind::Vlan { parent: trunk, id };
             (Some(Link { name: name.clone(), alias, kind, mac: None, mtu: None }), found)
         }
         (None, None) => {

@@ -103,6 +103,17 @@ fn a_vlan_that_does_not_exist_is_made_with_the_network_and_one_that_does_is_used
 }
 
 #[test]
+fn an_internal_network_without_a_parent_stands_on_a_link_of_its_own() {
+    let internal = Network { internal: true, ..network(&[("mtu", "9000")]) };
+    let mode = open(&internal).unwrap();
+    let objects = mode.network().objects;
+    let Some(Object::Link(link)) = objects.get(&Key::Link("rsp-0123456789".parse().unwrap())) else { panic!("{objects:?}") };
+    assert_eq!((&link.kind, link.mtu), (&LinkKind::Dummy, Some(9000)));
+    let endpoint = endpoint(&["10.77.0.7/24"]);
+    assert_eq!((mode.join(&endpoint).gateways, mode.exclusive(&endpoint)), (Vec::new(), Vec::new()));
+}
+
+#[test]
 fn options_that_contradict_each_other_are_refused() {
     assert!(refused(&network(&[("parent", "eth0"), ("macvlan_mode", "source")])).contains("needs source_macs"));
     assert!(refused(&network(&[("parent", "eth0"), ("source_macs", "02:00:00:00:00:01")])).contains("macvlan_mode=source only"));
