@@ -333,6 +333,11 @@ fn alter(wire: &mut Wire, sysctls: &Sysctls, wanted: &Link, seen: &Seen) -> io::
     let mac = wanted.mac.filter(|mac| *mac != Mac::from(seen.mac));
     changes.extend(mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
     changes.extend(wanted.mtu.filter(|mtu| *mtu != seen.mtu).map(LinkAttribute::Mtu));
+    if let LinkKind::Macvlan(child) = &wanted.kind
+        && seen.as_macvlan(&child.parent).as_ref() != Some(child)
+    {
+        changes.push(macvlan::info(child));
+    }
     if changes.is_empty() && seen.up {
         return Ok(());
     }
