@@ -9,11 +9,6 @@ use serde_json::{Value, json};
 
 use crate::world::*;
 
-/// Networks whose lives are lived.
-fn networks() -> Vec<Value> {
-    vec![json!({}), json!({ "mode": "macvlan", "parent": PARENT, "host_access": "true" }), json!({ "mode": "none" })]
-}
-
 /// Every call of a network's life; where it publishes nothing, without those of ports.
 fn life(options: &Value) -> Vec<(&'static str, Value)> {
     let ports = json!([port(8080, 80), port(8081, 81)]);

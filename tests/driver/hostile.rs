@@ -30,10 +30,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn any_json_is_answered_and_refusals_change_nothing(call in prop::sample::select(CALLS.to_vec()), body in anything()) {
+    fn any_json_is_answered_and_refusals_change_nothing(
+        options in prop::sample::select(networks()),
+        call in prop::sample::select(CALLS.to_vec()),
+        body in anything(),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let world = World::new().await;
+            world.ok("NetworkDriver.CreateNetwork", create_network_with(options)).await;
+            world.ok("NetworkDriver.CreateEndpoint", create_endpoint()).await;
+            world.ok("NetworkDriver.Join", join()).await;
             let before = world.host().await;
             let (status, answer) = world.send(call, &body).await;
             assert!([200, 400, 500].contains(&status), "{status} {answer}");
@@ -41,13 +48,21 @@ proptest! {
             if status != 200 {
                 assert_eq!(world.host().await, before);
             }
+            assert_eq!(world.converge().await, [], "{call} {body} left something undone");
         });
     }
 }
 
 #[tokio::test]
 async fn wrong_types_garbage_and_huge_bodies_are_refused() {
-    let world = World::new().await;
+    for options in networks() {
+        let world = World::new().await;
+        world.ok("NetworkDriver.CreateNetwork", create_network_with(options)).await;
+        garbage_is_refused(&world).await;
+    }
+}
+
+async fn garbage_is_refused(world: &World) {
     for body in [
         "null",
         "[]",

@@ -148,6 +148,16 @@ impl World {
     }
 }
 
+/// A network of each kind, by its options: what every suite runs over.
+pub fn networks() -> Vec<Value> {
+    vec![
+        json!({}),
+        json!({ "mode": "macvlan", "parent": PARENT, "host_access": "true" }),
+        json!({ "mode": "macvlan", "parent": PARENT, "macvlan_mode": "source", "source_macs": "02:00:00:00:00:01", "slaac": "true" }),
+        json!({ "mode": "none" }),
+    ]
+}
+
 pub fn create_network() -> Value {
     create_network_with(json!({}))
 }

@@ -97,6 +97,49 @@ fn damage(engine: Engine, settings: &str) {
     restart_of_docker_is_followed(&host, &station, &before);
 }
 
+pub fn what_is_altered_by_hand_on_a_macvlan_network_is_back_within_a_second(engine: Engine) {
+    for settings in ["RSNET_ATTACH=engine", "RSNET_ATTACH=direct"] {
+        let lab = Lab::new();
+        let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
+        let host = lab.host("h1", engine, &[&lan]);
+        host.start_rsnet_with(settings);
+        let net = "--ipv6 --subnet 10.77.0.0/24 --subnet fd77::/64 --ip-range 10.77.0.128/25 --gateway 10.77.0.254";
+        host.docker(&format!("network create -d rsnet -o mode=macvlan -o parent=eth0 -o host_access=true {net} net")).ok();
+        host.docker("run -d --stop-signal KILL --name one --network net --ip 10.77.0.130 --ip6 fd77::130 box sleep 10000").ok();
+        wait_until("the host to reach the container", PATIENCE, || {
+            let seen = host.sh("ping -c1 -W1 10.77.0.130 && ping -c1 -W1 fd77::130");
+            if seen.succeeded() { Ok(()) } else { Err(seen.to_string()) }
+        });
+        let before = of_macvlan(&host);
+        let rsh = host.sh("ls /sys/class/net | grep '^rsh-'").ok().to_owned();
+        let sandbox = host.docker("inspect -f '{{.NetworkSettings.SandboxKey}}' one").ok().to_owned();
+        let link = host.in_container("one", "ip -o link show type macvlan | cut -d: -f2 | cut -d@ -f1").ok().trim().to_owned();
+        for damage in [
+            format!("ip link del {rsh}"),
+            format!("ip link set {rsh} down"),
+            format!("ip link set {rsh} address 02:00:00:00:00:99"),
+            format!("ip link set {rsh} type macvlan mode private"),
+            format!("ip addr flush dev {rsh}"),
+            format!("ip addr del 10.77.0.1/32 dev {rsh}"),
+            format!("ip route del 10.77.0.130/32 dev {rsh} proto 195"),
+            format!("ip route del fd77::130/128 dev {rsh} proto 195"),
+            format!("sysctl -q -w net.ipv4.conf.{rsh}.arp_filter=0"),
+            format!("nsenter --net={sandbox} ip link del {link}"),
+            format!("nsenter --net={sandbox} ip link set {link} type macvlan mode private"),
+        ] {
+            comes_back(&host, &before, of_macvlan, &damage);
+        }
+        host.sh("ping -c1 -W2 10.77.0.130 && ping -c1 -W2 fd77::130").ok();
+    }
+}
+
+/// What stands of a macvlan network, on the host and in its container.
+fn of_macvlan(host: &Host) -> String {
+    let link = "ip -d -o link show type macvlan | grep -o 'link/ether [^ ]*\\|mtu [0-9]*\\|mode [a-z]*' | grep -v DEFAULT; ip -o link show up | grep -c macvlan";
+    let show = "ip -o addr show scope global | awk '{ print $2, $4 }'; ip route; ip -6 route | grep -v fe80 | cut -d' ' -f1-3";
+    format!("{}{}", standing(host), host.in_container("one", &format!("{link}; {show}")).stdout)
+}
+
 /// Docker's bridges are in rsnet's table as long as Docker's chains name them.
 fn of_rsnet_alone(host: &Host) -> String {
     own(host).lines().filter(|line| !line.contains("docker0")).map(|line| format!("{line}\n")).collect()

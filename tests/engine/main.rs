@@ -46,6 +46,7 @@ on_every_engine! {
     plugin::a_plugin_from_a_registry_carries_a_network,
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
     plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
+    plugin::a_macvlan_network_works_through_the_plugin,
     plugin::a_plugin_with_a_wrong_setting_says_which,
     plugin::a_plugin_reaches_a_consul_with_a_token_below_data,
     beside::all_stands_beside_docker_where_bridges_are_filtered,
@@ -129,5 +130,6 @@ on_every_engine! {
     macvlan::a_lost_child_or_parent_comes_back_into_the_container,
     compose::the_macvlan_example_is_reached_from_the_lan,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
+    drift::what_is_altered_by_hand_on_a_macvlan_network_is_back_within_a_second,
     drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,
 }

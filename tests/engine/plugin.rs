@@ -225,6 +225,38 @@ pub fn links_made_straight_in_the_sandbox_work_through_the_plugin(engine: Engine
     host.docker("network rm blue").ok();
 }
 
+pub fn a_macvlan_network_works_through_the_plugin(engine: Engine) {
+    let scene = Scene::new(engine);
+    scene.push("1", "the first");
+    scene.install("").ok();
+    let host = &scene.host;
+    let lan = "--subnet 10.77.0.0/24 --ip-range 10.77.0.128/25";
+    host.docker(&format!("network create -d rsnet -o mode=macvlan -o parent=eth0 -o host_access=true {lan} lan")).ok();
+    host.docker("run -d --stop-signal KILL --name web --network lan --ip 10.77.0.130 box sleep 10000").ok();
+    host.docker("run -d --stop-signal KILL --name shell --network lan box sleep 10000").ok();
+    let answers = |from: &Host| {
+        wait_until(&format!("the container to answer {}", from.name), PATIENCE, || {
+            let seen = from.sh("ping -c1 -W1 10.77.0.130");
+            if seen.succeeded() { Ok(()) } else { Err(seen.to_string()) }
+        });
+    };
+    reaches(host, "shell", "web");
+    answers(&scene.station);
+    answers(host);
+    let taken = scene.station.ipv4();
+    host.docker(&format!("run --rm --network lan --ip {taken} box true")).fails_with("is in use on the segment of eth0, by MAC");
+    host.docker("restart -t 0 web").ok();
+    answers(&scene.station);
+    host.in_container("web", "ip link del eth0").ok();
+    answers(&scene.station);
+    host.docker("rm -f web shell").ok();
+    host.docker("network rm lan").ok();
+    wait_until("nothing to be left", PATIENCE, || {
+        let left = host.sh("ls /sys/class/net | grep '^rs'").stdout;
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+}
+
 pub fn a_plugin_with_a_wrong_setting_says_which(engine: Engine) {
     let scene = Scene::new(engine);
     scene.push("1", "the first");

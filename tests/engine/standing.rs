@@ -5,9 +5,9 @@ use crate::lab::Host;
 /// Links, addresses, routes, sysctls, the table and the rules among Docker's; without what a second making changes (indices, handles,
 /// counters) and in a fixed order. A line each, so that a difference is readable.
 const SHOW: &str = r#"
-links=$(ls /sys/class/net | grep '^rs[bvcx]-' | sort)
+links=$(ls /sys/class/net | grep '^rs[bvcxh]-' | sort)
 for l in $links; do
-  ip -d -o link show "$l" | grep -o ' \(rs[a-z0-9-]*@\|mtu [0-9]*\|master [^ ]*\|link/ether [^ ]*\|alias [^ ]*\|isolated [a-z]*\|hairpin [a-z]*\)' | tr '\n' ' '
+  ip -d -o link show "$l" | grep -o ' \(rs[a-z0-9-]*@\|mtu [0-9]*\|master [^ ]*\|link/ether [^ ]*\|alias [^ ]*\|isolated [a-z]*\|macvlan mode [a-z]*\|hairpin [a-z]*\)' | tr '\n' ' '
   ip -o link show "$l" | grep -q '[<,]UP[,>]' && echo "$l up" || echo "$l down"
 done | sed '/^ rsv-.* master/s/link.ether [^ ]* //' # the kernel chooses one that nobody sees
 for l in $links; do ip -o addr show dev "$l" scope global | awk '{ print "address", $2, $4 }' | sort; done
@@ -16,7 +16,7 @@ for l in $links; do
 done
 for f in -4 -6; do ip $f route show table all proto 195 | sed 's/^/route /' | sort; done
 for l in $links; do
-  case $l in rsb-*) for s in ipv4/conf/$l/route_localnet ipv6/conf/$l/accept_ra ipv6/conf/$l/disable_ipv6; do echo "$s $(cat /proc/sys/net/$s)"; done;; esac
+  case $l in rsh-*) echo "arp_filter $(cat /proc/sys/net/ipv4/conf/$l/arp_filter)";; rsb-*) for s in ipv4/conf/$l/route_localnet ipv6/conf/$l/accept_ra ipv6/conf/$l/disable_ipv6; do echo "$s $(cat /proc/sys/net/$s)"; done;; esac
 done
 echo "forwarding $(cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding | tr '\n' ' ')"
 nft -n list table inet rsnet 2>&1

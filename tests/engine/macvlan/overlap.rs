@@ -31,6 +31,10 @@ pub fn one_subnet_may_be_behind_two_parents_with_rsnets_ipam(engine: Engine) {
     network(&host, "plain", "eth0", "").ok();
     network(&host, "twice", "eth1", "").fails_with("--ipam-opt parent=LINK");
     host.docker("network rm plain").ok();
+    let docker = |parent: &str| host.docker(&format!("network create -d rsnet -o mode=macvlan -o parent={parent} {LAN} of-{parent}"));
+    docker("eth0").ok();
+    docker("eth1").fails_with("Pool overlaps with other one on this address space");
+    host.docker("network rm of-eth0").ok();
     for (name, container, parent) in [("a", "left", "eth0"), ("b", "right", "eth1")] {
         network(&host, name, parent, &format!("--ipam-opt parent={parent}")).ok();
         host.docker(&format!("run -d --stop-signal KILL --name {container} --network {name} --ip 10.77.0.130 box sleep 10000")).ok();
