@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::model::{Entry, Key, Object, Plan};
+use crate::model::{Entry, IfName, Key, Object, Plan};
 
 /// Whose plan it is: a network, or an endpoint of one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,7 +89,16 @@ impl Desired {
     /// Whether any of the news is not as planned.
     pub fn disagrees(&self, now: &BTreeMap<Key, Object>, gone: &BTreeSet<Key>) -> bool {
         let altered = |(key, seen): (&Key, &Object)| self.objects.get(key).is_some_and(|(_, wanted)| !wanted.is_met_by(seen));
-        gone.iter().any(|key| self.objects.contains_key(key)) || now.iter().any(altered)
+        gone.iter().any(|key| self.objects.contains_key(key)) || now.iter().any(altered) || now.keys().any(|key| self.displaces(key))
+    }
+
+    /// Whether it is a route instead of one that is planned: of what a route replaces the kernel tells nothing.
+    fn displaces(&self, key: &Key) -> bool {
+        let Key::Route { destination, .. } = key else { return false };
+        let first = Key::Route { destination: *destination, link: IfName::of("", "") };
+        let mut planned = self.objects.range(first..).map(|(key, _)| key);
+        let same = |other: &Key| matches!(other, Key::Route { destination: to, .. } if to == destination);
+        !self.objects.contains_key(key) && planned.next().is_some_and(same)
     }
 }
 
