@@ -119,7 +119,6 @@ pub fn what_is_deleted_or_altered_of_an_overlay_is_back_within_a_second(engine: 
         format!("ip link set {tunnel} mtu 1300"),
         format!("ip link set {tunnel} address 02:00:00:00:00:01"),
         format!("ip link del {tunnel}"),
-        format!("ip link del {tunnel}; ip link add {tunnel} type vxlan id 77 dstport 4789"),
         "nft delete table inet rsnet".to_owned(),
     ];
     for damage in damages {
