@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod agent;
 pub mod app;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod docker;
 pub mod driver;

@@ -1,0 +1,274 @@
+//! CLUSTER: which hosts take part in an overlay network, and whose which of its blocks is.
+//!
+//! Knows the store and nothing of kernels, Docker or modes. What is decided is decided in pure functions ([`admit`] for networks, [`side`]
+//! for blocks); the rest of the room reads the store for them and writes what they say. Two rules stand above all others:
+//!
+//! - A block has one host. It is claimed by compare-and-set, used only by who holds it, and a host that finds it taken never uses it again.
+//! - What a host heard stays until the store says otherwise in words. A store that is silent, or that lost its records, says nothing.
+//!
+//! Nothing is written for a container. docs/store.md tells the keys, and what a change costs.
+
+mod admit;
+mod blocks;
+mod error;
+mod hash;
+mod hosts;
+mod join;
+mod record;
+mod run;
+mod settle;
+mod side;
+mod single;
+mod text;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::model::{Agreement, Share};
+use crate::store::{Lease, Leases};
+
+pub use error::Error;
+pub use view::{Host, Standing, View};
+
+use record::{Block, HostRecord, Owner};
+use side::Side;
+use view::Network;
+
+/// This host.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its name, the same in all networks: letters, digits, `.`, `_`, `-`.
+    pub host: String,
+    /// What tells this machine from another that had or gets the name: random, kept on its disk for as long as what it holds.
+    pub id: String,
+    /// Its outer address.
+    pub vtep: IpAddr,
+    /// Bytes: what a packet from there may have.
+    pub mtu: u32,
+}
+
+/// A network that this host is to take part in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it is known by. In any order.
+    pub subnets: Vec<IpNet>,
+    /// Addresses of the subnets that belong to no host: gateways, and what the user keeps for others.
+    pub reserved: Vec<IpAddr>,
+    /// What must be equal on all hosts.
+    pub options: BTreeMap<String, String>,
+    /// Numbers that VXLAN devices of others have on this host.
+    pub foreign_vnis: BTreeSet<u32>,
+}
+
+impl Wanted {
+    /// What is compared with other hosts, in an order that does not depend on how it was typed.
+    fn agreement(&self) -> Agreement {
+        let subnets: BTreeSet<IpNet> = self.subnets.iter().map(IpNet::trunc).collect();
+        let reserved: BTreeSet<IpAddr> = self.reserved.iter().copied().collect();
+        Agreement { subnets: subnets.into_iter().collect(), reserved: reserved.into_iter().collect(), options: self.options.clone() }
+    }
+}
+
+/// How long things take. The default is for use; tests have less time.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// A host that does not renew its lease for so long counts as gone; Consul takes up to twice as long. At least 10 s there.
+    pub lease: Duration,
+    /// A host that is gone for so long may lose a block to one that finds no free one.
+    pub grace: Duration,
+    /// After the store lost its records, what was heard before counts for so long.
+    pub rebuild: Duration,
+    /// Between two readings of a prefix that changes all the time.
+    pub breath: Duration,
+    /// Between two tries of what the store did not take.
+    pub again: Duration,
+    /// How long the owner of an address may take to say whether it can be had.
+    pub answer: Duration,
+    /// Blocks that a crash left to this host are looked for so often, the first time after a random part of it.
+    pub sweep: Duration,
+    /// No call waits longer for the store.
+    pub limit: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        let (lease, breath) = (s(30), Duration::from_millis(500));
+        Times { lease, grace: s(3600), rebuild: 3 * lease, breath, again: s(1), answer: s(5), sweep: s(3600), limit: s(9) }
+    }
+}
+
+/// Who knows which addresses of this host's blocks are in use: asked when another host wants one.
+#[async_trait]
+pub trait Lender: Send + Sync {
+    /// Keeps an address for another host, durably, before it answers; or says who has it. Until [`Lender::restore`], or until
+    /// [`Standing::kept`] had it and has it no more.
+    async fn lend(&self, address: IpAddr, to: &str) -> Result<(), String>;
+
+    /// The other host does not take it.
+    async fn restore(&self, address: IpAddr);
+}
+
+/// This host's part in all overlay networks.
+pub struct Cluster {
+    store: Arc<dyn Leases>,
+    me: Owner,
+    identity: Identity,
+    times: Times,
+    state: Mutex<State>,
+    views: watch::Sender<Arc<View>>,
+    /// Whoever reads blocks in order to write them is alone in that.
+    writes: tokio::sync::Mutex<()>,
+    lease: tokio::sync::Mutex<Option<Lease>>,
+    /// There is something to write.
+    work: Notify,
+    /// This host's own records are to be written again.
+    enrol: Notify,
+    lender: OnceLock<Arc<dyn Lender>>,
+    /// The last failure that was told.
+    told: Mutex<String>,
+}
+
+/// What this host knows. Never locked across a call of the store.
+#[derive(Default)]
+struct State {
+    networks: Vec<Network>,
+    hosts: BTreeMap<String, HostRecord>,
+    /// The store lost its records of hosts, see [`Side::rebuilding`].
+    rebuilding: Option<Instant>,
+    alive: BTreeSet<String>,
+    /// Hosts that were seen dead ever since.
+    gone: BTreeMap<String, (Instant, SystemTime)>,
+    in_touch: bool,
+    /// Subnets where the store may not say what this host holds.
+    unsettled: BTreeSet<IpNet>,
+    /// The same of the networks' record.
+    unsettled_networks: bool,
+    /// Addresses that other hosts were asked for: granted, they are not strays.
+    asking: BTreeSet<IpNet>,
+}
+
+impl State {
+    fn side(&mut self, subnet: IpNet) -> Option<&mut Side> {
+        self.networks.iter_mut().flat_map(|network| &mut network.sides).find(|side| side.subnet == subnet)
+    }
+
+    fn sides(&self) -> impl Iterator<Item = &Side> {
+        self.networks.iter().flat_map(|network| &network.sides)
+    }
+
+    fn unsettle_all(&mut self) {
+        self.unsettled_networks |= !self.networks.is_empty();
+        let subnets: Vec<IpNet> = self.sides().map(|side| side.subnet).collect();
+        self.unsettled.extend(subnets);
+    }
+}
+
+impl Cluster {
+    /// Asks nobody yet.
+    pub fn new(store: Arc<dyn Leases>, identity: Identity, times: Times) -> Result<Arc<Self>, Error> {
+        let sound = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let host = identity.host.clone();
+        if host.is_empty() || host == "." || host == ".." || !host.chars().all(sound) {
+            return Err(Error::Name { host });
+        }
+        let me = Owner { host, id: identity.id.clone() };
+        let (state, views) = (Mutex::default(), watch::Sender::new(Arc::default()));
+        let (work, enrol, lender) = (Notify::new(), Notify::new(), OnceLock::new());
+        let (writes, lease) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(None));
+        let told = Mutex::default();
+        Ok(Arc::new(Cluster { store, me, identity, times, state, views, writes, lease, work, enrol, lender, told }))
+    }
+
+    /// Who answers for this host's addresses. The first one counts.
+    pub fn lend_by(&self, lender: Arc<dyn Lender>) {
+        let _ = self.lender.set(lender);
+    }
+
+    /// What this host last heard, whole, after every change. The first is empty, or what [`Cluster::resume`] told.
+    pub fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.views.subscribe()
+    }
+
+    /// What this host held by its own disk when it started: it goes on holding that, whatever the store does. All of it must be told before
+    /// [`Cluster::run`]: what nobody told is given back. No I/O.
+    pub fn resume(&self, wanted: Wanted, held: Share) {
+        self.change(|state| {
+            for peer in &held.peers {
+                state.hosts.entry(peer.host.clone()).or_insert_with(|| HostRecord { id: String::new(), vtep: peer.vtep });
+            }
+            let agreement = wanted.agreement();
+            let sides = agreement.subnets.iter().map(|subnet| remembered(*subnet, &agreement.reserved, &held)).collect();
+            state.networks.push(Network { wanted, vni: held.vni, sides });
+            state.unsettle_all();
+        });
+    }
+
+    /// Changes what is known, and tells it if it shows.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut state);
+        if !state.unsettled.is_empty() || state.unsettled_networks {
+            self.work.notify_one();
+        }
+        let view = Arc::new(self.view(&state));
+        self.views.send_if_modified(|seen| {
+            let differs = *seen != view;
+            *seen = view;
+            differs
+        });
+        result
+    }
+
+    /// Looks at what is known.
+    fn known<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn view(&self, state: &State) -> View {
+        let host = |(name, record): (&String, &HostRecord)| Host {
+            name: name.clone(),
+            vtep: record.vtep,
+            alive: state.alive.contains(name),
+            gone_since: state.gone.get(name).map(|(_, since)| *since),
+        };
+        View {
+            networks: state.networks.iter().map(|network| self.standing(state, network)).collect(),
+            hosts: state.hosts.iter().map(host).collect(),
+            in_touch: state.in_touch,
+        }
+    }
+
+    fn standing(&self, state: &State, network: &Network) -> Standing {
+        network.standing(&self.me, self.identity.vtep, self.identity.mtu, &state.hosts)
+    }
+
+    /// No answer is waited for without end: what the store then still does is found and set right later.
+    async fn within<T>(&self, action: String, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let limit = self.times.limit;
+        tokio::time::timeout(limit, call).await.unwrap_or(Err(Error::Slow { action, limit }))
+    }
+}
+
+/// A subnet as this host's disk has it.
+fn remembered(subnet: IpNet, reserved: &[IpAddr], held: &Share) -> Side {
+    let within = |blocks: &[IpNet]| blocks.iter().copied().filter(|block| subnet.contains(block)).collect::<Vec<_>>();
+    let of_peer = |peer: &crate::model::Member| {
+        let (owner, homes) = (Owner { host: peer.host.clone(), id: String::new() }, peer.homes.clone());
+        let home = move |block: IpNet| homes.iter().copied().find(|home| block.contains(home));
+        let blocks = within(&peer.blocks).into_iter().enumerate();
+        blocks.map(move |(turn, block)| (block, Block { owner: owner.clone(), home: home(block), turn, claim: 0 })).collect::<Vec<_>>()
+    };
+    let mut side = Side::new(subnet, reserved);
+    side.mine = within(&held.mine.blocks);
+    side.others = held.peers.iter().flat_map(of_peer).collect();
+    side
+}
