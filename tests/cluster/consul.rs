@@ -76,8 +76,8 @@ fn a_consul_that_hangs() {
         let hosts = eight(&store).await;
         keeps_all(&hosts, async || {
             server.signal(Signal::SIGSTOP);
-            let start = Instant::now();
-            let (grown, joined) = tokio::join!(hosts[0].cluster.grow(net(BLUE)), hosts[1].cluster.join(&wanted(&["10.60.0.0/16"])));
+            let (start, red) = (Instant::now(), wanted(&["10.60.0.0/16"]));
+            let (grown, joined) = tokio::join!(hosts[0].cluster.grow(net(BLUE)), hosts[1].cluster.join(&red));
             println!("{}\n{}", grown.unwrap_err(), joined.unwrap_err());
             assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
             server.signal(Signal::SIGCONT);

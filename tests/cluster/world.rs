@@ -62,14 +62,15 @@ impl Store for Line {
                 let first = snapshots.next().await?;
                 return Some((first, (store, prefix, cut, Some(snapshots))));
             };
-            tokio::select! {
+            let heard = tokio::select! {
                 biased;
-                _ = cut.wait_for(|cut| *cut) => {
-                    let down = StoreError::Unreachable { action: "watch".into(), store: "the test's".into(), sent: false, cause: "cut".into() };
-                    Some((Err(down), (store, prefix, cut, None)))
-                }
-                heard = snapshots.next() => Some((heard?, (store, prefix, cut, Some(snapshots)))),
-            }
+                _ = cut.wait_for(|cut| *cut) => None,
+                heard = snapshots.next() => Some(heard?),
+            };
+            let down =
+                || StoreError::Unreachable { action: "watch".into(), store: "the test's".into(), sent: false, cause: "it is cut".into() };
+            let rest = heard.is_some().then_some(snapshots);
+            Some((heard.unwrap_or_else(|| Err(down())), (store, prefix, cut, rest)))
         };
         Ok(stream::unfold((store, prefix, cut, Some(inner)), next).boxed())
     }
