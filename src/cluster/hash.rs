@@ -17,6 +17,6 @@ mod tests {
     fn it_stays_what_it_is() {
         assert_eq!(hash(&["alpha", "7"]), hash(&["alpha", "7"]));
         assert_ne!(hash(&["alpha", "7"]), hash(&["alpha7"]));
-        insta::assert_snapshot!(format!("{:016x}", hash(&["alpha", "4097"])), @"");
+        assert_eq!(hash(&["alpha", "4097"]), 0x750e_fa15_68ec_6539);
     }
 }

@@ -148,3 +148,177 @@ impl Block {
 fn is_whose(owner: &Owner, found: Option<&Found>) -> bool {
     found.is_some_and(|found| found.block.owner == *owner)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(90);
+
+    /// What a host may do between two moments of the others.
+    #[derive(Clone, Debug)]
+    enum Act {
+        /// Reads; chooses, and writes what it chose with its next act.
+        Choose,
+        Claim,
+        /// Reads, hears, writes.
+        Settle,
+        /// Hears what was there some acts ago.
+        HearLate(usize),
+        Leave,
+        Wipe,
+        Damage,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<(usize, Act)>> {
+        let act = prop_oneof![
+            4 => Just(Act::Choose),
+            4 => Just(Act::Claim),
+            4 => Just(Act::Settle),
+            2 => (0usize..6).prop_map(Act::HearLate),
+            1 => Just(Act::Leave),
+            1 => Just(Act::Wipe),
+            1 => Just(Act::Damage),
+        ];
+        prop::collection::vec((0usize..4, act), 1..120)
+    }
+
+    struct World {
+        subnet: IpNet,
+        version: u64,
+        records: Records,
+        past: Vec<Records>,
+        hosts: Vec<(Owner, Side, Option<(IpNet, Expect)>)>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let subnet: IpNet = "10.0.0.0/25".parse().unwrap();
+            let host = |n: usize| (Owner { host: format!("h{n}"), id: n.to_string() }, Side::new(subnet, &[]), None);
+            World { subnet, version: 0, records: Records::new(), past: vec![], hosts: (0..4).map(host).collect() }
+        }
+
+        /// As the store does: all or nothing.
+        fn commit(&mut self, writes: &[Write]) -> bool {
+            let version = |net: &IpNet| self.records.get(net).map(|found| found.version);
+            let holds = writes.iter().all(|write| match write {
+                Write::Put(net, _, expect) => expect.holds(version(net)),
+                Write::Delete(net, expected) => version(net) == Some(*expected),
+            });
+            if holds {
+                self.version += 1;
+                for write in writes.iter().cloned() {
+                    match write {
+                        Write::Put(net, block, _) => drop(self.records.insert(net, Found { block, version: self.version })),
+                        Write::Delete(net, _) => drop(self.records.remove(&net)),
+                    }
+                }
+            }
+            holds
+        }
+
+        fn act(&mut self, at: usize, act: Act) {
+            self.past.push(self.records.clone());
+            let now = Instant::now();
+            let (me, mut side, mut chosen) = self.hosts[at].clone();
+            match act {
+                Act::Choose => chosen = side.free(&me, &self.records).next(),
+                Act::Claim => {
+                    if let Some((block, expect)) = chosen.take() {
+                        let record = Block { owner: me.clone(), home: None, turn: 0, claim: self.version };
+                        if self.commit(&[Write::Put(block, record, expect)]) && !side.mine.contains(&block) {
+                            side.mine.push(block);
+                        }
+                    }
+                }
+                Act::Settle => {
+                    side.hear(&me, &self.records, now, PATIENCE);
+                    let writes = side.writes(&me, &self.records, self.version);
+                    // A host does one thing at a time: what it chose before is chosen anew.
+                    chosen = None;
+                    self.commit(&writes);
+                }
+                Act::HearLate(ago) => {
+                    let past = &self.past[self.past.len().saturating_sub(ago + 1)];
+                    if side.agrees(&me, past) {
+                        side.hear(&me, past, now, PATIENCE);
+                    }
+                }
+                Act::Leave => {
+                    side = Side::new(self.subnet, &[]);
+                    chosen = None;
+                }
+                Act::Wipe => self.records.clear(),
+                Act::Damage => {
+                    if let Some(found) = self.records.values_mut().next() {
+                        found.block.owner = Owner { host: String::new(), id: String::new() };
+                        self.version += 1;
+                        found.version = self.version;
+                    }
+                }
+            }
+            self.hosts[at] = (me, side, chosen);
+        }
+
+        /// Everybody settles until nobody has anything to write.
+        fn rest(&mut self) {
+            for _ in 0..4 {
+                (0..4).for_each(|at| self.act(at, Act::Settle));
+            }
+        }
+
+        fn holders(&self) -> BTreeMap<IpNet, Vec<String>> {
+            let mut holders: BTreeMap<IpNet, Vec<String>> = BTreeMap::new();
+            for (me, side, _) in &self.hosts {
+                side.mine.iter().for_each(|block| holders.entry(*block).or_default().push(me.host.clone()));
+            }
+            holders
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_block_has_two_hosts_whatever_they_do_at_once(acts in acts()) {
+            let mut world = World::new();
+            for (at, act) in acts.into_iter().filter(|(_, act)| !matches!(act, Act::Wipe)) {
+                world.act(at, act);
+                prop_assert!(world.holders().values().all(|holders| holders.len() == 1), "{:?}", world.holders());
+            }
+        }
+
+        #[test]
+        fn after_wipes_and_damage_each_block_has_one_host_and_the_store_says_which(acts in acts()) {
+            let mut world = World::new();
+            acts.into_iter().for_each(|(at, act)| world.act(at, act));
+            world.rest();
+            let holders = world.holders();
+            prop_assert!(holders.values().all(|holders| holders.len() == 1), "{holders:?}");
+            let owned = world.records.iter().filter(|(_, found)| found.block.is_owned());
+            let recorded: BTreeMap<IpNet, Vec<String>> = owned.map(|(net, found)| (*net, vec![found.block.owner.host.clone()])).collect();
+            prop_assert_eq!(&recorded, &holders);
+            for (me, side, _) in &world.hosts {
+                let others = recorded.iter().filter(|(_, hosts)| hosts[0] != me.host).all(|(net, _)| side.others.contains_key(net));
+                prop_assert!(others && side.writes(me, &world.records, 0).is_empty());
+            }
+        }
+
+        #[test]
+        fn a_store_that_lost_everything_takes_no_peer_away(acts in acts()) {
+            let mut world = World::new();
+            acts.into_iter().filter(|(_, act)| !matches!(act, Act::Wipe)).for_each(|(at, act)| world.act(at, act));
+            world.rest();
+            let before: Vec<Side> = world.hosts.iter().map(|(_, side, _)| side.clone()).collect();
+            world.records.clear();
+            for at in 0..4 {
+                world.act(at, Act::Settle);
+                let (_, side, _) = &world.hosts[at];
+                prop_assert_eq!(&side.mine, &before[at].mine);
+                // Only a host that holds something can tell a store that lost its records from a network that nobody has.
+                let known = |net: &IpNet| side.others.contains_key(net);
+                prop_assert!(side.mine.is_empty() || before[at].others.keys().all(known));
+            }
+        }
+    }
+}
