@@ -14,15 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agent::{self, Agent};
-use crate::cluster::{Cluster, Uplink};
+use crate::cluster::{Cluster, Identity, Times, Uplink};
 use crate::config::{self, Settings};
 use crate::firewall::nftables::Nftables;
 use crate::kernel::{Kernel, Netlink, NetlinkConfig, Underlay};
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
-use crate::store::Leases;
 use crate::store::consul::Consul;
 use crate::store::embedded::Embedded;
+use crate::store::{Expect, Key, Leases, Store};
 use crate::telemetry::Metrics;
 use crate::{driver, inspect, ipam};
 
@@ -63,7 +63,8 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         Some(consul) => consul.clone(),
         None => store.clone(),
     };
-    let cluster = Arc::new(Cluster::new(shared, settings.host.clone()));
+    let identity = Identity { host: settings.host.clone(), id: machine_id(&*store).await? };
+    let cluster = Cluster::new(shared, identity, Times::default())?;
     let agent_settings = agent::Settings { way: settings.attach };
     let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), cluster.clone(), agent_settings).await?);
     let metrics = Arc::new(Metrics::default());
@@ -78,11 +79,23 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         Some(consul) => underlay(settings.underlay.as_ref(), &consul.address.authority).await,
         None => Vec::new(),
     };
+    cluster.lend_by(agent.clone());
     if consul.is_none() {
         // this host has no others to reach
         cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET });
     }
     Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker: settings.docker, consul })
+}
+
+/// What tells this machine from another that gets its name: random, on its own disk.
+async fn machine_id(store: &dyn Store) -> Result<String, Failure> {
+    let key = Key::new("host/id")?;
+    if let Some(entry) = store.get(&key).await? {
+        return Ok(String::from_utf8(entry.value)?);
+    }
+    let id = format!("{:032x}", rand::random::<u128>());
+    store.put(&key, id.clone().into_bytes(), Expect::Absent).await?;
+    Ok(id)
 }
 
 /// The kernel and the firewall of the network namespace that this process is in.

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plugin", &[]),
     ("telemetry", &[]),
     ("config", &["model", "store"]),
+    ("cluster", &["model", "store"]),
     ("reconcile", &["model", "kernel", "firewall"]),
     ("agent", &["model", "addresses", "cluster", "docker", "drivers", "kernel", "reconcile", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -101,6 +101,8 @@ pub struct Pool {
     resting: BTreeMap<u64, u128>,
     next_number: u64,
     held: u128,
+    /// Those of them that nobody here has: they belong to the host, or to others.
+    kept: BTreeSet<u128>,
 }
 
 impl Pool {
@@ -128,6 +130,7 @@ impl Pool {
             resting: BTreeMap::new(),
             next_number: 0,
             held: 0,
+            kept: BTreeSet::new(),
         })
     }
 
@@ -141,15 +144,20 @@ impl Pool {
         self.range
     }
 
-    /// Gives no address unnamed from now on that is not in one of `blocks`, and none of `kept`.
-    pub fn confine(&mut self, blocks: &[IpNet], kept: &[IpAddr]) {
+    /// Gives no address unnamed from now on that is not in one of `blocks`, and none of `kept`. Gives those that were kept and are no more:
+    /// they are held until they are released.
+    pub fn confine(&mut self, blocks: &[IpNet], kept: &[IpAddr]) -> Vec<IpAddr> {
         let windows = blocks.iter().filter(|block| self.subnet.contains(*block)).map(|block| within(self.usable, self.subnet, *block));
         self.windows = windows.filter(|(first, last)| first <= last).collect();
-        let kept: Vec<u128> = kept.iter().filter_map(|address| self.offset(*address).ok()).collect();
-        for at in kept.into_iter().filter(|&at| !self.is_held(at)).collect::<Vec<_>>() {
-            self.hold(at);
+        let kept: BTreeSet<u128> = kept.iter().filter_map(|address| self.offset(*address).ok()).collect();
+        for &at in &kept {
+            if !self.is_held(at) {
+                self.hold(at);
+            }
         }
         self.resting = self.freed.iter().filter(|&(&at, _)| self.is_in_window(at)).map(|(&at, &number)| (number, at)).collect();
+        let before = std::mem::replace(&mut self.kept, kept);
+        before.difference(&self.kept).map(|&at| self.address(at)).collect()
     }
 
     /// Whether this address is given unnamed, when its turn comes.

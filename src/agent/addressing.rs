@@ -16,8 +16,9 @@ use tracing::warn;
 use super::recovery::{list, records};
 use super::{Agent, Error, record};
 use crate::addresses::{AddressError, DockerDefaults, Pool, Record, Space};
+use crate::cluster::{Standing, View};
 use crate::drivers;
-use crate::model::{Endpoint, Family, IfName, Mac, Network, Share};
+use crate::model::{Endpoint, Family, IfName, Mac};
 use crate::store::{Expect, Key, Op, Store};
 
 /// The name of our address space.
@@ -115,7 +116,7 @@ impl Addressing {
     }
 
     /// The name of the pool that has an address, that of one of these segments first.
-    fn pool_of(&self, candidates: &[IfName], address: IpAddr) -> Option<String> {
+    pub fn pool_of(&self, candidates: &[IfName], address: IpAddr) -> Option<String> {
         let of = |segment: Option<&IfName>, addressing: &Addressing| Some(pool_id(segment, addressing.space.pool_of(address)?.subnet()));
         let segments = candidates.iter().filter_map(|name| of(Some(name), self.segments.get(name)?));
         segments.chain(of(None, self)).next()
@@ -134,14 +135,16 @@ impl Addressing {
         Ok(())
     }
 
-    /// Of a network that hosts share, only this host's blocks are given from, less the host's own addresses.
-    pub fn confine(&mut self, network: &Network) {
-        let Some(Share { mine, .. }) = &network.share else { return };
-        for pool in &network.pools {
-            if let Some(pool) = self.space.pool_mut(&pool.subnet) {
-                pool.confine(&mine.blocks, &mine.homes);
+    /// Of networks that hosts share only this host's blocks are given from, less what is kept for others; gives what is kept no longer.
+    pub fn confine(&mut self, view: &View) -> Vec<(IpNet, IpAddr)> {
+        let mut returned = Vec::new();
+        for Standing { subnets, share, kept, .. } in &view.networks {
+            for subnet in subnets {
+                let Some(pool) = self.space.pool_mut(subnet) else { continue };
+                returned.extend(pool.confine(&share.mine.blocks, kept).into_iter().map(|address| (*subnet, address)));
             }
         }
+        returned
     }
 
     /// Whether the address is one that may be given here without asking other hosts.
@@ -271,7 +274,7 @@ impl Agent {
         }
     }
 
-    async fn take(&self, new: &NewAddress) -> Result<IpNet, Error> {
+    pub(super) async fn take(&self, new: &NewAddress) -> Result<IpNet, Error> {
         let (segment, subnet) = parse_pool_id(&new.pool).ok_or_else(|| unknown(&new.pool))?;
         let mut addressing = self.addressing.lock().await;
         let addressing = addressing.of(segment.as_ref());

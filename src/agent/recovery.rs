@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use super::addressing::{Addressing, SPACE, pool_id};
+use super::shared::wanted;
 use super::state::{Known, Live, Origin, Presence, State, endpoint_owner, network_owner};
 use super::{Agent, Error, Settings};
 use crate::cluster::Cluster;
@@ -41,11 +42,11 @@ impl Agent {
         let state = read(&*store).await?;
         let mut addressing = Addressing::load(&*store).await?;
         for Live { network, mode, .. } in state.networks.values() {
-            addressing.confine(network);
             if let (Some(agreement), Some(share)) = (mode.agreement(), network.share.clone()) {
-                cluster.resume(agreement, share);
+                cluster.resume(wanted(agreement, BTreeSet::new()), share);
             }
         }
+        addressing.confine(&cluster.views().borrow());
         let (state, addressing) = (Mutex::new(state), tokio::sync::Mutex::new(addressing));
         let (locks, names, strangers, short, left) = Default::default();
         let agent = Agent { kernel, store, reconciler, state, addressing, locks, names, strangers, cluster, short, left, settings };

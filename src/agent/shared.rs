@@ -3,29 +3,36 @@
 //! Nothing of it is on the way of a container's start. An address comes from this host's own blocks; what the others do reaches the host as
 //! a new plan of the network.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::state::{Live, declare_network};
-use super::{Agent, Error};
-use crate::cluster::Wanted;
+use super::{Agent, Error, NewAddress};
+use crate::cluster::{Lender, Standing, View, Wanted};
 use crate::drivers::{self, Mode};
 use crate::model::{Agreement, Network, NetworkId, Share};
 
 /// How often a host whose blocks are short asks for one more.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// What the cluster is asked for.
+pub fn wanted(Agreement { subnets, reserved, options }: Agreement, foreign_vnis: BTreeSet<u32>) -> Wanted {
+    Wanted { subnets, reserved, options, foreign_vnis }
+}
+
 impl Agent {
     /// Agrees with the other hosts on a network that is to be made here.
     pub(super) async fn share(&self, network: Network, mode: Arc<dyn Mode>) -> Result<(Network, Arc<dyn Mode>), Error> {
         let Some(agreement) = mode.agreement() else { return Ok((network, mode)) };
-        let wanted = Wanted { agreement, foreign_vnis: self.kernel.surroundings().await?.vnis };
+        let wanted = wanted(agreement, self.kernel.surroundings().await?.vnis);
         let network = Network { share: Some(self.cluster.join(&wanted).await?), ..network };
-        self.confine(&network).await;
+        self.confine().await?;
         let mode = drivers::open(&network)?.into();
         Ok((network, mode))
     }
@@ -35,11 +42,9 @@ impl Agent {
         let mut views = self.cluster.views();
         loop {
             let view = views.borrow_and_update().clone();
-            for (id, share) in self.stale(|agreement| view.share(&agreement.subnets)) {
-                if let Err(error) = self.hear(&id, share).await {
-                    warn!(network = %self.names.show(&id), %error, "what other hosts did could not be followed whole; trying again");
-                    self.reconciler.look_again();
-                }
+            if let Err(error) = self.take_in(&view).await {
+                warn!(%error, "what other hosts did could not be followed whole; trying again");
+                self.reconciler.look_again();
             }
             tokio::select! {
                 changed = views.changed() => if changed.is_err() { return },
@@ -48,12 +53,21 @@ impl Agent {
         }
     }
 
-    /// The networks of which `heard` tells something new.
-    fn stale(&self, heard: impl Fn(&Agreement) -> Option<Share>) -> Vec<(NetworkId, Share)> {
+    /// Makes all that is heard so.
+    async fn take_in(&self, view: &View) -> Result<(), Error> {
+        self.confine().await?;
+        for (id, share) in self.stale(view) {
+            self.hear(&id, share).await?;
+        }
+        Ok(())
+    }
+
+    /// The networks of which something new is heard.
+    fn stale(&self, view: &View) -> Vec<(NetworkId, Share)> {
         let state = self.state();
         let stale = state.networks.values().filter_map(|live| {
-            let share = heard(&live.mode.agreement()?)?;
-            (live.network.share.as_ref() != Some(&share)).then(|| (live.network.id.clone(), share))
+            let share = &view.of(*live.mode.agreement()?.subnets.first()?)?.share;
+            (live.network.share.as_ref() != Some(share)).then(|| (live.network.id.clone(), share.clone()))
         });
         stale.collect()
     }
@@ -63,7 +77,6 @@ impl Agent {
         let _held = self.locks.hold(id.as_str()).await;
         let network = Network { share: Some(share), ..self.network(id)? };
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
-        self.confine(&network).await;
         let (kept, made) = self.make(declare_network(id, Some((&network, &*mode)))).await;
         for endpoint in self.replace(network, mode) {
             self.renew(id, &endpoint).await?;
@@ -71,19 +84,21 @@ impl Agent {
         kept.and(made.map_err(Error::from))
     }
 
-    /// Lets containers have addresses of this host's blocks only.
-    pub(super) async fn confine(&self, network: &Network) {
-        self.addressing.lock().await.confine(network);
+    /// Lets containers have addresses of this host's blocks only, less those kept for others.
+    async fn confine(&self) -> Result<(), Error> {
+        let view = self.cluster.views().borrow().clone();
+        let returned = self.addressing.lock().await.confine(&view);
+        for (subnet, address) in returned {
+            self.release_address(&subnet.to_string(), address).await?;
+        }
+        Ok(())
     }
 
     /// Leaves what no network here is a part of any more.
     pub(super) async fn leave_unused(&self) {
         let _creating = self.locks.hold("create").await;
-        let used: Vec<Vec<IpNet>> = {
-            let state = self.state();
-            state.networks.values().filter_map(|live| live.mode.agreement()).map(|agreement| agreement.subnets).collect()
-        };
-        for subnets in self.cluster.joined().into_iter().filter(|subnets| !used.contains(subnets)) {
+        let joined = self.cluster.views().borrow().networks.clone();
+        for Standing { subnets, .. } in joined.into_iter().filter(|joined| !joined.subnets.iter().any(|subnet| self.is_shared(*subnet))) {
             self.cluster.leave(&subnets).await;
         }
     }
@@ -94,7 +109,8 @@ impl Agent {
             return Ok(());
         }
         self.cluster.claim(subnet, address).await?;
-        self.hear_of(subnet).await
+        let view = self.cluster.views().borrow().clone();
+        self.take_in(&view).await
     }
 
     /// One more block for each pool that is more than half used.
@@ -108,21 +124,9 @@ impl Agent {
         }
     }
 
-    /// Takes in at once what this host itself changed.
-    async fn hear_of(&self, subnet: IpNet) -> Result<(), Error> {
-        let view = self.cluster.views().borrow().clone();
-        for (id, share) in self.stale(|agreement| agreement.subnets.contains(&subnet).then(|| view.share(&agreement.subnets)).flatten()) {
-            self.hear(&id, share).await?;
-        }
-        Ok(())
-    }
-
     /// Gives an address back that was claimed alone.
     pub(super) async fn give_back(&self, subnet: IpNet, address: IpAddr) {
-        let alone = |live: &Live| {
-            let mine = live.network.share.as_ref().map(|share| &share.mine);
-            mine.is_some_and(|mine| mine.blocks.contains(&IpNet::from(address)))
-        };
+        let alone = |live: &Live| live.network.share.as_ref().is_some_and(|share| share.mine.blocks.contains(&IpNet::from(address)));
         let alone = self.state().networks.values().any(alone);
         if alone {
             self.cluster.release(subnet, address).await;
@@ -132,5 +136,27 @@ impl Agent {
     fn is_shared(&self, subnet: IpNet) -> bool {
         let state = self.state();
         state.networks.values().filter_map(|live| live.mode.agreement()).any(|agreement| agreement.subnets.contains(&subnet))
+    }
+}
+
+/// Another host's user wants an address that is in a block of this one.
+#[async_trait]
+impl Lender for Agent {
+    async fn lend(&self, address: IpAddr, to: &str) -> Result<(), String> {
+        let pool = self.addressing.lock().await.pool_of(&[], address).ok_or("it is of no pool of this host's")?;
+        let wanted = NewAddress { pool, address: Some(address), gateway: false, mac: None };
+        match self.take(&wanted).await {
+            Ok(_) => info!(%address, host = to, "lent to another host"),
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, address: IpAddr) {
+        let pool = self.addressing.lock().await.pool_of(&[], address);
+        let Some(pool) = pool else { return };
+        if let Err(error) = self.release_address(&pool, address).await {
+            warn!(%error, %address, "an address that another host did not take could not be freed");
+        }
     }
 }

@@ -1,430 +1,289 @@
-//! THE CONTROL PLANE of networks that hosts share: who is there, which networks there are, and whose each block of addresses is.
+//! CLUSTER: which hosts take part in an overlay network, and whose which of its blocks is.
 //!
-//! All of it stands in the store under `cluster/` (docs/store.md). What this host holds it knows by itself, from its own disk; the store
-//! says what the others hold. So a store that is down, or was wiped, changes nothing here: what cannot be read stays as it was last heard, and
-//! what is missing of ours is written back. Knows no kernel, no mode and no Docker.
+//! Knows the store and nothing of kernels, Docker or modes. What is decided is decided in pure functions ([`admit`] for networks, [`side`]
+//! for blocks); the rest of the room reads the store for them and writes what they say. Two rules stand above all others:
+//!
+//! - A block has one host. It is claimed by compare-and-set, used only by who holds it, and a host that finds it taken never uses it again.
+//! - What a host heard stays until the store says otherwise in words. A store that is silent, or that lost its records, says nothing.
+//!
+//! Nothing is written for a container. docs/store.md tells the keys, and what a change costs.
 
+mod admit;
 mod blocks;
-mod records;
+mod error;
+mod hash;
+mod hosts;
+mod join;
+mod record;
+mod run;
+mod settle;
+mod side;
+mod single;
+mod text;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
+use async_trait::async_trait;
 use ipnet::IpNet;
-use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use crate::model::{Agreement, Member, Share};
-use crate::store::{Entry, Expect, Key, Lease, Leases, Op, StoreError};
-use records::{Block, HostRecord, NetworkRecord, Snapshot};
-pub use view::View;
+use crate::model::{Agreement, Share};
+use crate::store::{Lease, Leases};
 
-/// How long a host may be silent before it counts as gone.
-const LEASE: Duration = Duration::from_secs(30);
-const RENEW: Duration = Duration::from_secs(10);
-/// How long, after all was lost from the store, the others have to write back what they hold.
-const REBUILD: Duration = Duration::from_secs(90);
-/// How often what could not be written is tried again.
-const AGAIN: Duration = Duration::from_secs(2);
+pub use error::Error;
+pub use view::{Host, Standing, View};
 
-/// A network to take part in.
+use record::{Block, HostRecord, Owner};
+use side::Side;
+use view::Network;
+
+/// This host.
 #[derive(Clone, Debug)]
-pub struct Wanted {
-    pub agreement: Agreement,
-    /// Numbers that VXLAN links of others on this host use.
-    pub foreign_vnis: BTreeSet<u32>,
+pub struct Identity {
+    /// Its name, the same in all networks: letters, digits, `.`, `_`, `-`.
+    pub host: String,
+    /// What tells this machine from another that had or gets the name: random, kept on its disk for as long as what it holds.
+    pub id: String,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{0}")]
-    Refused(String),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// The way by which this host's tunnels leave.
+/// By which way this host's tunnels leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uplink {
-    /// The outer address.
+    /// Its outer address.
     pub vtep: IpAddr,
-    /// Bytes.
+    /// Bytes: what a packet from there may have.
     pub mtu: u32,
 }
 
+/// A network that this host is to take part in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// What it is known by. In any order.
+    pub subnets: Vec<IpNet>,
+    /// Addresses of the subnets that belong to no host: gateways, and what the user keeps for others.
+    pub reserved: Vec<IpAddr>,
+    /// What must be equal on all hosts.
+    pub options: BTreeMap<String, String>,
+    /// Numbers that VXLAN devices of others have on this host.
+    pub foreign_vnis: BTreeSet<u32>,
+}
+
+impl Wanted {
+    /// What is compared with other hosts, in an order that does not depend on how it was typed.
+    fn agreement(&self) -> Agreement {
+        let subnets: BTreeSet<IpNet> = self.subnets.iter().map(IpNet::trunc).collect();
+        let reserved: BTreeSet<IpAddr> = self.reserved.iter().copied().collect();
+        Agreement { subnets: subnets.into_iter().collect(), reserved: reserved.into_iter().collect(), options: self.options.clone() }
+    }
+}
+
+/// How long things take. The default is for use; tests have less time.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// A host that does not renew its lease for so long counts as gone; Consul takes up to twice as long. At least 10 s there.
+    pub lease: Duration,
+    /// A host that is gone for so long may lose a block to one that finds no free one.
+    pub grace: Duration,
+    /// After the store lost its records, what was heard before counts for so long.
+    pub rebuild: Duration,
+    /// Between two readings of a prefix that changes all the time.
+    pub breath: Duration,
+    /// Between two tries of what the store did not take.
+    pub again: Duration,
+    /// How long the owner of an address may take to say whether it can be had.
+    pub answer: Duration,
+    /// Blocks that a crash left to this host are looked for so often, the first time after a random part of it.
+    pub sweep: Duration,
+    /// No call waits longer for the store.
+    pub limit: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        let (lease, breath) = (s(30), Duration::from_millis(500));
+        Times { lease, grace: s(3600), rebuild: 3 * lease, breath, again: s(1), answer: s(5), sweep: s(3600), limit: s(9) }
+    }
+}
+
+/// Who knows which addresses of this host's blocks are in use: asked when another host wants one.
+#[async_trait]
+pub trait Lender: Send + Sync {
+    /// Keeps an address for another host, durably, before it answers; or says who has it. Until [`Lender::restore`], or until
+    /// [`Standing::kept`] had it and has it no more.
+    async fn lend(&self, address: IpAddr, to: &str) -> Result<(), String>;
+
+    /// The other host does not take it.
+    async fn restore(&self, address: IpAddr);
+}
+
+/// This host's part in all overlay networks.
 pub struct Cluster {
     store: Arc<dyn Leases>,
-    host: String,
+    me: Owner,
+    times: Times,
     state: Mutex<State>,
     views: watch::Sender<Arc<View>>,
-    /// One change of what this host holds at a time: between a claim and its being known it must not look like one to give back.
-    changing: tokio::sync::Mutex<()>,
+    /// Whoever reads blocks in order to write them is alone in that.
+    writes: tokio::sync::Mutex<()>,
+    lease: tokio::sync::Mutex<Option<Lease>>,
+    /// There is something to write.
+    work: Notify,
+    /// This host's own records are to be written again.
+    enrol: Notify,
+    lender: OnceLock<Arc<dyn Lender>>,
+    /// The last failure that was told.
+    told: Mutex<String>,
 }
 
+/// What this host knows. Never locked across a call of the store.
 #[derive(Default)]
 struct State {
+    /// None: not known yet. What is held stands; nothing can be joined.
     uplink: Option<Uplink>,
-    held: BTreeMap<Vec<IpNet>, Held>,
+    networks: Vec<Network>,
+    hosts: BTreeMap<String, HostRecord>,
+    /// The store lost its records of hosts, see [`Side::rebuilding`].
+    rebuilding: Option<Instant>,
+    alive: BTreeSet<String>,
+    /// Hosts that were seen dead ever since.
+    gone: BTreeMap<String, (Instant, SystemTime)>,
+    in_touch: bool,
+    /// Subnets where the store may not say what this host holds.
+    unsettled: BTreeSet<IpNet>,
+    /// The same of the networks' record.
+    unsettled_networks: bool,
+    /// Addresses that other hosts were asked for: granted, they are not strays.
+    asking: BTreeSet<IpNet>,
 }
 
-/// A network that this host takes part in.
-struct Held {
-    agreement: Agreement,
-    share: Share,
-    /// Until then what the store lacks of others may only be not written back yet.
-    rebuilt: Option<Instant>,
+impl State {
+    fn side(&mut self, subnet: IpNet) -> Option<&mut Side> {
+        self.networks.iter_mut().flat_map(|network| &mut network.sides).find(|side| side.subnet == subnet)
+    }
+
+    fn sides(&self) -> impl Iterator<Item = &Side> {
+        self.networks.iter().flat_map(|network| &network.sides)
+    }
+
+    fn unsettle_all(&mut self) {
+        self.unsettled_networks |= !self.networks.is_empty();
+        let subnets: Vec<IpNet> = self.sides().map(|side| side.subnet).collect();
+        self.unsettled.extend(subnets);
+    }
 }
 
 impl Cluster {
-    pub fn new(store: Arc<dyn Leases>, host: String) -> Self {
-        Cluster { store, host, state: Mutex::default(), views: watch::Sender::default(), changing: tokio::sync::Mutex::default() }
+    /// Asks nobody yet.
+    pub fn new(store: Arc<dyn Leases>, identity: Identity, times: Times) -> Result<Arc<Self>, Error> {
+        let sound = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let Identity { host, id } = identity;
+        if host.is_empty() || host == "." || host == ".." || !host.chars().all(sound) {
+            return Err(Error::Name { host });
+        }
+        let me = Owner { host, id };
+        let (state, views) = (Mutex::default(), watch::Sender::new(Arc::default()));
+        let (work, enrol, lender) = (Notify::new(), Notify::new(), OnceLock::new());
+        let (writes, lease) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(None));
+        let told = Mutex::default();
+        Ok(Arc::new(Cluster { store, me, times, state, views, writes, lease, work, enrol, lender, told }))
     }
 
-    /// What this host last heard of each network; wakes when it is another.
+    /// Who answers for this host's addresses. The first one counts.
+    pub fn lend_by(&self, lender: Arc<dyn Lender>) {
+        let _ = self.lender.set(lender);
+    }
+
+    /// What this host last heard, whole, after every change. The first is empty, or what [`Cluster::resume`] told.
     pub fn views(&self) -> watch::Receiver<Arc<View>> {
         self.views.subscribe()
     }
 
-    /// By which way the tunnels leave. Until it is known no network can be joined.
+    /// By which way the tunnels leave from now on.
     pub fn leave_by(&self, uplink: Uplink) {
-        self.state().uplink = Some(uplink);
-    }
-
-    /// What this host holds by its own disk. To be called before [`Cluster::run`]; asks nobody.
-    pub fn resume(&self, agreement: Agreement, share: Share) {
-        self.state().held.insert(agreement.subnets.clone(), Held { agreement, share, rebuilt: None });
-        self.publish();
-    }
-
-    /// The networks that this host takes part in, by their subnets.
-    pub fn joined(&self) -> Vec<Vec<IpNet>> {
-        self.state().held.keys().cloned().collect()
-    }
-
-    /// Takes part in a network; makes it if this host is the first.
-    pub async fn join(&self, wanted: &Wanted) -> Result<Share, Error> {
-        let _changing = self.changing.lock().await;
-        let subnets = &wanted.agreement.subnets;
-        let uplink = self.uplink()?;
-        self.introduce(uplink).await?;
-        let NetworkRecord { vni, .. } = self.enter(wanted).await?;
-        let mine = Member { host: self.host.clone(), vtep: uplink.vtep, mac: blocks::mac(&self.host, vni), homes: vec![], blocks: vec![] };
-        let mut share = Share { vni, mtu: uplink.mtu, mine, peers: Vec::new() };
-        for subnet in subnets {
-            let (block, home) = self.take(*subnet, &wanted.agreement.reserved, true).await?;
-            share.mine.blocks.push(block);
-            share.mine.homes.extend(home);
-        }
-        self.resume(wanted.agreement.clone(), share.clone());
-        self.look().await?;
-        Ok(self.state().held.get(subnets).map_or(share, |held| held.share.clone()))
-    }
-
-    /// Gives back all that this host holds of a network. What the store does not hear now it hears later.
-    pub async fn leave(&self, subnets: &[IpNet]) {
-        let _changing = self.changing.lock().await;
-        self.state().held.remove(subnets);
-        self.publish();
-        if let Err(error) = self.look().await {
-            warn!(%error, ?subnets, "could not give back this host's blocks; trying again");
+        let moved = self.change(|state| state.uplink.replace(uplink).map(|old| old.vtep) != Some(uplink.vtep));
+        if moved {
+            self.enrol.notify_one();
         }
     }
 
-    /// One more block of a subnet.
-    pub async fn grow(&self, subnet: IpNet) -> Result<IpNet, Error> {
-        let _changing = self.changing.lock().await;
-        let (block, _) = self.take(subnet, &[], false).await?;
-        self.add(subnet, block);
-        Ok(block)
-    }
-
-    /// One address that is not in this host's blocks.
-    pub async fn claim(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
-        let _changing = self.changing.lock().await;
-        let block = IpNet::from(address);
-        let snapshot = self.list().await?;
-        if let Some((held, Block { host, .. })) = snapshot.holder(subnet, address) {
-            let kind = if held == block { "is in use there" } else { "is in one of its blocks" };
-            return Err(Error::Refused(format!("address {address} of {subnet} belongs to host {host}: it {kind}; choose another --ip")));
-        }
-        let around = blocks::around(subnet, address);
-        let unclaimed = Op::Delete(records::block_key(subnet, around)?, Expect::Absent);
-        let record = Block { host: self.host.clone(), home: None };
-        self.store.commit(vec![unclaimed, records::put_block(subnet, block, &record)?]).await?;
-        self.add(subnet, block);
-        Ok(())
-    }
-
-    /// Gives back an address that was claimed alone.
-    pub async fn release(&self, subnet: IpNet, address: IpAddr) {
-        let _changing = self.changing.lock().await;
-        let block = IpNet::from(address);
-        for held in self.state().held.values_mut().filter(|held| held.agreement.subnets.contains(&subnet)) {
-            held.share.mine.blocks.retain(|mine| *mine != block);
-        }
-        self.publish();
-        if let Err(error) = self.look().await {
-            warn!(%error, %address, "could not give back an address; trying again");
-        }
-    }
-
-    /// Keeps this host known and follows the others until the process ends.
-    pub async fn run(&self) {
-        tokio::join!(self.stay(), self.follow());
-    }
-
-    /// Follows the store. What it lacks of ours is written back.
-    async fn follow(&self) {
-        loop {
-            match self.store.watch(&records::all()).await {
-                Ok(mut snapshots) => {
-                    while let Some(snapshot) = snapshots.next().await {
-                        match snapshot {
-                            Ok(entries) => self.told(entries).await,
-                            Err(error) => warn!(%error, "the store cannot be followed; networks stay as they are"),
-                        }
-                    }
-                    return;
-                }
-                Err(error) => warn!(%error, "the store cannot be followed; networks stay as they are"),
+    /// What this host held by its own disk when it started: it goes on holding that, whatever the store does. All of it must be told before
+    /// [`Cluster::run`]: what nobody told is given back. No I/O.
+    pub fn resume(&self, wanted: Wanted, held: Share) {
+        self.change(|state| {
+            state.uplink.get_or_insert(Uplink { vtep: held.mine.vtep, mtu: held.mtu });
+            for peer in &held.peers {
+                state.hosts.entry(peer.host.clone()).or_insert_with(|| HostRecord { id: String::new(), vtep: peer.vtep });
             }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    async fn told(&self, entries: Vec<Entry>) {
-        let _changing = self.changing.lock().await;
-        if let Err(error) = self.hear(Snapshot::read(entries)).await {
-            warn!(%error, "what this host holds could not be written to the store; trying again with its next news");
-        }
-    }
-
-    /// Says that this host is there, for as long as it is.
-    async fn stay(&self) {
-        let mut lease = None;
-        loop {
-            if let Err(error) = self.stay_with(&mut lease).await {
-                warn!(%error, host = self.host, "could not say that this host is there; trying again");
-            }
-            tokio::time::sleep(if lease.is_some() { RENEW } else { AGAIN }).await;
-        }
-    }
-
-    async fn stay_with(&self, lease: &mut Option<Lease>) -> Result<(), StoreError> {
-        if let Some(mine) = lease.as_ref() {
-            match self.store.renew(mine).await {
-                Err(StoreError::Ended { .. }) => *lease = None,
-                result => return result,
-            }
-        }
-        let Some(Uplink { vtep, .. }) = self.state().uplink else { return Ok(()) };
-        let (key, value) = (records::alive_key(&self.host)?, vtep.to_string().into_bytes());
-        let granted = self.store.grant(&format!("rsnet {}", self.host), LEASE).await?;
-        match self.store.hold(&granted, &key, value.clone()).await {
-            Err(StoreError::Held { .. }) => {
-                self.store.end(&granted).await?;
-                return self.succeed(&key, &value).await;
-            }
-            result => drop(result?),
-        }
-        *lease = Some(granted);
-        Ok(())
-    }
-
-    /// Ends the lease that an earlier process of this host left. Another host of the same name is left alone.
-    async fn succeed(&self, key: &Key, value: &[u8]) -> Result<(), StoreError> {
-        match (self.store.get(key).await?, self.store.holder(key).await?) {
-            (Some(entry), Some(lease)) if entry.value == value => self.store.end(&lease).await,
-            (Some(entry), _) => {
-                let other = String::from_utf8_lossy(&entry.value).into_owned();
-                error!(host = self.host, %other, "another host of this name is there: give each its own RSNET_HOST");
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn uplink(&self) -> Result<Uplink, Error> {
-        let unknown = "this host has no way to the others yet: no route leads to the store or out of the host; name an interface or an address \
-                       by RSNET_UNDERLAY";
-        self.state().uplink.ok_or_else(|| Error::Refused(unknown.to_owned()))
-    }
-
-    /// Writes this host's own record, if it is another than the one that stands.
-    async fn introduce(&self, uplink: Uplink) -> Result<(), Error> {
-        let record = HostRecord { vtep: uplink.vtep };
-        Ok(self.store.put(&records::host_key(&self.host)?, records::value(&record), Expect::Any).await.map(drop)?)
-    }
-
-    /// The network's record: found, and like ours, or made. One key holds those of all networks, so that no two can be made side by side that
-    /// overlap or have one number.
-    async fn enter(&self, wanted: &Wanted) -> Result<NetworkRecord, Error> {
-        loop {
-            let found = self.store.get(&records::networks_key()?).await?;
-            let mut networks = records::networks(found.as_ref());
-            if let Some(record) = view::agree(&networks, &wanted.agreement)? {
-                return Ok(record);
-            }
-            let vni = blocks::vni(&wanted.agreement.subnets, |vni| {
-                wanted.foreign_vnis.contains(&vni) || networks.iter().any(|network| network.vni == vni)
-            });
-            let record = NetworkRecord { agreement: wanted.agreement.clone(), vni, by: self.host.clone() };
-            networks.push(record.clone());
-            match self.write_networks(&networks, found.map(|entry| entry.version)).await {
-                Err(StoreError::Conflict { .. }) => {}
-                result => return Ok(result.map(|()| record)?),
-            }
-        }
-    }
-
-    async fn write_networks(&self, networks: &[NetworkRecord], version: Option<u64>) -> Result<(), StoreError> {
-        let expect = version.map_or(Expect::Absent, Expect::Version);
-        self.store.put(&records::networks_key()?, records::value(&networks), expect).await.map(drop)
-    }
-
-    /// A block of the subnet that nobody has, with an address for this host itself if it has none there yet.
-    async fn take(&self, subnet: IpNet, reserved: &[IpAddr], first: bool) -> Result<(IpNet, Option<IpAddr>), Error> {
-        let taken = self.list().await?.blocks_of(subnet);
-        for block in blocks::candidates(subnet, &self.host).filter(|block| !taken.keys().any(|other| other.contains(block))) {
-            let home = if first { blocks::home(subnet, block, reserved, taken.keys()) } else { None };
-            if first && home.is_none() {
-                continue;
-            }
-            let record = Block { host: self.host.clone(), home };
-            match self.store.commit(vec![records::put_block(subnet, block, &record)?]).await {
-                Err(StoreError::Conflict { .. }) => {}
-                result => return Ok(result.map(|_| (block, home))?),
-            }
-        }
-        Err(Error::Refused(format!(
-            "subnet {subnet}: every block of addresses belongs to a host already; forget hosts that are gone, or make the network with a larger --subnet"
-        )))
-    }
-
-    fn add(&self, subnet: IpNet, block: IpNet) {
-        for held in self.state().held.values_mut().filter(|held| held.agreement.subnets.contains(&subnet)) {
-            held.share.mine.blocks.push(block);
-        }
-        self.publish();
-    }
-
-    async fn list(&self) -> Result<Snapshot, Error> {
-        Ok(Snapshot::read(self.store.list(&records::all()).await?))
-    }
-
-    async fn look(&self) -> Result<(), Error> {
-        let snapshot = self.list().await?;
-        self.hear(snapshot).await
-    }
-
-    /// Takes in what the store says, and writes what it lacks of ours or has too much.
-    async fn hear(&self, snapshot: Snapshot) -> Result<(), Error> {
-        let now = Instant::now();
-        for held in self.state().held.values_mut() {
-            held.hear(&self.host, &snapshot, now);
-        }
-        self.publish();
-        self.write_back(&snapshot).await
-    }
-
-    async fn write_back(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let (uplink, missing, spare, lost) = {
-            let state = self.state();
-            let (missing, spare) =
-                view::differences(&self.host, snapshot, state.held.values().map(|held| (&held.agreement, &held.share.mine)));
-            let lost: Vec<_> =
-                state.held.values().filter(|held| snapshot.network(&held.agreement.subnets).is_none()).map(Held::record).collect();
-            (state.uplink, missing, spare, lost)
-        };
-        if let Some(uplink) = uplink.filter(|uplink| !missing.is_empty() && !snapshot.knows(&self.host, uplink.vtep)) {
-            self.introduce(uplink).await?;
-        }
-        if !lost.is_empty() {
-            self.restore_networks(lost).await?;
-        }
-        for (subnet, block, record) in missing {
-            info!(%subnet, %block, "the store lacked a block of this host; it is written back");
-            self.write(records::put_block(subnet, block, &record)?).await?;
-        }
-        for (subnet, block, version) in spare {
-            self.write(Op::Delete(records::block_key(subnet, block)?, Expect::Version(version))).await?;
-        }
-        self.drop_empty_networks().await
-    }
-
-    /// Somebody else who was faster is heard of with the next snapshot.
-    async fn write(&self, op: Op) -> Result<(), Error> {
-        match self.store.commit(vec![op]).await {
-            Err(StoreError::Conflict { .. }) => Ok(()),
-            result => Ok(result.map(drop)?),
-        }
-    }
-
-    async fn restore_networks(&self, lost: Vec<NetworkRecord>) -> Result<(), Error> {
-        loop {
-            let found = self.store.get(&records::networks_key()?).await?;
-            let mut networks = records::networks(found.as_ref());
-            let known: Vec<_> = networks.iter().map(|network| network.agreement.subnets.clone()).collect();
-            networks.extend(lost.iter().filter(|record| !known.contains(&record.agreement.subnets)).cloned());
-            if networks.len() == known.len() {
-                return Ok(());
-            }
-            match self.write_networks(&networks, found.map(|entry| entry.version)).await {
-                Err(StoreError::Conflict { .. }) => {}
-                result => return Ok(result?),
-            }
-        }
-    }
-
-    /// Networks go with their last block.
-    async fn drop_empty_networks(&self) -> Result<(), Error> {
-        let snapshot = self.list().await?;
-        let empty = |network: &NetworkRecord| network.agreement.subnets.iter().all(|subnet| snapshot.blocks_of(*subnet).is_empty());
-        if !snapshot.networks.iter().any(empty) {
-            return Ok(());
-        }
-        let left: Vec<_> = snapshot.networks.iter().filter(|network| !empty(network)).cloned().collect();
-        match self.write_networks(&left, snapshot.networks_version).await {
-            Err(StoreError::Conflict { .. }) => Ok(()),
-            result => Ok(result?),
-        }
-    }
-
-    fn publish(&self) {
-        let shares = self.state().held.iter().map(|(subnets, held)| (subnets.clone(), held.share.clone())).collect();
-        let view = Arc::new(View { shares });
-        self.views.send_if_modified(|known| {
-            *known != view && {
-                *known = view;
-                true
-            }
+            let agreement = wanted.agreement();
+            let sides = agreement.subnets.iter().map(|subnet| remembered(*subnet, &agreement.reserved, &held)).collect();
+            state.networks.push(Network { wanted, vni: held.vni, sides });
+            state.unsettle_all();
         });
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // nothing that holds it can panic half-way through a change
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes what is known, and tells it if it shows.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut state);
+        if !state.unsettled.is_empty() || state.unsettled_networks {
+            self.work.notify_one();
+        }
+        let view = Arc::new(self.view(&state));
+        self.views.send_if_modified(|seen| {
+            let differs = *seen != view;
+            *seen = view;
+            differs
+        });
+        result
+    }
+
+    /// Looks at what is known.
+    fn known<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn view(&self, state: &State) -> View {
+        let host = |(name, record): (&String, &HostRecord)| Host {
+            name: name.clone(),
+            vtep: record.vtep,
+            alive: state.alive.contains(name),
+            gone_since: state.gone.get(name).map(|(_, since)| *since),
+        };
+        View {
+            networks: state.networks.iter().filter_map(|network| self.standing(state, network)).collect(),
+            hosts: state.hosts.iter().map(host).collect(),
+            in_touch: state.in_touch,
+        }
+    }
+
+    fn standing(&self, state: &State, network: &Network) -> Option<Standing> {
+        Some(network.standing(&self.me, state.uplink?, &state.hosts))
+    }
+
+    /// No answer is waited for without end: what the store then still does is found and set right later.
+    async fn within<T>(&self, action: String, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let limit = self.times.limit;
+        tokio::time::timeout(limit, call).await.unwrap_or(Err(Error::Slow { action, limit }))
     }
 }
 
-impl Held {
-    fn record(&self) -> NetworkRecord {
-        NetworkRecord { agreement: self.agreement.clone(), vni: self.share.vni, by: self.share.mine.host.clone() }
-    }
-
-    fn hear(&mut self, host: &str, snapshot: &Snapshot, now: Instant) {
-        if snapshot.network(&self.agreement.subnets).is_none() {
-            self.rebuilt = Some(now + REBUILD);
-        }
-        let doubtful = self.rebuilt.is_some_and(|rebuilt| now < rebuilt);
-        let heard = view::heard(host, &self.agreement, &self.share, snapshot, doubtful);
-        for block in self.share.mine.blocks.iter().filter(|block| !heard.mine.blocks.contains(block)) {
-            error!(%block, "another host has this host's block of addresses now: it is used no more; restart containers that have addresses of it");
-        }
-        self.share = heard;
-    }
+/// A subnet as this host's disk has it.
+fn remembered(subnet: IpNet, reserved: &[IpAddr], held: &Share) -> Side {
+    let within = |blocks: &[IpNet]| blocks.iter().copied().filter(|block| subnet.contains(block)).collect::<Vec<_>>();
+    let of_peer = |peer: &crate::model::Member| {
+        let (owner, homes) = (Owner { host: peer.host.clone(), id: String::new() }, peer.homes.clone());
+        let home = move |block: IpNet| homes.iter().copied().find(|home| block.contains(home));
+        let blocks = within(&peer.blocks).into_iter().enumerate();
+        blocks.map(move |(turn, block)| (block, Block { owner: owner.clone(), home: home(block), turn, claim: 0 })).collect::<Vec<_>>()
+    };
+    let mut side = Side::new(subnet, reserved);
+    side.mine = within(&held.mine.blocks);
+    side.others = held.peers.iter().flat_map(of_peer).collect();
+    side
 }

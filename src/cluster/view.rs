@@ -1,133 +1,125 @@
-//! What a host makes of what the store says: pure.
+//! What a host tells the rest of rsnet about the networks it takes part in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
-use super::records::{Block, NetworkRecord, Snapshot};
-use super::{Error, blocks};
-use crate::model::{Agreement, Member, Share};
+use super::Uplink;
+use super::blocks;
+use super::hash::hash;
+use super::record::{HostRecord, Owner};
+use super::side::Side;
+use crate::model::{Mac, Member, Share};
 
-/// What this host last heard, of each network that it takes part in.
+/// The networks of this host and the hosts that there are, as last heard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    pub shares: BTreeMap<Vec<IpNet>, Share>,
+    pub networks: Vec<Standing>,
+    /// By name; this host among them.
+    pub hosts: Vec<Host>,
+    /// Whether the store answered last time. What is told here stays as it was while it does not.
+    pub in_touch: bool,
 }
 
 impl View {
-    pub fn share(&self, subnets: &[IpNet]) -> Option<Share> {
-        self.shares.get(subnets).cloned()
+    /// The network that a subnet belongs to.
+    pub fn of(&self, subnet: IpNet) -> Option<&Standing> {
+        self.networks.iter().find(|network| network.subnets.contains(&subnet))
     }
 }
 
-/// The network, if it is there and was made alike; an error if something else is in its way.
-pub fn agree(networks: &[NetworkRecord], wanted: &Agreement) -> Result<Option<NetworkRecord>, Error> {
-    let overlaps = |network: &&NetworkRecord| {
-        let pairs = network.agreement.subnets.iter().flat_map(|a| wanted.subnets.iter().map(move |b| (a, b)));
-        pairs.into_iter().any(|(a, b)| a.contains(b) || b.contains(a))
-    };
-    let Some(found) = networks.iter().find(overlaps) else { return Ok(None) };
-    if found.agreement.subnets != wanted.subnets {
-        return Err(Error::Refused(format!(
-            "subnet {} overlaps {}, a network that host {} made; give the same --subnet to take part in it, or choose another",
-            text(&wanted.subnets),
-            text(&found.agreement.subnets),
-            found.by
-        )));
-    }
-    match difference(&found.agreement, wanted) {
-        Some(difference) => Err(Error::Refused(format!(
-            "network {} was made by host {} {difference}; give the same on every host, or remove it from all first",
-            text(&found.agreement.subnets),
-            found.by
-        ))),
-        None => Ok(Some(found.clone())),
-    }
+/// A network as it stands for this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// In ascending order.
+    pub subnets: Vec<IpNet>,
+    pub share: Share,
+    /// Addresses in this host's blocks that its allocator must give to nobody: its own, and those that other hosts asked for.
+    pub kept: Vec<IpAddr>,
+    /// Blocks that were this host's until another took them, with that one's name: nothing on this host may use them.
+    pub lost: BTreeMap<IpNet, String>,
 }
 
-fn text(subnets: &[IpNet]) -> String {
-    subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+/// A host of the store, whichever networks it takes part in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    pub name: String,
+    pub vtep: IpAddr,
+    pub alive: bool,
+    /// Since when this host has seen it dead.
+    pub gone_since: Option<SystemTime>,
 }
 
-fn difference(theirs: &Agreement, ours: &Agreement) -> Option<String> {
-    let names = theirs.options.keys().chain(ours.options.keys());
-    let value =
-        |agreement: &Agreement, name| agreement.options.get(name).map_or("nothing".to_owned(), |value: &String| format!("{name}={value}"));
-    let mut options = names.filter(|name| theirs.options.get(*name) != ours.options.get(*name));
-    if let Some(name) = options.next() {
-        return Some(format!("with {}, here it is {}", value(theirs, name), value(ours, name)));
+/// A network of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    pub wanted: super::Wanted,
+    pub vni: u32,
+    pub sides: Vec<Side>,
+}
+
+/// The MAC of a host on a network. From what is never used again for something else, and known to all: nobody has to store it.
+pub fn mac(host: &str, vni: u32) -> Mac {
+    let [_, _, a, b, c, d, e, f] = hash(&[host, &vni.to_string()]).to_be_bytes();
+    Mac::local([a, b, c, d, e, f])
+}
+
+impl Network {
+    pub fn standing(&self, me: &Owner, Uplink { vtep, mtu }: Uplink, hosts: &BTreeMap<String, HostRecord>) -> Standing {
+        let mine = self.mine(me, vtep);
+        let share = Share { vni: self.vni, mtu, mine, peers: self.peers(me, hosts) };
+        let lost = self.sides.iter().flat_map(|side| side.lost.clone()).collect();
+        Standing { subnets: self.wanted.agreement().subnets, share, kept: self.sides.iter().flat_map(kept).collect(), lost }
     }
-    let reserved = |agreement: &Agreement| {
-        let mut all = agreement.reserved.clone();
-        all.sort();
-        all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    };
-    let (a, b) = (reserved(theirs), reserved(ours));
-    (a != b).then(|| format!("with gateway and reserved addresses {a}, here they are {b}"))
-}
 
-/// A network as the store says it now. What this host holds it says itself, unless another has it. `doubtful`: what the store lacks of
-/// others may only be not written back yet.
-pub fn heard(host: &str, agreement: &Agreement, known: &Share, snapshot: &Snapshot, doubtful: bool) -> Share {
-    let mut members: BTreeMap<String, Member> = BTreeMap::new();
-    let all = || agreement.subnets.iter().flat_map(|subnet| snapshot.blocks.get(subnet).into_iter().flatten());
-    for (block, (Block { host: owner, home }, _)) in all().filter(|(_, (block, _))| block.host != host) {
-        let Some(vtep) = vtep(owner, known, snapshot) else { continue };
-        let member = members.entry(owner.clone()).or_insert_with(|| Member {
-            host: owner.clone(),
-            vtep,
-            mac: blocks::mac(owner, known.vni),
-            homes: Vec::new(),
-            blocks: Vec::new(),
-        });
-        member.blocks.push(*block);
-        member.homes.extend(home);
+    fn mine(&self, me: &Owner, vtep: IpAddr) -> Member {
+        let blocks = self.sides.iter().flat_map(|side| side.mine.iter().copied()).collect();
+        let homes = self.sides.iter().filter_map(Side::home).collect();
+        Member { host: me.host.clone(), vtep, mac: mac(&me.host, self.vni), homes, blocks }
     }
-    if doubtful {
-        let written: Vec<IpNet> = all().map(|(block, _)| *block).collect();
-        known.peers.iter().for_each(|peer| keep(&mut members, peer, &written));
-    }
-    let lost = |block: &IpNet| members.values().any(|member| member.blocks.contains(block));
-    let mut mine = known.mine.clone();
-    mine.blocks.retain(|block| !lost(block));
-    mine.homes.retain(|home| mine.blocks.iter().any(|block| block.contains(home)));
-    Share { mine, peers: members.into_values().collect(), ..known.clone() }
-}
 
-/// Where a host is: as it says itself, or as it was last heard.
-fn vtep(owner: &str, known: &Share, snapshot: &Snapshot) -> Option<IpAddr> {
-    let said = snapshot.hosts.get(owner).map(|record| record.vtep);
-    said.or_else(|| known.peers.iter().find(|peer| peer.host == owner).map(|peer| peer.vtep))
-}
-
-/// What was known of a host and nobody has written yet.
-fn keep(members: &mut BTreeMap<String, Member>, peer: &Member, written: &[IpNet]) {
-    let missing: Vec<IpNet> = peer.blocks.iter().filter(|block| !written.contains(block)).copied().collect();
-    if missing.is_empty() {
-        return;
-    }
-    let member = members.entry(peer.host.clone()).or_insert_with(|| Member { homes: Vec::new(), blocks: Vec::new(), ..peer.clone() });
-    member.homes.extend(peer.homes.iter().filter(|home| missing.iter().any(|block| block.contains(*home))));
-    member.blocks.extend(missing);
-}
-
-type Missing = Vec<(IpNet, IpNet, Block)>;
-type Spare = Vec<(IpNet, IpNet, u64)>;
-
-/// What the store lacks of this host, and what it says is this host's and is not.
-pub fn differences<'h>(host: &str, snapshot: &Snapshot, held: impl Iterator<Item = (&'h Agreement, &'h Member)>) -> (Missing, Spare) {
-    let (mut missing, mut kept) = (Vec::new(), Vec::new());
-    for (agreement, mine) in held {
-        for (subnet, block) in mine.blocks.iter().filter_map(|block| Some((agreement.subnets.iter().find(|s| s.contains(block))?, block))) {
-            kept.push((*subnet, *block));
-            if !snapshot.blocks.get(subnet).is_some_and(|blocks| blocks.contains_key(block)) {
-                let home = mine.homes.iter().copied().find(|home| block.contains(home));
-                missing.push((*subnet, *block, Block { host: host.to_owned(), home }));
-            }
+    /// The others, each where its host record says that it is. A block of a machine that was replaced leads nowhere.
+    fn peers(&self, me: &Owner, hosts: &BTreeMap<String, HostRecord>) -> Vec<Member> {
+        let owners: BTreeSet<&Owner> = self.sides.iter().flat_map(|side| side.others.values().map(|block| &block.owner)).collect();
+        let there = |owner: &&Owner| owner.host != me.host && hosts.get(&owner.host).is_some_and(|record| is_same(&record.id, &owner.id));
+        let mut peers: BTreeMap<&str, Member> = BTreeMap::new();
+        for owner in owners.into_iter().filter(there) {
+            let member = self.peer(owner, hosts[&owner.host].vtep);
+            // Remembered and heard blocks of one host are of two owners for as long as a lost store is rebuilt.
+            let known = peers.entry(&owner.host).or_insert_with(|| Member { homes: vec![], blocks: vec![], ..member.clone() });
+            known.homes.extend(member.homes);
+            known.blocks.extend(member.blocks);
         }
+        peers.into_values().collect()
     }
-    let all = snapshot.blocks.iter().flat_map(|(subnet, blocks)| blocks.iter().map(move |(block, record)| (*subnet, *block, record)));
-    let spare = all.filter(|(subnet, block, (record, _))| record.host == host && !kept.contains(&(*subnet, *block)));
-    (missing, spare.map(|(subnet, block, (_, version))| (subnet, block, *version)).collect())
+
+    fn peer(&self, owner: &Owner, vtep: IpAddr) -> Member {
+        let of_side = |side: &Side| {
+            let mut blocks: Vec<_> =
+                side.others.iter().filter(|(_, block)| block.owner == *owner).map(|(net, b)| (b.turn, *net, b.home)).collect();
+            blocks.sort();
+            blocks
+        };
+        let all: Vec<_> = self.sides.iter().flat_map(of_side).collect();
+        let homes = all.iter().filter_map(|(_, _, home)| *home).collect();
+        let blocks = all.iter().map(|(_, net, _)| *net).collect();
+        Member { host: owner.host.clone(), vtep, mac: mac(&owner.host, self.vni), homes, blocks }
+    }
+}
+
+/// What was remembered has no machine's number.
+fn is_same(id: &str, other: &str) -> bool {
+    id.is_empty() || other.is_empty() || id == other
+}
+
+/// The host's own address in its first block; in large ones also that which would be its own if it lost the first. What was lent.
+fn kept(side: &Side) -> Vec<IpAddr> {
+    let large = |block: &&IpNet| !blocks::is_single(side.subnet, **block) && block.max_prefix_len() - block.prefix_len() >= 4;
+    let spare = side.mine.iter().filter(large).filter_map(|block| blocks::home(side.subnet, *block, &side.reserved));
+    let lent = side.others.keys().filter(|net| blocks::is_single(side.subnet, **net)).map(|net| net.addr());
+    let lent = lent.filter(|address| side.mine.iter().any(|block| block.contains(address)));
+    let kept: BTreeSet<IpAddr> = side.home().into_iter().chain(spare).chain(lent).collect();
+    kept.into_iter().collect()
 }

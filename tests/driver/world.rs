@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use rsnet::agent::{Agent, Settings};
-use rsnet::cluster::{Cluster, Uplink};
+use rsnet::cluster::{Cluster, Identity, Times, Uplink};
 use rsnet::firewall::fake::Fake as FakeFirewall;
 use rsnet::kernel::fake::{Call, Fake as FakeKernel};
 use rsnet::model::{HostLink, Object};
@@ -89,7 +89,8 @@ impl World {
         let store = Arc::new(Embedded::open(&directory.path().join("state.redb")).unwrap());
         let disk = Arc::new(Disk { store: store.clone(), full: AtomicBool::new(false) });
         let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall.clone()));
-        let cluster = Arc::new(Cluster::new(store, "h1".to_owned()));
+        let identity = Identity { host: "h1".to_owned(), id: "1".to_owned() };
+        let cluster = Cluster::new(store, identity, Times::default()).unwrap();
         cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500 });
         let agent = Arc::new(Agent::load(kernel.clone(), disk.clone(), reconciler.clone(), cluster, Settings::default()).await.unwrap());
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));

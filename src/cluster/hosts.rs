@@ -1,0 +1,165 @@
+//! This host among the others: its lease, its record, who else is there.
+
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::error::Error;
+use super::record::{self, Block, HostRecord, alive_key, block_at, block_key, blocks, decode, encode, host_key, last};
+use super::{Cluster, State, Uplink};
+use crate::store::{Entry, Expect, Lease, Op, PORTABLE_OPS, StoreError};
+
+/// A deletion counts twice, and one operation looks whether the host is gone.
+const AT_ONCE: usize = (PORTABLE_OPS - 1) / 2;
+
+impl Cluster {
+    /// Has this host's name and says where it is, if that was not done yet.
+    pub(super) async fn register(&self) -> Result<(), Error> {
+        let mut lease = self.lease.lock().await;
+        if lease.is_none() {
+            self.enrol(&mut lease).await?;
+        }
+        Ok(())
+    }
+
+    /// The lease's time begins anew; what is not there of this host's records is written again.
+    pub(super) async fn renew(&self, again: bool) -> Result<(), Error> {
+        let mut lease = self.lease.lock().await;
+        let Some(known) = lease.clone() else { return self.enrol(&mut lease).await };
+        match self.store.renew(&known).await {
+            Err(StoreError::Ended { .. }) => {
+                warn!("host {}: its lease ended; it takes a new one", self.me.host);
+                *lease = None;
+                self.enrol(&mut lease).await
+            }
+            Ok(()) if again => self.enrol(&mut lease).await,
+            renewed => renewed.map_err(Error::store("renew this host's lease")),
+        }
+    }
+
+    /// The name first: who holds that may write the rest.
+    async fn enrol(&self, lease: &mut Option<Lease>) -> Result<(), Error> {
+        let Uplink { vtep, .. } = self.known(|state| state.uplink).ok_or(Error::NoWay)?;
+        let failed = || Error::store(format!("register host {}", self.me.host));
+        let mine = match lease.take() {
+            Some(lease) => lease,
+            None => self.store.grant(&format!("rsnet {}", self.me.host), self.times.lease).await.map_err(failed())?,
+        };
+        if let Err(error) = self.hold_name(&mine).await {
+            // It ends by itself otherwise.
+            let _ = self.store.end(&mine).await;
+            return Err(error);
+        }
+        let record = HostRecord { id: self.me.id.clone(), vtep };
+        self.store.put(&host_key(&self.me.host), encode(&record), Expect::Any).await.map_err(failed())?;
+        let entries = self.store.list(&record::hosts()).await.map_err(failed())?;
+        *lease = Some(mine);
+        self.change(|state| {
+            self.hear_hosts(state, &entries);
+            state.unsettle_all();
+        });
+        Ok(())
+    }
+
+    async fn hold_name(&self, lease: &Lease) -> Result<(), Error> {
+        let (key, failed) = (alive_key(&self.me.host), || Error::store(format!("register host {}", self.me.host)));
+        let value = self.me.id.clone().into_bytes();
+        match self.store.hold(lease, &key, value.clone()).await {
+            Err(StoreError::Held { .. }) => {}
+            held => return held.map(drop).map_err(failed()),
+        }
+        // It is held by the process that this one follows on, or by another machine.
+        let found = self.store.get(&key).await.map_err(failed())?;
+        if found.is_some_and(|entry| entry.value != value) {
+            return Err(self.name_taken().await);
+        }
+        if let Some(earlier) = self.store.holder(&key).await.map_err(failed())? {
+            self.store.end(&earlier).await.map_err(failed())?;
+        }
+        self.store.hold(lease, &key, value).await.map(drop).map_err(failed())
+    }
+
+    async fn name_taken(&self) -> Error {
+        let host = self.me.host.clone();
+        match self.store.get(&host_key(&host)).await {
+            Ok(entry) => {
+                let record = entry.as_ref().and_then(decode::<HostRecord>);
+                let taken = Error::NameTaken { host, at: record.map_or_else(String::new, |record| format!(" at {}", record.vtep)) };
+                self.fence_all(&taken);
+                taken
+            }
+            Err(error) => Error::store(format!("register host {host}"))(error),
+        }
+    }
+
+    /// All hosts' records. If this one's is not among them, the store has forgotten the others' too.
+    pub(super) fn hear_hosts(&self, state: &mut State, entries: &[Entry]) {
+        let heard = entries.iter().filter_map(|entry| Some((last(&entry.key).to_owned(), decode::<HostRecord>(entry)?)));
+        let before = std::mem::replace(&mut state.hosts, heard.collect());
+        let now = Instant::now();
+        let forgotten = state.hosts.get(&self.me.host).is_none_or(|record| record.id != self.me.id) && before.contains_key(&self.me.host);
+        if forgotten {
+            state.rebuilding = Some(now + self.times.rebuild);
+            self.enrol.notify_one();
+        }
+        state.rebuilding = state.rebuilding.filter(|until| now < *until);
+        // Where a host of whom a block is known was is worth keeping until its blocks are gone too.
+        let owners = || state.networks.iter().flat_map(|network| &network.sides).flat_map(|side| side.others.values());
+        let kept = before.into_iter().filter(|(name, _)| state.rebuilding.is_some() || owners().any(|block| block.owner.host == *name));
+        let kept: Vec<_> = kept.collect();
+        for (name, record) in kept {
+            state.hosts.entry(name).or_insert(record);
+        }
+    }
+
+    /// Who is there.
+    pub(super) fn hear_alive(&self, state: &mut State, entries: &[Entry]) {
+        state.alive = entries.iter().map(|entry| last(&entry.key).to_owned()).collect();
+        if !state.alive.contains(&self.me.host) {
+            self.enrol.notify_one();
+        }
+        let now = (Instant::now(), SystemTime::now());
+        let before = std::mem::take(&mut state.gone);
+        let gone = state.hosts.keys().filter(|name| !state.alive.contains(*name));
+        state.gone = gone.map(|name| (name.clone(), before.get(name).copied().unwrap_or(now))).collect();
+    }
+
+    /// Frees all that a dead host had.
+    pub async fn forget(&self, host: &str) -> Result<(), Error> {
+        self.within(format!("forget host {host}"), self.forget_now(host)).await?;
+        info!("host {host} is forgotten");
+        Ok(())
+    }
+
+    async fn forget_now(&self, host: &str) -> Result<(), Error> {
+        let failed = || Error::store(format!("forget host {host}"));
+        let unknown = || Error::Unknown { host: host.to_owned() };
+        let known = self.known(|state| state.hosts.contains_key(host)) && !host.is_empty();
+        let record = if known { self.store.get(&host_key(host)).await.map_err(failed())? } else { None };
+        let entries = self.store.list(&blocks()).await.map_err(failed())?;
+        let theirs: Vec<Entry> =
+            entries.into_iter().filter(|entry| decode::<Block>(entry).is_some_and(|block| block.owner.host == host)).collect();
+        if record.is_none() && theirs.is_empty() {
+            return Err(unknown());
+        }
+        let gone = || Op::Delete(alive_key(host), Expect::Absent);
+        let deletions = theirs.iter().map(|entry| Op::Delete(entry.key.clone(), Expect::Version(entry.version)));
+        let record = record.map(|entry| Op::Delete(entry.key, Expect::Version(entry.version)));
+        for ops in deletions.chain(record).collect::<Vec<_>>().chunks(AT_ONCE) {
+            match self.store.commit([gone()].into_iter().chain(ops.iter().cloned()).collect()).await {
+                Err(StoreError::Conflict { key, .. }) if key == alive_key(host) => return Err(Error::Alive { host: host.to_owned() }),
+                done => done.map(drop).map_err(failed())?,
+            }
+        }
+        let subnets: Vec<_> = theirs.iter().filter_map(|entry| Some(block_at(&entry.key)?.0)).collect();
+        self.change(|state| state.unsettled.extend(subnets));
+        Ok(())
+    }
+
+    /// Gives a block's record to another host, see [`super::single`].
+    pub(super) fn grant_op(&self, subnet: ipnet::IpNet, address: std::net::IpAddr, to: &record::Owner) -> Op {
+        let record = Block { owner: to.clone(), home: None, turn: usize::from(u16::MAX), claim: rand::random() };
+        Op::Put(block_key(subnet, super::blocks::single(address)), encode(&record), Expect::Absent)
+    }
+}

@@ -1,0 +1,324 @@
+//! One subnet: whose which block is. Pure: what the store says and what this host holds in, what the host may rely on and what it has to
+//! write out. The rule of rules: a block is used only by a host that held it before and whose record is there or was nobody else's since.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use super::blocks;
+use super::record::{Block, Found, Owner, Records};
+use crate::store::Expect;
+
+/// What this host knows of one subnet of a network that it takes part in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    pub subnet: IpNet,
+    pub reserved: Vec<IpAddr>,
+    /// This host's, in the order in which it got them, single addresses among them.
+    pub mine: Vec<IpNet>,
+    /// What was this host's until somebody else took it, and who.
+    pub lost: BTreeMap<IpNet, String>,
+    /// The other hosts'.
+    pub others: BTreeMap<IpNet, Block>,
+    /// The store lost its records. Until then what it no longer says of others still counts.
+    pub rebuilding: Option<Instant>,
+}
+
+/// A change of a block's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    Put(IpNet, Block, Expect),
+    /// Gives it back, if it still has this version.
+    Delete(IpNet, u64),
+}
+
+impl Side {
+    pub fn new(subnet: IpNet, reserved: &[IpAddr]) -> Self {
+        let (mine, lost, others) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { subnet, reserved: reserved.to_vec(), mine, lost, others, rebuilding: None }
+    }
+
+    /// Whether every block of this host's is recorded as such, and no other one.
+    pub fn agrees(&self, me: &Owner, records: &Records) -> bool {
+        self.writes(me, records, 0).is_empty() && self.taken(me, records).next().is_none()
+    }
+
+    /// Takes over what the store says. What others took is lost. If it does not know what is this host's, it has forgotten what is
+    /// the others' as well: that counts for `patience` more, except where the store says otherwise.
+    pub fn hear(&mut self, me: &Owner, records: &Records, now: Instant, patience: Duration) {
+        let taken: BTreeMap<IpNet, String> = self.taken(me, records).collect();
+        let forgotten = self.mine.iter().any(|block| !taken.contains_key(block) && !is_whose(me, records.get(block)));
+        self.mine.retain(|block| !taken.contains_key(block));
+        self.lost.extend(taken);
+        self.rebuilding = if forgotten { Some(now + patience) } else { self.rebuilding.filter(|until| now < *until) };
+        let heard = records.iter().filter(|(_, found)| found.block.owner != *me && found.block.is_owned());
+        let heard: BTreeMap<IpNet, Block> = heard.map(|(net, found)| (*net, found.block.clone())).collect();
+        let before = std::mem::take(&mut self.others);
+        if self.rebuilding.is_some() {
+            let kept = before.into_iter().filter(|(net, _)| !records.contains_key(net) && !self.mine.contains(net));
+            self.others = kept.collect();
+        }
+        self.others.extend(heard);
+    }
+
+    /// What must change in the store so that it says what this host holds. `claim` marks what is written.
+    pub fn writes(&self, me: &Owner, records: &Records, claim: u64) -> Vec<Write> {
+        let put = |(turn, block): (usize, &IpNet)| {
+            let wanted = Block { owner: me.clone(), home: self.home_in(*block), turn, claim };
+            match records.get(block) {
+                None => Some(Write::Put(*block, wanted, Expect::Absent)),
+                Some(found) if found.block.owner == *me && found.block.home == wanted.home => None,
+                Some(found) if found.block.owner == *me || !found.block.is_owned() => {
+                    Some(Write::Put(*block, wanted, Expect::Version(found.version)))
+                }
+                Some(_) => None,
+            }
+        };
+        let back = |(block, found): (&IpNet, &Found)| {
+            let stray = found.block.owner.host == me.host && !(found.block.owner.id == me.id && self.mine.contains(block));
+            stray.then_some(Write::Delete(*block, found.version))
+        };
+        self.mine.iter().enumerate().filter_map(put).chain(records.iter().filter_map(back)).collect()
+    }
+
+    /// Blocks to claim one of, the best first: one that is recorded as this host's already, then free ones.
+    pub fn free<'a>(&'a self, me: &'a Owner, records: &'a Records) -> impl Iterator<Item = (IpNet, Expect)> + 'a {
+        let stray = records.iter().filter(|(net, found)| self.is_fit(**net) && found.block.owner == *me && !self.mine.contains(*net));
+        let stray = stray.map(|(net, found)| (*net, Expect::Version(found.version)));
+        let broken: BTreeSet<IpNet> = self.singles(me, records).map(|net| blocks::block_of(self.subnet, net.addr())).collect();
+        let free = blocks::in_turn(self.subnet, &me.host).filter(move |net| {
+            let known = records.contains_key(net) || self.others.contains_key(net) || self.mine.contains(net);
+            !known && !broken.contains(net) && self.is_fit(*net)
+        });
+        stray.chain(free.map(|net| (net, Expect::Absent)))
+    }
+
+    /// The others' blocks, with their records, as far as they could be of use.
+    pub fn others<'a>(&'a self, me: &'a Owner, records: &'a Records) -> impl Iterator<Item = (IpNet, &'a Found)> + 'a {
+        records.iter().filter(|(net, found)| self.is_fit(**net) && found.block.owner.host != me.host).map(|(net, found)| (*net, found))
+    }
+
+    /// Single addresses of other hosts.
+    pub fn singles<'a>(&'a self, me: &'a Owner, records: &'a Records) -> impl Iterator<Item = IpNet> + 'a {
+        records.iter().filter(|(net, found)| blocks::is_single(self.subnet, **net) && found.block.owner != *me).map(|(net, _)| *net)
+    }
+
+    /// The owner of the block that an address is in; its own if it is one that was asked for.
+    pub fn owner<'a>(&self, records: &'a Records, address: IpAddr) -> Option<&'a Owner> {
+        let found = records.get(&blocks::single(address)).or_else(|| records.get(&blocks::block_of(self.subnet, address)));
+        found.map(|found| &found.block.owner)
+    }
+
+    /// The host's own address on the network.
+    pub fn home(&self) -> Option<IpAddr> {
+        self.first_block().and_then(|block| blocks::home(self.subnet, block, &self.reserved))
+    }
+
+    fn home_in(&self, block: IpNet) -> Option<IpAddr> {
+        self.home().filter(|_| self.first_block() == Some(block))
+    }
+
+    fn first_block(&self) -> Option<IpNet> {
+        self.mine.iter().copied().find(|block| !blocks::is_single(self.subnet, *block))
+    }
+
+    /// A block that has an address for a container; the first also has one for the host.
+    fn is_fit(&self, block: IpNet) -> bool {
+        let needed = if self.first_block().is_none() { 2 } else { 1 };
+        !blocks::is_single(self.subnet, block) && blocks::usable(self.subnet, block, &self.reserved).take(needed).count() == needed
+    }
+
+    /// What this host held and the store says is another's.
+    fn taken<'a>(&'a self, me: &'a Owner, records: &'a Records) -> impl Iterator<Item = (IpNet, String)> + 'a {
+        let found = self.mine.iter().filter_map(|block| Some((*block, &records.get(block)?.block)));
+        found.filter(|(_, found)| found.owner != *me && found.is_owned()).map(|(block, found)| (block, found.owner.host.clone()))
+    }
+}
+
+impl Block {
+    /// A damaged record is not.
+    fn is_owned(&self) -> bool {
+        !self.owner.host.is_empty()
+    }
+}
+
+fn is_whose(owner: &Owner, found: Option<&Found>) -> bool {
+    found.is_some_and(|found| found.block.owner == *owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(90);
+
+    /// What a host may do between two moments of the others.
+    #[derive(Clone, Debug)]
+    enum Act {
+        /// Reads; chooses, and writes what it chose with its next act.
+        Choose,
+        Claim,
+        /// Reads, hears, writes.
+        Settle,
+        /// Hears what was there some acts ago.
+        HearLate(usize),
+        Leave,
+        Wipe,
+        Damage,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<(usize, Act)>> {
+        let act = prop_oneof![
+            4 => Just(Act::Choose),
+            4 => Just(Act::Claim),
+            4 => Just(Act::Settle),
+            2 => (0usize..6).prop_map(Act::HearLate),
+            1 => Just(Act::Leave),
+            1 => Just(Act::Wipe),
+            1 => Just(Act::Damage),
+        ];
+        prop::collection::vec((0usize..4, act), 1..120)
+    }
+
+    struct World {
+        subnet: IpNet,
+        version: u64,
+        records: Records,
+        past: Vec<Records>,
+        hosts: Vec<(Owner, Side, Option<(IpNet, Expect)>)>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let subnet: IpNet = "10.0.0.0/25".parse().unwrap();
+            let host = |n: usize| (Owner { host: format!("h{n}"), id: n.to_string() }, Side::new(subnet, &[]), None);
+            World { subnet, version: 0, records: Records::new(), past: vec![], hosts: (0..4).map(host).collect() }
+        }
+
+        /// As the store does: all or nothing.
+        fn commit(&mut self, writes: &[Write]) -> bool {
+            let version = |net: &IpNet| self.records.get(net).map(|found| found.version);
+            let holds = writes.iter().all(|write| match write {
+                Write::Put(net, _, expect) => expect.holds(version(net)),
+                Write::Delete(net, expected) => version(net) == Some(*expected),
+            });
+            if holds {
+                self.version += 1;
+                for write in writes.iter().cloned() {
+                    match write {
+                        Write::Put(net, block, _) => drop(self.records.insert(net, Found { block, version: self.version })),
+                        Write::Delete(net, _) => drop(self.records.remove(&net)),
+                    }
+                }
+            }
+            holds
+        }
+
+        fn act(&mut self, at: usize, act: Act) {
+            self.past.push(self.records.clone());
+            let now = Instant::now();
+            let (me, mut side, mut chosen) = self.hosts[at].clone();
+            match act {
+                Act::Choose => chosen = side.free(&me, &self.records).next(),
+                Act::Claim => {
+                    if let Some((block, expect)) = chosen.take() {
+                        let record = Block { owner: me.clone(), home: None, turn: 0, claim: self.version };
+                        if self.commit(&[Write::Put(block, record, expect)]) && !side.mine.contains(&block) {
+                            side.mine.push(block);
+                        }
+                    }
+                }
+                Act::Settle => {
+                    side.hear(&me, &self.records, now, PATIENCE);
+                    let writes = side.writes(&me, &self.records, self.version);
+                    // A host does one thing at a time: what it chose before is chosen anew.
+                    chosen = None;
+                    self.commit(&writes);
+                }
+                Act::HearLate(ago) => {
+                    let past = &self.past[self.past.len().saturating_sub(ago + 1)];
+                    if side.agrees(&me, past) {
+                        side.hear(&me, past, now, PATIENCE);
+                    }
+                }
+                Act::Leave => {
+                    side = Side::new(self.subnet, &[]);
+                    chosen = None;
+                }
+                Act::Wipe => self.records.clear(),
+                Act::Damage => {
+                    if let Some(found) = self.records.values_mut().next() {
+                        found.block.owner = Owner { host: String::new(), id: String::new() };
+                        self.version += 1;
+                        found.version = self.version;
+                    }
+                }
+            }
+            self.hosts[at] = (me, side, chosen);
+        }
+
+        /// Everybody settles until nobody has anything to write.
+        fn rest(&mut self) {
+            for _ in 0..4 {
+                (0..4).for_each(|at| self.act(at, Act::Settle));
+            }
+        }
+
+        fn holders(&self) -> BTreeMap<IpNet, Vec<String>> {
+            let mut holders: BTreeMap<IpNet, Vec<String>> = BTreeMap::new();
+            for (me, side, _) in &self.hosts {
+                side.mine.iter().for_each(|block| holders.entry(*block).or_default().push(me.host.clone()));
+            }
+            holders
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_block_has_two_hosts_whatever_they_do_at_once(acts in acts()) {
+            let mut world = World::new();
+            for (at, act) in acts.into_iter().filter(|(_, act)| !matches!(act, Act::Wipe)) {
+                world.act(at, act);
+                prop_assert!(world.holders().values().all(|holders| holders.len() == 1), "{:?}", world.holders());
+            }
+        }
+
+        #[test]
+        fn after_wipes_and_damage_each_block_has_one_host_and_the_store_says_which(acts in acts()) {
+            let mut world = World::new();
+            acts.into_iter().for_each(|(at, act)| world.act(at, act));
+            world.rest();
+            let holders = world.holders();
+            prop_assert!(holders.values().all(|holders| holders.len() == 1), "{holders:?}");
+            let owned = world.records.iter().filter(|(_, found)| found.block.is_owned());
+            let recorded: BTreeMap<IpNet, Vec<String>> = owned.map(|(net, found)| (*net, vec![found.block.owner.host.clone()])).collect();
+            prop_assert_eq!(&recorded, &holders);
+            for (me, side, _) in &world.hosts {
+                let others = recorded.iter().filter(|(_, hosts)| hosts[0] != me.host).all(|(net, _)| side.others.contains_key(net));
+                prop_assert!(others && side.writes(me, &world.records, 0).is_empty());
+            }
+        }
+
+        #[test]
+        fn a_store_that_lost_everything_takes_no_peer_away(acts in acts()) {
+            let mut world = World::new();
+            acts.into_iter().filter(|(_, act)| !matches!(act, Act::Wipe)).for_each(|(at, act)| world.act(at, act));
+            world.rest();
+            let before: Vec<Side> = world.hosts.iter().map(|(_, side, _)| side.clone()).collect();
+            world.records.clear();
+            for at in 0..4 {
+                world.act(at, Act::Settle);
+                let (_, side, _) = &world.hosts[at];
+                prop_assert_eq!(&side.mine, &before[at].mine);
+                // Only a host that holds something can tell a store that lost its records from a network that nobody has.
+                let known = |net: &IpNet| side.others.contains_key(net);
+                prop_assert!(side.mine.is_empty() || before[at].others.keys().all(known));
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The same on a real Consul: hosts with a client each.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rsnet::store::Leases;
+
+use super::scenarios::{await_records, eight, keeps_all};
+use super::server::{Server, own_network};
+use super::world::*;
+
+const BLUE: &str = "10.50.0.0/16";
+
+fn on_a_consul(scenario: impl AsyncFnOnce(&mut Server, Arc<dyn Leases>) + Send + 'static) {
+    let run = move || {
+        own_network();
+        // One thread, which is in that network.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut server = Server::dev();
+        let store: Arc<dyn Leases> = Arc::new(server.store());
+        runtime.block_on(scenario(&mut server, store));
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+#[test]
+fn eight_hosts_join_at_once() {
+    on_a_consul(async |_, store| {
+        let start = Instant::now();
+        let hosts = eight(&store).await;
+        println!("eight hosts in {:?}", start.elapsed());
+        let more = hosts[0].cluster.grow(net(BLUE)).await.unwrap();
+        let start = Instant::now();
+        until("the second block", || when(hosts[7].peers(BLUE).contains(&("h1".into(), more)))).await;
+        println!("one more block is known after {:?}", start.elapsed());
+    });
+}
+
+#[test]
+fn all_keys_deleted() {
+    on_a_consul(async |server, store| {
+        let hosts = eight(&store).await;
+        let records = recorded(&store).await;
+        keeps_all(&hosts, async || {
+            server.consul(&["kv", "delete", "-recurse", "test/"]);
+            await_records(&store, &records).await;
+            tokio::time::sleep(times().rebuild + Duration::from_secs(2)).await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_consul_that_comes_back_empty() {
+    on_a_consul(async |server, store| {
+        let hosts = eight(&store).await;
+        let records = recorded(&store).await;
+        keeps_all(&hosts, async || {
+            server.kill();
+            let start = Instant::now();
+            hosts[0].cluster.grow(net(BLUE)).await.unwrap_err();
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            server.start_again();
+            await_records(&store, &records).await;
+            tokio::time::sleep(times().rebuild + Duration::from_secs(3)).await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_consul_that_hangs() {
+    on_a_consul(async |server, store| {
+        let hosts = eight(&store).await;
+        keeps_all(&hosts, async || {
+            server.signal(Signal::SIGSTOP);
+            let (start, red) = (Instant::now(), wanted(&["10.60.0.0/16"]));
+            let (grown, joined) = tokio::join!(hosts[0].cluster.grow(net(BLUE)), hosts[1].cluster.join(&red));
+            println!("{}\n{}", grown.unwrap_err(), joined.unwrap_err());
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+            server.signal(Signal::SIGCONT);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_lease_that_ends_by_itself_frees_the_name() {
+    on_a_consul(async |_, store| {
+        let (other, old) = (Host::start(&store, "other", 9), Host::start(&store, "a", 1));
+        for host in [&other, &old] {
+            host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+        }
+        old.cut(true);
+        let new = Host::start_as(&store, "a", 2, "another machine", vec![], times());
+        let start = Instant::now();
+        while let Err(error) = new.cluster.join(&wanted(&[BLUE])).await {
+            assert!(start.elapsed() < Duration::from_secs(40), "{error}");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        println!("the name was free after {:?}", start.elapsed());
+        until("agreement", || agree(&[&other, &new], BLUE)).await;
+        old.cut(false);
+        until("the old one to fence itself", || when(old.mine().is_empty())).await;
+    });
+}

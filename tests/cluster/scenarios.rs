@@ -1,0 +1,328 @@
+//! What hosts of a network go through, on the embedded store; `consul` repeats the part that depends on the store.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rsnet::store::{Expect, Key, Leases, Op};
+
+use super::world::*;
+
+const BLUE: &str = "10.50.0.0/16";
+
+/// Eight hosts that all join at once, in agreement.
+pub async fn eight(store: &Arc<dyn Leases>) -> Vec<Host> {
+    let hosts: Vec<Host> = (1..=8).map(|n| Host::start(store, &format!("h{n}"), n)).collect();
+    let wanted = wanted(&[BLUE, "fd00:50::/64"]);
+    let shares = join_all(hosts.iter().map(|host| host.cluster.join(&wanted))).await;
+    let vnis: std::collections::BTreeSet<u32> = shares.into_iter().map(|share| share.unwrap().vni).collect();
+    assert_eq!(vnis.len(), 1, "{vnis:?}");
+    let all: Vec<&Host> = hosts.iter().collect();
+    until("agreement", || agree(&all, BLUE)).await;
+    hosts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_hosts_that_join_at_once_have_one_number_and_no_block_twice() {
+    let (_dir, store) = embedded();
+    let hosts = eight(&store).await;
+    for host in &hosts {
+        let mine = host.standing(BLUE).share.mine;
+        assert_eq!((mine.blocks.len(), mine.homes.len()), (2, 2), "one block and one home of each family: {mine:?}");
+        assert!(mine.homes.iter().all(|home| mine.blocks.iter().any(|block| block.contains(home))));
+    }
+    let more = hosts[0].cluster.grow(net(BLUE)).await.unwrap();
+    until("the second block", || when(hosts[7].peers(BLUE).contains(&("h1".into(), more)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_networks_have_two_numbers_and_nothing_idle_is_written() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    let (blue, red) = (wanted(&[BLUE]), wanted(&["10.60.0.0/16"]));
+    let (blue, red) = tokio::join!(a.cluster.join(&blue), b.cluster.join(&red));
+    assert_ne!(blue.unwrap().vni, red.unwrap().vni);
+    until("rest", || when(a.view().in_touch && b.view().in_touch && a.view().hosts.len() == 2)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    [&a, &b].iter().for_each(|host| host.line.wrote.store(false, Ordering::SeqCst));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(![&a, &b].iter().any(|host| host.line.wrote.load(Ordering::SeqCst)), "something was written though nothing changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_differs_or_overlaps_is_refused_in_words() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    let mut blue = wanted(&[BLUE]);
+    a.cluster.join(&blue).await.unwrap();
+    blue.options.insert("mtu".into(), "9000".into());
+    let error = b.cluster.join(&blue).await.unwrap_err().to_string();
+    assert!(error.contains("option mtu is 9000 here and not given on host a, which made it"), "{error}");
+    let error = b.cluster.join(&wanted(&["10.50.4.0/22"])).await.unwrap_err().to_string();
+    assert!(error.contains("10.50.4.0/22") && error.contains("overlay network of 10.50.0.0/16"), "{error}");
+    let mut taken = wanted(&[BLUE]);
+    taken.foreign_vnis.insert(a.standing(BLUE).share.vni);
+    let error = b.cluster.join(&taken).await.unwrap_err().to_string();
+    assert!(error.contains("is that of another VXLAN device on this host"), "{error}");
+    assert!(b.mine().is_empty() && recorded(&store).await.len() == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_of_a_network_goes_with_its_last_block() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    let blue = wanted(&[BLUE, "fd00:50::/64"]);
+    let first = a.cluster.join(&blue).await.unwrap();
+    b.cluster.join(&blue).await.unwrap();
+    a.cluster.leave(&blue.subnets).await;
+    assert!(networks(&store).await.contains(BLUE));
+    until("one host", || when(b.peers(BLUE).is_empty())).await;
+    b.cluster.leave(&blue.subnets).await;
+    assert_eq!((recorded(&store).await, networks(&store).await.contains(BLUE)), (vec![], false));
+    assert_eq!(a.cluster.join(&blue).await.unwrap(), first, "the same again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_while_the_store_is_down_gives_back_later() {
+    let (_dir, store) = embedded();
+    let a = Host::start(&store, "a", 1);
+    a.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    a.cut(true);
+    a.cluster.leave(&[net(BLUE)]).await;
+    assert!(a.view().networks.is_empty());
+    assert_eq!(recorded(&store).await.len(), 1);
+    a.cut(false);
+    let deadline = Instant::now() + PATIENCE;
+    while !recorded(&store).await.is_empty() || networks(&store).await.contains(BLUE) {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// No view loses a peer at any time while `what` happens; afterwards all agree and hold what they held.
+pub async fn keeps_all(hosts: &[Host], what: impl AsyncFnOnce()) {
+    let all: Vec<&Host> = hosts.iter().collect();
+    let before: Vec<_> = hosts.iter().map(|host| host.standing(BLUE)).collect();
+    let watched = hosts.iter().zip(&before).map(|(host, before)| {
+        let (mut views, before, name) = (host.cluster.views(), before.clone(), host.name.clone());
+        tokio::spawn(async move {
+            loop {
+                let now = views.borrow_and_update().of(net(BLUE)).cloned();
+                assert_eq!(now.as_ref(), Some(&before), "{name}");
+                if views.changed().await.is_err() {
+                    return;
+                }
+            }
+        })
+    });
+    let watched: Vec<_> = watched.collect();
+    what().await;
+    for task in watched {
+        task.abort();
+        let ended = task.await;
+        assert!(ended.as_ref().is_err_and(tokio::task::JoinError::is_cancelled), "{ended:?}");
+    }
+    agree(&all, BLUE).unwrap();
+}
+
+pub async fn await_records(store: &Arc<dyn Leases>, wanted: &[String]) {
+    let deadline = Instant::now() + PATIENCE;
+    while store.list(&rsnet::store::Prefix::all()).await.is_err() || recorded(store).await != wanted {
+        assert!(Instant::now() < deadline, "{:?}", recorded(store).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_store_is_rebuilt_and_nobody_loses_a_peer() {
+    let (_dir, store) = embedded();
+    let hosts = eight(&store).await;
+    let (records, table) = (recorded(&store).await, networks(&store).await);
+    keeps_all(&hosts, async || {
+        for _ in 0..2 {
+            store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap())]).await.unwrap();
+            await_records(&store, &records).await;
+            tokio::time::sleep(times().rebuild + Duration::from_millis(500)).await;
+        }
+    })
+    .await;
+    assert_eq!(networks(&store).await.replace(char::is_numeric, ""), table.replace(char::is_numeric, ""));
+    assert!(hosts[0].view().hosts.iter().all(|host| host.alive), "{:?}", hosts[0].view().hosts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_claims_again_after_a_wipe_goes_when_its_time_is_over() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    for host in [&a, &b] {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    b.cut(true);
+    let start = Instant::now();
+    store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap())]).await.unwrap();
+    until("b to be dropped", || when(a.peers(BLUE).is_empty())).await;
+    assert!(start.elapsed() >= times().rebuild, "{:?}", start.elapsed());
+    b.cut(false);
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_store_all_stays_and_what_is_new_is_refused() {
+    let (_dir, store) = embedded();
+    let hosts = eight(&store).await;
+    keeps_all(&hosts, async || {
+        hosts.iter().for_each(|host| host.cut(true));
+        until("it to show", || when(hosts.iter().all(|host| !host.view().in_touch || host.view().networks.len() == 1))).await;
+        let error = hosts[0].cluster.grow(net(BLUE)).await.unwrap_err().to_string();
+        assert!(error.contains("10.50.0.0/16") && error.contains("the line is cut"), "{error}");
+        assert!(hosts[0].cluster.join(&wanted(&["10.60.0.0/16"])).await.is_err());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        hosts.iter().for_each(|host| host.cut(false));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_hosts_block_is_taken_only_after_the_grace_and_only_in_need() {
+    let (_dir, store) = embedded();
+    let small = "10.70.0.0/28";
+    let (a, b, c) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2), Host::start(&store, "c", 3));
+    for host in [&a, &b] {
+        host.cluster.join(&wanted(&[small])).await.unwrap();
+        host.cluster.grow(net(small)).await.unwrap();
+    }
+    until("a full subnet", || agree(&[&a, &b], small)).await;
+    let error = c.cluster.join(&wanted(&[small])).await.unwrap_err().to_string();
+    assert!(error.contains("all belong to other hosts"), "{error}");
+    a.cut(true);
+    a.expire().await;
+    until("a to be gone", || when(c.view().hosts.iter().any(|host| host.name == "a" && !host.alive))).await;
+    assert!(c.cluster.join(&wanted(&[small])).await.is_err(), "before the grace is over");
+    assert_eq!(b.peers(small).len(), 2, "what a has stays until somebody needs it");
+    tokio::time::sleep(times().grace).await;
+    let taken = c.cluster.join(&wanted(&[small])).await.unwrap().mine.blocks[0];
+    assert!(a.mine().contains(&taken));
+    until("the taking", || when(b.peers(small).contains(&("c".into(), taken)) && !b.peers(small).contains(&("a".into(), taken)))).await;
+    a.cut(false);
+    until("a to fence itself", || when(a.standing(small).lost.get(&taken).is_some_and(|owner| owner == "c"))).await;
+    assert!(!a.mine().contains(&taken) && a.mine().len() == 1);
+    until("agreement", || agree(&[&a, &b, &c], small)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_machine_of_a_name_is_refused_until_the_first_is_dead() {
+    let (_dir, store) = embedded();
+    let (other, old) = (Host::start(&store, "other", 9), Host::start(&store, "a", 1));
+    for host in [&other, &old] {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
+    let new = Host::start_as(&store, "a", 2, "another machine", vec![], times());
+    let error = new.cluster.join(&wanted(&[BLUE])).await.unwrap_err().to_string();
+    assert!(error.contains("another machine of that name is alive at 192.0.2.1"), "{error}");
+    old.cut(true);
+    old.expire().await;
+    new.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    until("the new machine at its place", || agree(&[&other, &new], BLUE)).await;
+    old.cut(false);
+    until("the old one to fence itself", || when(old.mine().is_empty())).await;
+    until("agreement", || agree(&[&other, &new], BLUE)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_host_is_forgotten_and_a_living_one_is_not() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    for host in [&a, &b] {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let error = a.cluster.forget("b").await.unwrap_err().to_string();
+    assert!(error.contains("it is alive"), "{error}");
+    assert!(a.cluster.forget("nobody").await.unwrap_err().to_string().contains("knows no such host"));
+    b.cut(true);
+    b.expire().await;
+    a.cluster.forget("b").await.unwrap();
+    until("b to be forgotten", || when(a.peers(BLUE).is_empty() && a.view().hosts.len() == 1)).await;
+    b.cut(false);
+    until("its return", || agree(&[&a, &b], BLUE)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_is_claimed_lent_refused_or_not_answered_for() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    for host in [&a, &b] {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let block = *b.mine().first().unwrap();
+    let mut inside = block.hosts().skip(5);
+    let (lent, busy) = (inside.next().unwrap(), inside.next().unwrap());
+    let error = a.cluster.claim(net(BLUE), lent).await.unwrap_err().to_string();
+    assert!(error.contains("belongs to host b, which does not answer"), "{error}");
+    let owner = Arc::new(Owner { refuses: Some(busy), lent: Default::default() });
+    b.cluster.lend_by(owner.clone());
+    a.cluster.claim(net(BLUE), lent).await.unwrap();
+    assert_eq!(*owner.lent.lock().unwrap(), [(lent, "a".to_owned())]);
+    until("b to keep it", || when(b.standing(BLUE).kept.contains(&lent))).await;
+    let error = a.cluster.claim(net(BLUE), busy).await.unwrap_err().to_string();
+    assert!(error.contains("host b has it (container web)"), "{error}");
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let free = address("10.50.77.7");
+    assert!(!a.peers(BLUE).iter().any(|(_, block)| block.contains(&free)));
+    a.cluster.claim(net(BLUE), free).await.unwrap();
+    let error = b.cluster.claim(net(BLUE), free).await.unwrap_err().to_string();
+    assert!(error.contains("host a has it"), "{error}");
+    assert!(a.cluster.claim(net(BLUE), address("10.50.0.1")).await.unwrap_err().to_string().contains("no container can have it"));
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    a.cluster.release(net(BLUE), lent).await;
+    a.cluster.release(net(BLUE), free).await;
+    until("b to have it back", || when(!b.standing(BLUE).kept.contains(&lent))).await;
+    assert_eq!(recorded(&store).await.len(), 2);
+    let asks = store.list(&rsnet::store::Prefix::below(&Key::new("cluster/ask").unwrap())).await.unwrap();
+    assert_eq!(asks, [], "no question is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_starts_again_has_what_its_disk_says_and_gives_back_the_rest() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    let (blue, red) = (wanted(&[BLUE]), wanted(&["10.60.0.0/16"]));
+    b.cluster.join(&blue).await.unwrap();
+    a.cluster.join(&blue).await.unwrap();
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let (held, name) = (a.standing(BLUE).share, a.name.clone());
+    a.cluster.grow(net(BLUE)).await.unwrap();
+    a.cluster.join(&red).await.unwrap();
+    drop(a);
+    let short = rsnet::cluster::Times { sweep: Duration::from_millis(100), ..times() };
+    let a = Host::start_as(&store, &name, 1, &name, vec![(blue, held.clone())], short);
+    assert_eq!(a.standing(BLUE).share, held, "before anything was asked");
+    await_gone(&store, 2).await;
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    assert_eq!(a.standing(BLUE).share, held);
+    assert!(!networks(&store).await.contains("10.60"));
+}
+
+async fn await_gone(store: &Arc<dyn Leases>, left: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    while recorded(store).await.len() != left || networks(store).await.contains("10.60") {
+        assert!(Instant::now() < deadline, "{:?}", recorded(store).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_is_written_again_by_its_owner() {
+    let (_dir, store) = embedded();
+    let hosts = eight(&store).await;
+    let keys = recorded(&store).await;
+    store.put(&Key::new(keys[0].clone()).unwrap(), b"{".into(), Expect::Any).await.unwrap();
+    let all: Vec<&Host> = hosts.iter().collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    until("agreement", || agree(&all, BLUE)).await;
+    assert!(hosts.iter().all(|host| host.standing(BLUE).lost.is_empty()));
+}
