@@ -236,9 +236,16 @@ fn an_overlapping_subnet_is_refused_with_both_named() {
     let mut space = Space::default();
     space.request(net("10.5.8.0/24"), None).unwrap();
     let refused = |space: &mut Space, subnet| space.request(net(subnet), None).unwrap_err().to_string();
-    assert_eq!(refused(&mut space, "10.5.0.0/16"), "subnet 10.5.0.0/16 overlaps 10.5.8.0/24, already a pool; choose another --subnet");
-    assert_eq!(refused(&mut space, "10.5.8.128/25"), "subnet 10.5.8.128/25 overlaps 10.5.8.0/24, already a pool; choose another --subnet");
-    assert_eq!(refused(&mut space, "10.5.8.7/24"), "subnet 10.5.8.0/24 overlaps 10.5.8.0/24, already a pool; choose another --subnet");
+    assert!(
+        refused(&mut space, "10.5.0.0/16").starts_with("subnet 10.5.0.0/16 overlaps 10.5.8.0/24, already a pool; choose another --subnet")
+    );
+    assert!(
+        refused(&mut space, "10.5.8.128/25")
+            .starts_with("subnet 10.5.8.128/25 overlaps 10.5.8.0/24, already a pool; choose another --subnet")
+    );
+    assert!(
+        refused(&mut space, "10.5.8.7/24").starts_with("subnet 10.5.8.0/24 overlaps 10.5.8.0/24, already a pool; choose another --subnet")
+    );
     space.request(net("10.5.9.0/24"), None).unwrap();
     assert!(space.release(&net("10.5.8.0/24")).is_some() && space.release(&net("10.5.8.0/24")).is_none());
     space.request(net("10.5.8.0/25"), None).unwrap();

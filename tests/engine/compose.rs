@@ -4,7 +4,7 @@ use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, wait_until};
 use std::path::Path;
 
 /// Where `scripts/compose` keeps Compose.
-const COMPOSE: &str = "/var/cache/rsnet/compose/usr/libexec/docker/cli-plugins/docker-compose";
+pub const COMPOSE: &str = "/var/cache/rsnet/compose/usr/libexec/docker/cli-plugins/docker-compose";
 
 struct Scene {
     host: Host,

@@ -8,8 +8,16 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The pages that have commands; each has a test below.
-const PAGES: [&str; 7] =
-    ["README.md", "docs/install.md", "docs/bridge.md", "docs/firewall.md", "docs/recovery.md", "docs/none.md", "docs/macvlan.md"];
+const PAGES: [&str; 8] = [
+    "README.md",
+    "docs/install.md",
+    "docs/bridge.md",
+    "docs/firewall.md",
+    "docs/recovery.md",
+    "docs/none.md",
+    "docs/macvlan.md",
+    "docs/overlay.md",
+];
 
 fn text(page: &str) -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
@@ -123,4 +131,9 @@ fn the_page_on_macvlan_networks_runs() {
         host.sh("ip link add eth0 type veth peer name lan0 && ip link set eth0 up && ip link set lan0 up").ok();
         host.start_rsnet();
     });
+}
+
+#[test]
+fn the_page_on_overlay_networks_runs() {
+    runs(PAGES[7], Host::start_rsnet);
 }

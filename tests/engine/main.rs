@@ -62,6 +62,7 @@ on_every_engine! {
     smoke::a_cut_host_is_reached_again_when_mended,
     smoke::two_segments_are_joined_by_a_router,
     overlay::containers_on_three_hosts_reach_each_other,
+    overlay::the_compose_example_talks_across_three_hosts,
     overlay::hosts_and_containers_of_all_hosts_see_each_others_true_addresses,
     overlay::the_way_out_is_the_hosts_and_published_ports_lead_in,
     overlay::networks_are_walled_off_from_each_other_on_all_hosts,

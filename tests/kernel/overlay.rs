@@ -637,7 +637,7 @@ async fn what_belongs_to_nobody_is_unreachable_and_more_special_routes_lead_on()
             host.kernel.put(&wanted).await.unwrap();
         }
         let seen = host.kernel.observe(std::slice::from_ref(&wanted)).await.unwrap();
-        assert_eq!(seen, [wanted.clone()]);
+        assert_eq!(seen, std::slice::from_ref(&wanted));
         let family = if subnet.contains(':') { "-6" } else { "-4" };
         assert!(run(&format!("ip {family} route show proto 195")).contains(&format!("unreachable {subnet}")));
         run(&format!("ip {family} route add {inside} dev lo proto 77"));

@@ -5,10 +5,12 @@ mod reach;
 mod refusals;
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, Segment, wait_until};
+use crate::compose::COMPOSE;
+use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_until};
 use crate::traffic::{Place, addresses, run};
 pub use faults::*;
 pub use reach::*;
@@ -22,8 +24,7 @@ const NETWORK: &str = "-d rsnet --ipam-driver rsnet -o mode=overlay";
 pub struct Cluster {
     pub hosts: Vec<Host>,
     pub consul: Consul,
-    pub segment: Segment,
-    pub lab: Lab,
+    _lab: Lab,
 }
 
 pub struct Consul {
@@ -68,8 +69,10 @@ impl Cluster {
         let lab = Lab::new();
         let segment = lab.segment(["10.77.0.0/24", "fd77::/64"]);
         let consul = Consul::start(lab.station("consul", &[&segment]));
-        let hosts: Vec<Host> = (1..=count).map(|n| lab.make(&HostSpec::new(&format!("h{n}")).engine(engine).on(&[&segment]))).collect();
-        let cluster = Cluster { hosts, consul, segment, lab };
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let spec = |n| HostSpec::new(&format!("h{n}")).engine(engine).on(&[&segment]).showing(project).showing(Path::new(COMPOSE));
+        let hosts: Vec<Host> = (1..=count).map(|n| lab.make(&spec(n))).collect();
+        let cluster = Cluster { hosts, consul, _lab: lab };
         for host in &cluster.hosts {
             prepare(host);
             cluster.start_rsnet(host, settings);

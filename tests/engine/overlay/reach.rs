@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{Cluster, ways};
-use crate::lab::Engine;
+use crate::compose::COMPOSE;
+use crate::lab::{Engine, Host};
 use crate::traffic::{Place, addresses, ask, icmp, reaches, reaches_all, reaches_none, run, serve, serve_at, tcp, udp};
 
 const BLUE: &str = "--ipv6 --subnet 10.50.0.0/16 --subnet fd50::/64";
@@ -108,4 +109,25 @@ pub fn large_transfers_pass_whatever_the_underlays_mtu(engine: Engine) {
         let script = format!("head -c 65536 /dev/zero | socat -t5 - TCP:{}:7,connect-timeout=5 | wc -c", all[0][0]);
         cluster.place(1).sh(&script).says("65536");
     }
+}
+
+pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
+    let cluster = Cluster::new(engine, 3, "");
+    let compose = |host: &Host, arguments: &str| {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/compose-examples/overlay");
+        host.sh(&format!("cd {directory} && IMAGE=box docker compose {arguments} 2>&1"))
+    };
+    for host in &cluster.hosts {
+        host.sh(&format!("mkdir -p /root/.docker/cli-plugins && ln -s {COMPOSE} /root/.docker/cli-plugins/")).ok();
+        compose(host, "up -d").ok();
+    }
+    for to in &cluster.hosts {
+        let address = addresses(to, "overlay-web-1", "overlay_blue")[0];
+        for from in &cluster.hosts {
+            compose(from, &format!("exec -T web wget -T 5 -qO- {address}")).says(&address.to_string());
+        }
+        let published = format!("wget -T 5 -qO- http://{}:8080", to.ipv4());
+        cluster.consul.machine.sh(&published).says(&address.to_string());
+    }
+    cluster.hosts.iter().for_each(|host| drop(compose(host, "down").ok().to_owned()));
 }

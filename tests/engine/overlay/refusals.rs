@@ -12,10 +12,10 @@ pub fn what_hosts_do_not_agree_on_is_refused_with_both_sides(engine: Engine) {
         let seen = h2.docker(&format!("network create {NETWORK} {arguments} other"));
         parts.iter().for_each(|part| drop(seen.fails_with(part).to_owned()));
     };
-    refused("--subnet 10.50.0.0/16 -o vxlan_port=4790", &["host h1", "vxlan_port=4790", "nothing"]);
-    refused("--subnet 10.50.0.0/16 --internal", &["internal=false", "internal=true"]);
-    refused("--subnet 10.50.0.0/16 --gateway 10.50.0.9", &["10.50.0.1", "10.50.0.9"]);
-    refused("--subnet 10.50.8.0/24", &["10.50.8.0/24 overlaps 10.50.0.0/16", "host h1"]);
+    refused("--subnet 10.50.0.0/16 -o vxlan_port=4790", &["host h1", "vxlan_port", "4790 here"]);
+    refused("--subnet 10.50.0.0/16 --internal", &["internal", "true here", "false on host h1"]);
+    refused("--subnet 10.50.0.0/16 --gateway 10.50.0.9", &["10.50.0.1", "10.50.0.9", "host h1"]);
+    refused("--subnet 10.50.8.0/24", &["10.50.8.0/24", "10.50.0.0/16", "overlaps", "host h1"]);
     h2.docker(&format!("network create {NETWORK} --subnet 10.50.0.0/16 -o attach=engine blue")).ok();
     // with its last block the network is gone, and may come back otherwise
     h1.docker("network rm blue").ok();
