@@ -51,7 +51,7 @@ impl Settling {
     /// Whether one has been down for too long that was not so before.
     pub fn is_over(&self) -> bool {
         let over = |down: &mut Down| !std::mem::replace(&mut down.told, down.since.elapsed() >= SET_UP) && down.told;
-        self.lock().values_mut().fold(false, |any, down| over(down) || any)
+        self.lock().values_mut().map(over).filter(|over| *over).count() > 0
     }
 
     /// Forgets all but these.
