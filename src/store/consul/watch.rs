@@ -68,7 +68,11 @@ impl Watcher {
         let mut lost = self.lost.clone();
         let answer = tokio::select! {
             answer = self.ask(&kv, self.index) => answer,
-            Ok(()) = lost.changed() => self.ask(&kv, 0).await,
+            Ok(()) = lost.changed() => {
+                // between two that are alike there was another
+                self.seen = None;
+                self.ask(&kv, 0).await
+            }
         };
         self.lost = lost;
         Some(match answer {

@@ -111,6 +111,11 @@ pub fn large_transfers_pass_whatever_the_underlays_mtu(engine: Engine) {
     }
 }
 
+/// Asks for a web page.
+fn page(host: IpAddr, port: u16) -> String {
+    format!("printf \"GET / HTTP/1.0\\r\\n\\r\\n\" | socat -T2 - TCP:{host}:{port},connect-timeout=2")
+}
+
 pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
     let cluster = Cluster::new(engine, 3, "");
     let compose = |host: &Host, arguments: &str| {
@@ -124,10 +129,9 @@ pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
     for to in &cluster.hosts {
         let address = addresses(to, "overlay-web-1", "overlay_blue")[0];
         for from in &cluster.hosts {
-            compose(from, &format!("exec -T web wget -T 5 -qO- {address}")).says(&address.to_string());
+            compose(from, &format!("exec -T web sh -c '{}'", page(address, 80))).says(&address.to_string());
         }
-        let published = format!("wget -T 5 -qO- http://{}:8080", to.ipv4());
-        cluster.consul.machine.sh(&published).says(&address.to_string());
+        cluster.consul.machine.sh(&page(to.ipv4(), 8080)).says(&address.to_string());
     }
     cluster.hosts.iter().for_each(|host| drop(compose(host, "down").ok().to_owned()));
 }
