@@ -129,7 +129,8 @@ pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
     for to in &cluster.hosts {
         let address = addresses(to, "overlay-web-1", "overlay_blue")[0];
         for from in &cluster.hosts {
-            compose(from, &format!("exec -T web sh -c '{}'", page(address, 80))).says(&address.to_string());
+            compose(from, &format!("exec -T web ping -c 1 -W 2 {address}")).ok();
+            from.in_container("overlay-web-1", &page(address, 80)).says(&address.to_string());
         }
         cluster.consul.machine.sh(&page(to.ipv4(), 8080)).says(&address.to_string());
     }
