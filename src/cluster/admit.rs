@@ -12,8 +12,8 @@ use super::record::{NetworkRecord, Networks};
 use super::text::list;
 use crate::model::Agreement;
 
-/// Of VNIs; lower ones are those that people choose themselves.
-const FIRST: u32 = 4096;
+/// Of VNIs; Docker's own overlay counts from 4096, and people from 1.
+const FIRST: u32 = 1_000_000;
 const LAST: u32 = (1 << 24) - 1;
 
 /// The network's number, and the record to write if it is not yet as it should be. `held`: the number that this host already uses for it.
