@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::Request;
 use libfuzzer_sys::fuzz_target;
 use rsnet::agent::{Agent, Settings};
+use rsnet::cluster::{Cluster, Identity, Times, Uplink};
 use rsnet::firewall::fake::Fake as FakeFirewall;
 use rsnet::kernel::fake::Fake as FakeKernel;
 use rsnet::reconcile::Reconciler;
@@ -26,7 +27,10 @@ fuzz_target!(|data: &[u8]| {
         let store = Arc::new(Embedded::open(&directory.path().join("state.redb")).expect("a store"));
         let kernel = Arc::new(FakeKernel::new());
         let reconciler = Arc::new(Reconciler::new(kernel.clone(), Arc::new(FakeFirewall::default())));
-        let agent = Arc::new(Agent::load(kernel, store, reconciler, Settings::default()).await.expect("an agent"));
+        let identity = Identity { host: "h1".to_owned(), id: "1".to_owned() };
+        let cluster = Cluster::new(store.clone(), identity, Times::default()).expect("a name");
+        cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500 });
+        let agent = Arc::new(Agent::load(kernel, store, reconciler, cluster, Settings::default()).await.expect("an agent"));
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
         for line in data.split(|byte| *byte == b'\n') {
             let Some((call, body)) = line.split_first() else { continue };
