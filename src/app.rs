@@ -47,8 +47,7 @@ pub struct App {
     docker: Option<PathBuf>,
     cluster: Arc<Cluster>,
     kernel: Arc<Netlink>,
-    /// What says by which way tunnels leave, the first that does.
-    underlay: Vec<Underlay>,
+    underlay: Option<config::Underlay>,
     consul: Option<Arc<Consul>>,
 }
 
@@ -75,16 +74,13 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     };
     let sockets = sockets(&settings)?;
     let router = metrics.around(plugin::router(calls));
-    let underlay = match &settings.consul {
-        Some(consul) => underlay(settings.underlay.as_ref(), &consul.address.authority).await,
-        None => Vec::new(),
-    };
     cluster.lend_by(agent.clone());
     if consul.is_none() {
         // this host has no others to reach
         cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET });
     }
-    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker: settings.docker, consul })
+    let (underlay, docker) = (settings.underlay, settings.docker);
+    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul })
 }
 
 /// What tells this machine from another that gets its name: random, on its own disk.
@@ -131,8 +127,9 @@ impl App {
             tokio::spawn(async move { collector.collect().await }),
             tokio::spawn(async move { follower.follow().await }),
             tokio::spawn(async move { cluster.run().await }),
-            tokio::spawn(find_way_out(self.kernel, self.underlay, self.cluster)),
         ];
+        let store = self.consul.as_ref().map(|consul| consul.address().authority.clone());
+        background.extend(store.map(|store| tokio::spawn(find_way_out(self.kernel, self.underlay, store, self.cluster))));
         background.extend(self.docker.map(|socket| tokio::spawn(async move { names.learn(&socket).await })));
         background.extend(self.consul.map(|store| tokio::spawn(reach(store))));
         let metrics = self.metrics.map(|(listener, router)| tokio::spawn(axum::serve(listener, router).into_future()));
@@ -147,7 +144,7 @@ impl App {
 
 /// What may say by which way this host's tunnels leave: the setting alone, or else the way to the store, or that to anywhere. The addresses
 /// of the latter are of the documentation (RFC 5737, RFC 3849): nothing is sent to them.
-async fn underlay(setting: Option<&config::Underlay>, store: &str) -> Vec<Underlay> {
+async fn ways_out(setting: &Option<config::Underlay>, store: &str) -> Vec<Underlay> {
     let anywhere = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])].map(Underlay::Toward);
     match setting {
         Some(config::Underlay::Link(name)) => vec![Underlay::Link(name.clone())],
@@ -160,11 +157,16 @@ async fn underlay(setting: Option<&config::Underlay>, store: &str) -> Vec<Underl
 }
 
 /// Tells the cluster by which way tunnels leave, as soon as there is one, and when it has another MTU. The address is the first that was found.
-async fn find_way_out(kernel: Arc<Netlink>, mut wanted: Vec<Underlay>, cluster: Arc<Cluster>) {
+async fn find_way_out(kernel: Arc<Netlink>, setting: Option<config::Underlay>, store: String, cluster: Arc<Cluster>) {
+    let mut found = None;
     loop {
-        for underlay in wanted.clone() {
-            if let Ok(Some(uplink)) = kernel.underlay(&underlay).await {
-                wanted = vec![Underlay::Address(uplink.source)];
+        let ways = match found {
+            Some(address) => vec![Underlay::Address(address)],
+            None => ways_out(&setting, &store).await,
+        };
+        for way in ways {
+            if let Ok(Some(uplink)) = kernel.underlay(&way).await {
+                found = Some(uplink.source);
                 cluster.leave_by(Uplink { vtep: uplink.source, mtu: uplink.mtu });
                 break;
             }

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -17,9 +16,6 @@ use super::{Agent, Error, NewAddress};
 use crate::cluster::{Lender, Standing, View, Wanted};
 use crate::drivers::{self, Mode};
 use crate::model::{Agreement, Network, NetworkId, Share};
-
-/// How often a host whose blocks are short asks for one more.
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// What the cluster is asked for.
 pub fn wanted(Agreement { subnets, reserved, options }: Agreement, foreign_vnis: BTreeSet<u32>) -> Wanted {
@@ -119,7 +115,7 @@ impl Agent {
         for subnet in short.into_iter().filter(|subnet| self.is_shared(*subnet)) {
             match self.cluster.grow(subnet).await {
                 Ok(block) => info!(%subnet, %block, "this host has one more block of addresses"),
-                Err(error) => warn!(%subnet, %error, "no block of addresses ahead; trying again in {} s or more", AGAIN.as_secs()),
+                Err(error) => warn!(%subnet, %error, "no block of addresses ahead; trying again with the next container"),
             }
         }
     }
