@@ -136,12 +136,13 @@ impl Addressing {
     }
 
     /// Of networks that hosts share only this host's blocks are given from, less what is kept for others; gives what is kept no longer.
-    pub fn confine(&mut self, view: &View) -> Vec<(IpNet, IpAddr)> {
+    pub fn confine(&mut self, view: &View, stored: &[IpNet]) -> Vec<(IpNet, IpAddr)> {
         let mut returned = Vec::new();
         for Standing { subnets, share, kept, .. } in &view.networks {
+            let blocks: Vec<IpNet> = share.mine.blocks.iter().copied().filter(|block| stored.contains(block)).collect();
             for subnet in subnets {
                 let Some(pool) = self.space.pool_mut(subnet) else { continue };
-                returned.extend(pool.confine(&share.mine.blocks, kept).into_iter().map(|address| (*subnet, address)));
+                returned.extend(pool.confine(&blocks, kept).into_iter().map(|address| (*subnet, address)));
             }
         }
         returned

@@ -37,6 +37,7 @@ pub use alter::{ChangeSources, Sources};
 pub use endpoints::{Joined, NewEndpoint};
 pub use networks::NewNetwork;
 pub use publish::Published;
+pub use shared::{Forget, HostSeen, Hosts};
 use state::State;
 
 /// What a call answers when it cannot do what it is asked.

@@ -46,7 +46,7 @@ impl Agent {
                 cluster.resume(wanted(agreement, BTreeSet::new()), share);
             }
         }
-        addressing.confine(&cluster.views().borrow());
+        addressing.confine(&cluster.views().borrow(), &state.blocks());
         let (state, addressing) = (Mutex::new(state), tokio::sync::Mutex::new(addressing));
         let (locks, names, strangers, short, left) = Default::default();
         let agent = Agent { kernel, store, reconciler, state, addressing, locks, names, strangers, cluster, short, left, settings };

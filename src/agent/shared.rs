@@ -6,16 +6,46 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::state::{Live, declare_network};
 use super::{Agent, Error, NewAddress};
-use crate::cluster::{Lender, Standing, View, Wanted};
+use crate::cluster::{self, Lender, Standing, View, Wanted};
 use crate::drivers::{self, Mode};
 use crate::model::{Agreement, Network, NetworkId, Share};
+
+/// When what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// The hosts that share networks, as this one last heard, for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hosts {
+    /// Whether the store answered last time.
+    pub in_touch: bool,
+    pub hosts: Vec<HostSeen>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostSeen {
+    pub name: String,
+    /// By which the others reach it.
+    pub address: IpAddr,
+    pub alive: bool,
+    /// For how many seconds this host has seen it dead.
+    pub gone_for: Option<u64>,
+}
+
+/// A host that will not come back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Forget {
+    pub host: String,
+}
 
 /// What the cluster is asked for.
 pub fn wanted(Agreement { subnets, reserved, options }: Agreement, foreign_vnis: BTreeSet<u32>) -> Wanted {
@@ -28,7 +58,6 @@ impl Agent {
         let Some(agreement) = mode.agreement() else { return Ok((network, mode)) };
         let wanted = wanted(agreement, self.kernel.surroundings().await?.vnis);
         let network = Network { share: Some(self.cluster.join(&wanted).await?), ..network };
-        self.confine().await?;
         let mode = drivers::open(&network)?.into();
         Ok((network, mode))
     }
@@ -38,23 +67,26 @@ impl Agent {
         let mut views = self.cluster.views();
         loop {
             let view = views.borrow_and_update().clone();
-            if let Err(error) = self.take_in(&view).await {
+            let taken = self.take_in(&view).await;
+            if let Err(error) = &taken {
                 warn!(%error, "what other hosts did could not be followed whole; trying again");
                 self.reconciler.look_again();
             }
             tokio::select! {
+                () = tokio::time::sleep(AGAIN), if taken.is_err() => {}
                 changed = views.changed() => if changed.is_err() { return },
                 () = self.short.notified() => self.grow().await,
             }
         }
     }
 
-    /// Makes all that is heard so.
+    /// Makes all that is heard so. No address of a block is given before the block is on disk, nor after it is another host's.
     async fn take_in(&self, view: &View) -> Result<(), Error> {
-        self.confine().await?;
+        self.confine().await;
         for (id, share) in self.stale(view) {
             self.hear(&id, share).await?;
         }
+        self.confine().await;
         Ok(())
     }
 
@@ -74,20 +106,23 @@ impl Agent {
         let network = Network { share: Some(share), ..self.network(id)? };
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
         let (kept, made) = self.make(declare_network(id, Some((&network, &*mode)))).await;
+        kept?;
         for endpoint in self.replace(network, mode) {
             self.renew(id, &endpoint).await?;
         }
-        kept.and(made.map_err(Error::from))
+        Ok(made?)
     }
 
-    /// Lets containers have addresses of this host's blocks only, less those kept for others.
-    async fn confine(&self) -> Result<(), Error> {
+    /// Lets containers have addresses of this host's blocks only, those that it holds and has on disk, less those kept for others.
+    pub(super) async fn confine(&self) {
         let view = self.cluster.views().borrow().clone();
-        let returned = self.addressing.lock().await.confine(&view);
+        let stored = self.state().blocks();
+        let returned = self.addressing.lock().await.confine(&view, &stored);
         for (subnet, address) in returned {
-            self.release_address(&subnet.to_string(), address).await?;
+            if let Err(error) = self.release_address(&subnet.to_string(), address).await {
+                warn!(%error, %address, "an address that was kept for another host could not be freed");
+            }
         }
-        Ok(())
     }
 
     /// Leaves what no network here is a part of any more.
@@ -127,6 +162,25 @@ impl Agent {
         if alone {
             self.cluster.release(subnet, address).await;
         }
+    }
+
+    /// The hosts that share networks.
+    pub fn hosts(&self) -> Hosts {
+        let view = self.cluster.views().borrow().clone();
+        let gone_for = |since: SystemTime| since.elapsed().unwrap_or_default().as_secs();
+        let seen = |host: &cluster::Host| HostSeen {
+            name: host.name.clone(),
+            address: host.vtep,
+            alive: host.alive,
+            gone_for: host.gone_since.map(gone_for),
+        };
+        Hosts { in_touch: view.in_touch, hosts: view.hosts.iter().map(seen).collect() }
+    }
+
+    /// Frees all that a dead host had.
+    pub async fn forget_host(&self, Forget { host }: &Forget) -> Result<Hosts, Error> {
+        self.cluster.forget(host).await?;
+        Ok(self.hosts())
     }
 
     fn is_shared(&self, subnet: IpNet) -> bool {

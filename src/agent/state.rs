@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::{Declaration, record};
 use crate::drivers::Mode;
 use crate::model::{Endpoint, EndpointId, Mac, Network, NetworkId, Plan};
@@ -86,6 +88,12 @@ impl Live {
 impl State {
     pub fn endpoint(&self, network: &NetworkId, endpoint: &EndpointId) -> Option<Known> {
         self.networks.get(network)?.endpoints.get(endpoint).cloned()
+    }
+
+    /// This host's blocks of the networks that hosts share.
+    pub fn blocks(&self) -> Vec<IpNet> {
+        let shares = self.networks.values().filter_map(|live| live.network.share.as_ref());
+        shares.flat_map(|share| share.mine.blocks.iter().copied()).collect()
     }
 
     pub fn mode(&self, network: &NetworkId) -> Option<Arc<dyn Mode>> {

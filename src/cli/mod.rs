@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod client;
+mod hosts;
 mod macvlan;
 mod ports;
 mod serve;
@@ -26,6 +27,10 @@ enum Command {
     Ports(ports::Arguments),
     /// Show or change what of a macvlan network can change while containers are on it
     Macvlan(macvlan::Arguments),
+    /// Show the hosts that share networks with this one
+    Hosts(hosts::Arguments),
+    /// What can be done about one of them
+    Host(hosts::HostArguments),
     /// Remove from this host all that rsnet made: links, routes, firewall. Only while the daemon is stopped
     Cleanup(cleanup::Arguments),
 }
@@ -36,6 +41,8 @@ pub fn run() -> ExitCode {
         Command::Serve(given) => serve::run(&given),
         Command::Ports(arguments) => ports::run(&arguments),
         Command::Macvlan(arguments) => macvlan::run(&arguments),
+        Command::Hosts(arguments) => hosts::run(&arguments),
+        Command::Host(arguments) => hosts::run_host(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
     };
     match done {

@@ -129,3 +129,32 @@ pub fn what_is_deleted_or_altered_of_an_overlay_is_back_within_a_second(engine: 
         });
     }
 }
+
+/// Its lease is of 30 s, which Consul doubles.
+const GONE: Duration = Duration::from_secs(90);
+
+pub fn a_host_that_will_not_come_back_is_forgotten(engine: Engine) {
+    let cluster = Cluster::new(engine, 2, "");
+    cluster.create("--subnet 10.50.0.0/16 blue");
+    cluster.run("blue", "");
+    let [h1, h2] = &cluster.hosts[..] else { unreachable!() };
+    h1.sh("rsnet hosts").says("h2");
+    h1.sh("rsnet host forget h2").fails_with("alive");
+    let block = h1.sh("ip route show proto 195 via any | grep /26 | cut -d' ' -f1").ok().trim().to_owned();
+    h2.kill_rsnet();
+    wait_until("h2 to be gone", GONE, || {
+        let seen = h1.sh("rsnet hosts");
+        if seen.stdout.contains("gone for") { Ok(()) } else { Err(seen.to_string()) }
+    });
+    h1.sh(&format!("ip route show {block}")).says("rsx-");
+    h1.sh("rsnet host forget h2").ok();
+    wait_until("the way to h2 to be gone", PATIENCE, || {
+        let seen = h1.sh(&format!("ip route show {block}; rsnet hosts"));
+        if seen.stdout.contains("rsx-") || seen.stdout.contains("h2") { Err(seen.to_string()) } else { Ok(()) }
+    });
+    cluster.start_rsnet(h2, "");
+    wait_until("h2 to be there again", PATIENCE, || {
+        let seen = h1.sh("rsnet hosts");
+        if seen.stdout.contains("h2") { Ok(()) } else { Err(seen.to_string()) }
+    });
+}
