@@ -202,8 +202,15 @@ async fn a_dead_hosts_block_is_taken_only_after_the_grace_and_only_in_need() {
     until("a to be gone", || when(c.view().hosts.iter().any(|host| host.name == "a" && !host.alive))).await;
     assert!(c.cluster.join(&wanted(&[small])).await.is_err(), "before the grace is over");
     assert_eq!(b.peers(small).len(), 2, "what a has stays until somebody needs it");
-    tokio::time::sleep(times().grace).await;
-    let taken = c.cluster.join(&wanted(&[small])).await.unwrap().mine.blocks[0];
+    let joined = async {
+        loop {
+            match c.cluster.join(&wanted(&[small])).await {
+                Ok(share) => break share,
+                Err(_) => tokio::time::sleep(times().again).await,
+            }
+        }
+    };
+    let taken = tokio::time::timeout(20 * times().grace, joined).await.expect("a block once the grace is over").mine.blocks[0];
     assert!(a.mine().contains(&taken));
     until("the taking", || when(b.peers(small).contains(&("c".into(), taken)) && !b.peers(small).contains(&("a".into(), taken)))).await;
     a.cut(false);
