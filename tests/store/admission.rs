@@ -72,7 +72,7 @@ async fn the_page_on_the_store_leads_to_a_token_that_is_enough() {
     wait_until("the ACL system", || administer(&consul, &["acl", "policy", "list"]));
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(project.join("docs/store.md")).unwrap();
-    let blocks = page.split("```console").filter_map(|block| Some(block.split_once('\n')?.1.split("```").next()?));
+    let blocks = page.split("```console").filter_map(|block| block.split_once('\n')?.1.split("```").next());
     let commands = blocks.into_iter().find(|block| block.starts_with("consul acl")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(project.join("packaging"), dir.path().join("packaging")).unwrap();
