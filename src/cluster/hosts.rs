@@ -1,8 +1,7 @@
 //! This host among the others: its lease, its record, who else is there.
 
-use std::time::SystemTime;
+use std::collections::BTreeMap;
 
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::error::Error;
@@ -51,14 +50,26 @@ impl Cluster {
             let _ = self.store.end(&mine).await;
             return Err(error);
         }
-        let record = HostRecord { id: self.me.id.clone(), vtep };
-        self.store.put(&host_key(&self.me.host), encode(&record), Expect::Any).await.map_err(failed())?;
-        let entries = self.store.list(&record::hosts()).await.map_err(failed())?;
+        self.write_record(HostRecord { id: self.me.id.clone(), vtep }).await.map_err(failed())?;
+        // Who joins a network now has to know where its other hosts are; later the watch tells.
+        let entries = if self.known(|state| state.recorded.is_none()) { self.store.list(&record::hosts()).await } else { Ok(vec![]) };
+        let hosts = decoded(&entries.map_err(failed())?);
         *lease = Some(mine);
         self.change(|state| {
-            self.hear_hosts(state, &entries);
+            let known = std::mem::replace(&mut state.hosts, hosts);
+            state.hosts.extend(known);
             state.unsettle_all();
         });
+        Ok(())
+    }
+
+    /// All hosts hear of what is written: only what differs is.
+    async fn write_record(&self, record: HostRecord) -> Result<(), StoreError> {
+        let key = host_key(&self.me.host);
+        let found = self.store.get(&key).await?;
+        if found.as_ref().and_then(decode) != Some(record.clone()) {
+            self.store.put(&key, encode(&record), Expect::Any).await?;
+        }
         Ok(())
     }
 
@@ -93,36 +104,23 @@ impl Cluster {
         }
     }
 
-    /// All hosts' records. If this one's is not among them, the store has forgotten the others' too.
+    /// All hosts' records.
     pub(super) fn hear_hosts(&self, state: &mut State, entries: &[Entry]) {
-        let heard = entries.iter().filter_map(|entry| Some((last(&entry.key).to_owned(), decode::<HostRecord>(entry)?)));
-        let before = std::mem::replace(&mut state.hosts, heard.collect());
-        let now = Instant::now();
-        let forgotten = state.hosts.get(&self.me.host).is_none_or(|record| record.id != self.me.id) && before.contains_key(&self.me.host);
-        if forgotten {
-            state.rebuilding = Some(now + self.times.rebuild);
+        let heard = decoded(entries);
+        if heard.get(&self.me.host).is_none_or(|record| record.id != self.me.id) {
             self.enrol.notify_one();
         }
-        state.rebuilding = state.rebuilding.filter(|until| now < *until);
-        // Where a host of whom a block is known was is worth keeping until its blocks are gone too.
-        let owners = || state.networks.iter().flat_map(|network| &network.sides).flat_map(|side| side.others.values());
-        let kept = before.into_iter().filter(|(name, _)| state.rebuilding.is_some() || owners().any(|block| block.owner.host == *name));
-        let kept: Vec<_> = kept.collect();
-        for (name, record) in kept {
-            state.hosts.entry(name).or_insert(record);
-        }
+        state.recorded = Some(heard.keys().cloned().collect());
+        state.hosts.extend(heard);
     }
 
     /// Who is there.
     pub(super) fn hear_alive(&self, state: &mut State, entries: &[Entry]) {
         state.alive = entries.iter().map(|entry| last(&entry.key).to_owned()).collect();
+        state.alive_is_heard = true;
         if !state.alive.contains(&self.me.host) {
             self.enrol.notify_one();
         }
-        let now = (Instant::now(), SystemTime::now());
-        let before = std::mem::take(&mut state.gone);
-        let gone = state.hosts.keys().filter(|name| !state.alive.contains(*name));
-        state.gone = gone.map(|name| (name.clone(), before.get(name).copied().unwrap_or(now))).collect();
     }
 
     /// Frees all that a dead host had.
@@ -162,4 +160,8 @@ impl Cluster {
         let record = Block { owner: to.clone(), home: None, turn: usize::from(u16::MAX), claim: rand::random() };
         Op::Put(block_key(subnet, super::blocks::single(address)), encode(&record), Expect::Absent)
     }
+}
+
+fn decoded(entries: &[Entry]) -> BTreeMap<String, HostRecord> {
+    entries.iter().filter_map(|entry| Some((last(&entry.key).to_owned(), decode(entry)?))).collect()
 }

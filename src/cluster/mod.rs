@@ -147,10 +147,14 @@ struct State {
     /// None: not known yet. What is held stands; nothing can be joined.
     uplink: Option<Uplink>,
     networks: Vec<Network>,
+    /// Where which host is: those that the store has a record of, and others for as long as that is worth keeping.
     hosts: BTreeMap<String, HostRecord>,
-    /// The store lost its records of hosts, see [`Side::rebuilding`].
-    rebuilding: Option<Instant>,
+    /// None: the store has not said yet.
+    recorded: Option<BTreeSet<String>>,
+    /// As last heard.
     alive: BTreeSet<String>,
+    /// Whether that is how it stands: nobody knows who was there while the store did not answer.
+    alive_is_heard: bool,
     /// Hosts that were seen dead ever since.
     gone: BTreeMap<String, (Instant, SystemTime)>,
     in_touch: bool,
@@ -169,6 +173,20 @@ impl State {
 
     fn sides(&self) -> impl Iterator<Item = &Side> {
         self.networks.iter().flat_map(|network| &network.sides)
+    }
+
+    /// What follows for the hosts from what was heard of them and of blocks, in whichever order.
+    fn review_hosts(&mut self) {
+        if let Some(recorded) = &self.recorded {
+            // Where a host of whom a block is known was is worth keeping until its blocks are gone too.
+            let owners: BTreeSet<&String> = self.sides().flat_map(|side| side.others.values()).map(|block| &block.owner.host).collect();
+            let forgotten = |name: &String| !recorded.contains(name) && !owners.contains(name);
+            let forgotten: Vec<String> = self.hosts.keys().filter(|name| forgotten(name)).cloned().collect();
+            self.hosts.retain(|name, _| !forgotten.contains(name));
+        }
+        let (now, before) = ((Instant::now(), SystemTime::now()), std::mem::take(&mut self.gone));
+        let gone = self.hosts.keys().filter(|name| self.alive_is_heard && !self.alive.contains(*name));
+        self.gone = gone.map(|name| (name.clone(), before.get(name).copied().unwrap_or(now))).collect();
     }
 
     fn unsettle_all(&mut self) {
@@ -231,6 +249,7 @@ impl Cluster {
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut state);
+        state.review_hosts();
         if !state.unsettled.is_empty() || state.unsettled_networks {
             self.work.notify_one();
         }

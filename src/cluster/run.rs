@@ -43,7 +43,7 @@ impl Cluster {
         self.change(|state| match heard {
             Ok(entries) => self.hear_alive(state, &entries),
             // Nobody knows who was there meanwhile: what is counted are times in which a host was seen dead throughout.
-            Err(_) => state.gone.clear(),
+            Err(_) => state.alive_is_heard = false,
         });
     }
 
