@@ -18,6 +18,7 @@ use crate::cluster::{Cluster, Identity, Times, Uplink};
 use crate::config::{self, Settings};
 use crate::firewall::nftables::Nftables;
 use crate::kernel::{Kernel, Netlink, NetlinkConfig, Underlay};
+use crate::model::Segment;
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
 use crate::store::consul::Consul;
@@ -77,7 +78,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     cluster.lend_by(agent.clone());
     if consul.is_none() {
         // this host has no others to reach
-        cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET });
+        cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET, segment: None });
     }
     let (underlay, docker) = (settings.underlay, settings.docker);
     Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul })
@@ -167,7 +168,8 @@ async fn find_way_out(kernel: Arc<Netlink>, setting: Option<config::Underlay>, s
         for way in ways {
             if let Ok(Some(uplink)) = kernel.underlay(&way).await {
                 found = Some(uplink.source);
-                cluster.leave_by(Uplink { vtep: uplink.source, mtu: uplink.mtu });
+                let segment = Some(Segment { link: uplink.link, subnet: uplink.subnet });
+                cluster.leave_by(Uplink { vtep: uplink.source, mtu: uplink.mtu, segment });
                 break;
             }
         }

@@ -31,6 +31,14 @@ impl Agent {
         // two networks with overlapping subnets must not pass the check side by side
         let _creating = self.locks.hold("create").await;
         let _held = self.locks.hold(new.id.as_str()).await;
+        let created = self.create_alone(new).await;
+        if created.is_err() {
+            self.leave_unused_alone().await;
+        }
+        created
+    }
+
+    async fn create_alone(&self, new: NewNetwork) -> Result<(), Error> {
         if self.state().networks.contains_key(&new.id) {
             return Err(Error::NetworkExists(new.id));
         }

@@ -105,6 +105,9 @@ impl Agent {
         let _held = self.locks.hold(id.as_str()).await;
         let network = Network { share: Some(share), ..self.network(id)? };
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
+        let before = self.state().mode(id).map_or_else(Vec::new, |mode| mode.warnings());
+        let news = mode.warnings().into_iter().filter(|warning| !before.contains(warning));
+        news.for_each(|warning| warn!(network = %id, "{warning}"));
         let (kept, made) = self.make(declare_network(id, Some((&network, &*mode)))).await;
         kept?;
         for endpoint in self.replace(network, mode) {
@@ -128,6 +131,11 @@ impl Agent {
     /// Leaves what no network here is a part of any more.
     pub(super) async fn leave_unused(&self) {
         let _creating = self.locks.hold("create").await;
+        self.leave_unused_alone().await;
+    }
+
+    /// The same, for whoever makes a network.
+    pub(super) async fn leave_unused_alone(&self) {
         let joined = self.cluster.views().borrow().networks.clone();
         for Standing { subnets, .. } in joined.into_iter().filter(|joined| !joined.subnets.iter().any(|subnet| self.is_shared(*subnet))) {
             self.cluster.leave(&subnets).await;

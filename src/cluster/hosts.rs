@@ -39,7 +39,7 @@ impl Cluster {
 
     /// The name first: who holds that may write the rest.
     async fn enrol(&self, lease: &mut Option<Lease>) -> Result<(), Error> {
-        let Uplink { vtep, .. } = self.known(|state| state.uplink).ok_or(Error::NoWay)?;
+        let Uplink { vtep, .. } = self.known(|state| state.uplink.clone()).ok_or(Error::NoWay)?;
         let failed = || Error::store(format!("register host {}", self.me.host));
         let mine = match lease.take() {
             Some(lease) => lease,

@@ -32,7 +32,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::model::{Agreement, Share};
+use crate::model::{Agreement, Segment, Share};
 use crate::store::{Lease, Leases};
 
 pub use error::Error;
@@ -52,12 +52,14 @@ pub struct Identity {
 }
 
 /// By which way this host's tunnels leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {
     /// Its outer address.
     pub vtep: IpAddr,
     /// Bytes: what a packet from there may have.
     pub mtu: u32,
+    /// Where that is, see [`Share::segment`].
+    pub segment: Option<Segment>,
 }
 
 /// A network that this host is to take part in.
@@ -224,7 +226,8 @@ impl Cluster {
 
     /// By which way the tunnels leave from now on.
     pub fn leave_by(&self, uplink: Uplink) {
-        let moved = self.change(|state| state.uplink.replace(uplink).map(|old| old.vtep) != Some(uplink.vtep));
+        let vtep = uplink.vtep;
+        let moved = self.change(|state| state.uplink.replace(uplink).map(|old| old.vtep) != Some(vtep));
         if moved {
             self.enrol.notify_one();
         }
@@ -234,7 +237,7 @@ impl Cluster {
     /// [`Cluster::run`]: what nobody told is given back. No I/O.
     pub fn resume(&self, wanted: Wanted, held: Share) {
         self.change(|state| {
-            state.uplink.get_or_insert(Uplink { vtep: held.mine.vtep, mtu: held.mtu });
+            state.uplink.get_or_insert(Uplink { vtep: held.mine.vtep, mtu: held.mtu, segment: held.segment.clone() });
             for peer in &held.peers {
                 state.hosts.entry(peer.host.clone()).or_insert_with(|| HostRecord { id: String::new(), vtep: peer.vtep });
             }
@@ -282,7 +285,7 @@ impl Cluster {
     }
 
     fn standing(&self, state: &State, network: &Network) -> Option<Standing> {
-        Some(network.standing(&self.me, state.uplink?, &state.hosts))
+        Some(network.standing(&self.me, state.uplink.as_ref()?, &state.hosts))
     }
 
     /// No answer is waited for without end: what the store then still does is found and set right later.

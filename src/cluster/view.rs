@@ -67,9 +67,9 @@ pub fn mac(host: &str, vni: u32) -> Mac {
 }
 
 impl Network {
-    pub fn standing(&self, me: &Owner, Uplink { vtep, mtu }: Uplink, hosts: &BTreeMap<String, HostRecord>) -> Standing {
-        let mine = self.mine(me, vtep);
-        let share = Share { vni: self.vni, mtu, mine, peers: self.peers(me, hosts) };
+    pub fn standing(&self, me: &Owner, uplink: &Uplink, hosts: &BTreeMap<String, HostRecord>) -> Standing {
+        let Uplink { vtep, mtu, segment } = uplink.clone();
+        let share = Share { vni: self.vni, mtu, segment, mine: self.mine(me, vtep), peers: self.peers(me, hosts) };
         let lost = self.sides.iter().flat_map(|side| side.lost.clone()).collect();
         Standing { subnets: self.wanted.agreement().subnets, share, kept: self.sides.iter().flat_map(kept).collect(), lost }
     }

@@ -34,6 +34,8 @@ pub enum Set {
     Open(Family),
     /// Both addresses in one subnet.
     InnerSubnets(Family),
+    /// From whose addresses packets may come in by any link.
+    DirectSubnets(Family),
     InternalSubnets(Family),
     EnterSubnets(Family),
     MasqueradeSubnets(Family),
@@ -61,7 +63,7 @@ impl Set {
 
     /// Those of networks without a bridge.
     pub fn of_subnets() -> impl Iterator<Item = Set> {
-        let twofold = [Set::InnerSubnets, Set::InternalSubnets, Set::EnterSubnets, Set::MasqueradeSubnets];
+        let twofold = [Set::InnerSubnets, Set::DirectSubnets, Set::InternalSubnets, Set::EnterSubnets, Set::MasqueradeSubnets];
         twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)])
     }
 
@@ -87,6 +89,8 @@ impl Set {
             Set::Open(Family::V6) => "open6",
             Set::InnerSubnets(Family::V4) => "inner4",
             Set::InnerSubnets(Family::V6) => "inner6",
+            Set::DirectSubnets(Family::V4) => "direct4",
+            Set::DirectSubnets(Family::V6) => "direct6",
             Set::InternalSubnets(Family::V4) => "internal4",
             Set::InternalSubnets(Family::V6) => "internal6",
             Set::EnterSubnets(Family::V4) => "enter4",
@@ -116,8 +120,8 @@ impl Set {
             Set::InnerSubnets(Family::V6) => (PAIR_V6, Data::None),
             Set::EnterSubnets(Family::V4) => (TO_V4, Data::Verdict),
             Set::EnterSubnets(Family::V6) => (TO_V6, Data::Verdict),
-            Set::InternalSubnets(Family::V4) | Set::MasqueradeSubnets(Family::V4) => (FROM_V4, Data::None),
-            Set::InternalSubnets(Family::V6) | Set::MasqueradeSubnets(Family::V6) => (FROM_V6, Data::None),
+            Set::DirectSubnets(Family::V4) | Set::InternalSubnets(Family::V4) | Set::MasqueradeSubnets(Family::V4) => (FROM_V4, Data::None),
+            Set::DirectSubnets(Family::V6) | Set::InternalSubnets(Family::V6) | Set::MasqueradeSubnets(Family::V6) => (FROM_V6, Data::None),
         };
         let ranges = |set: &Set| matches!(set, Set::PublishRange(_) | Set::Open(_)) || Set::of_subnets().any(|subnets| subnets == *set);
         Shape { key, data, interval: ranges(&self) }
@@ -155,6 +159,7 @@ pub fn elements(entry: &Entry) -> io::Result<Vec<Element>> {
         }
         Entry::Masquerade { zone: Zone::Link(link), family } => vec![Element::plain(Set::Masquerade, family_link(*family, link))],
         Entry::Inner { zone: Zone::Subnet(subnet) } => vec![pair_within(subnet)],
+        Entry::Direct { subnet } => vec![one_within(Set::DirectSubnets, subnet, Datum::None)],
         Entry::Internal { zone: Zone::Subnet(subnet) } => vec![one_within(Set::InternalSubnets, subnet, Datum::None)],
         Entry::Enter { zone: Zone::Subnet(subnet), rule, .. } => vec![one_within(Set::EnterSubnets, subnet, inbound(*rule))],
         Entry::Masquerade { zone: Zone::Subnet(subnet), .. } => vec![one_within(Set::MasqueradeSubnets, subnet, Datum::None)],

@@ -244,8 +244,19 @@ pub fn no_way_back() -> Vec<Expression> {
     vec![route(OUTGOING, SOURCE | INCOMING | PRESENT), compare(EQ, &[0; 4])]
 }
 
+/// No route leads to the source by any link: it is nobody's, or the host's own.
+pub fn leads_nowhere() -> Vec<Expression> {
+    vec![route(OUTGOING, SOURCE | PRESENT), compare(EQ, &[0; 4])]
+}
+
+/// The source is reached by a link whose name begins so.
+pub fn source_is_behind(prefix: &str) -> Vec<Expression> {
+    vec![route(OUTGOING_NAME, SOURCE), compare(EQ, prefix.as_bytes())]
+}
+
 /// `NFT_FIB_RESULT_*`.
 const OUTGOING: u32 = 1;
+const OUTGOING_NAME: u32 = 2;
 const ADDRESS_TYPE: u32 = 3;
 /// `NFTA_FIB_F_*`.
 const SOURCE: u32 = 1;

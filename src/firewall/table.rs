@@ -6,8 +6,8 @@ use super::attribute::{Attribute, bytes, list, nest, number, string};
 use super::element::Set;
 use super::expression::{
     ESTABLISHED_OR_RELATED, Expression, Field, INVALID, UNTRACKED, Verdict, begins, dnat, echo_request, expressions, family, from_loopback,
-    is_local, mapped, masquerade, named, named_at_least, no_way_back, snat, source_is_elsewhere, state, to_loopback, to_multicast,
-    translated, untrack, verdict, verdict_of, within,
+    is_local, leads_nowhere, mapped, masquerade, named, named_at_least, no_way_back, snat, source_is_behind, source_is_elsewhere, state,
+    to_loopback, to_multicast, translated, untrack, verdict, verdict_of, within,
 };
 
 pub const TABLE: &str = "rsnet";
@@ -106,6 +106,7 @@ pub fn chains() -> Vec<Chain> {
         chain(ANYTHING, None, anything()),
         chain("publish", None, publish()),
         chain("loopback", None, loopback()),
+        chain("astray", None, astray()),
         chain("inside", None, inside()),
         chain("walls", None, docker_links(Field::Oifname).map(|link| vec![link, verdict(Verdict::Drop)]).collect()),
         chain("raw", Some(("filter", PREROUTING, -300)), raw()),
@@ -168,7 +169,18 @@ fn loopback() -> Vec<Rule> {
 /// What comes from a subnet and goes to it: by the link where its source is and no other; and untracked, but to or from the host, whose
 /// own packets do not pass here. The answer of a published port goes to an address of the host, and so is tracked.
 fn inside() -> Vec<Rule> {
-    vec![vec![no_way_back(), verdict(Verdict::Drop)], vec![is_local(false), verdict(Verdict::Accept)], vec![untrack()]]
+    vec![vec![no_way_back(), verdict(Verdict::Jump("astray"))], vec![is_local(false), verdict(Verdict::Accept)], vec![untrack()]]
+}
+
+/// What came by another link than that to its source. From another host of a network without a tunnel it may: the two choose their ways
+/// each for itself, and not in the same moment.
+fn astray() -> Vec<Rule> {
+    let drop = || verdict(Verdict::Drop);
+    [vec![from_port(), drop()], vec![source_is_behind(PORT), drop()], vec![leads_nowhere(), drop()]]
+        .into_iter()
+        .chain(both(|f| vec![from_subnet(f, Set::DirectSubnets), verdict(Verdict::Return)]))
+        .chain([vec![drop()]])
+        .collect()
 }
 
 /// What comes in by a link never goes to a loopback address in truth; it must not be translated before the kernel drops it as a martian,

@@ -140,6 +140,8 @@ pub struct Uplink {
     pub source: IpAddr,
     /// The link that it stands on, or by which packets leave.
     pub link: IfName,
+    /// What is on that link with it.
+    pub subnet: IpNet,
     /// Bytes: what fits the link, and the route where one was asked for.
     pub mtu: u32,
 }

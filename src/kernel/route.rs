@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
@@ -169,11 +169,18 @@ pub(super) fn put(wire: &mut Wire, wanted: &Route) -> io::Result<()> {
         return Ok(());
     }
     let beside = local && destination.addr().is_ipv6();
-    let same = |route: &Seen| route.destination == destination && (!beside || route.link == index);
-    for rival in ours.iter().filter(|route| same(route) || leads_away(route, wanted, index)) {
+    ours.retain(|route| (route.destination == destination && !beside) || leads_away(route, wanted, index));
+    // In its place the new one comes without a moment in which there is none.
+    let replaced = ours.iter().position(|route| !leads_away(route, wanted, index)).map(|at| ours.swap_remove(at));
+    for rival in ours {
         remove(wire, rival.destination, rival.link, type_of(&rival.kind()))?;
     }
-    add(wire, message(wanted, index), if beside { 0 } else { NLM_F_EXCL }).map_err(|error| explain(error, wanted))
+    let how = match (beside, replaced) {
+        (true, _) => 0,
+        (_, Some(_)) => NLM_F_REPLACE,
+        (_, None) => NLM_F_EXCL,
+    };
+    add(wire, message(wanted, index), how).map_err(|error| explain(error, wanted))
 }
 
 /// Whether it leads to the next hop by another link, for which IPv6 refuses a route by that next hop: the peer was reached otherwise before.

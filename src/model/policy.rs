@@ -14,6 +14,8 @@ pub enum Entry {
     Segment { link: IfName },
     /// Its containers may talk to each other where a packet between them passes the host (`bridge-nf-call-iptables`, hairpin routes).
     Inner { zone: Zone },
+    /// Its other hosts may send without a tunnel: what is from an address that leads to one of them may come in by any link.
+    Direct { subnet: IpNet },
     /// Nothing but answers passes between it and the world, not even published ports.
     Internal { zone: Zone },
     /// What new connections from outside may enter.

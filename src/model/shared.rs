@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::Mac;
+use super::{IfName, Mac};
 
 /// What the hosts of a network must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +25,19 @@ pub struct Share {
     pub vni: u32,
     /// Bytes: what a packet from this host's outer address may have.
     pub mtu: u32,
+    /// Where this host's outer address is; none: nowhere that another host could be, or not known.
+    #[serde(default)]
+    pub segment: Option<Segment>,
     pub mine: Member,
     /// The other hosts of the network, by name.
     pub peers: Vec<Member>,
+}
+
+/// A link of the host, with the addresses that are reached by it without a router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    pub link: IfName,
+    pub subnet: IpNet,
 }
 
 /// A host of a network.

@@ -66,6 +66,8 @@ on_every_engine! {
     overlay::hosts_and_containers_of_all_hosts_see_each_others_true_addresses,
     overlay::the_way_out_is_the_hosts_and_published_ports_lead_in,
     overlay::networks_are_walled_off_from_each_other_on_all_hosts,
+    overlay::packets_pass_as_they_are_between_hosts_of_one_segment,
+    overlay::a_host_takes_another_way_to_its_peers_without_a_break,
     overlay::large_transfers_pass_whatever_the_underlays_mtu,
     overlay::without_consul_traffic_goes_on_and_containers_start,
     overlay::a_wiped_consul_is_rebuilt_from_the_hosts,

@@ -50,6 +50,8 @@ fn subnets() -> BTreeSet<Entry> {
     BTreeSet::from([
         Entry::Inner { zone: of("10.50.0.0/16") },
         Entry::Inner { zone: of("fd00:50::/64") },
+        Entry::Direct { subnet: "10.50.0.0/16".parse().unwrap() },
+        Entry::Direct { subnet: "fd00:50::/64".parse().unwrap() },
         Entry::Enter { zone: of("10.50.0.0/16"), family, rule: Inbound::Closed },
         Entry::Enter { zone: of("fd00:50::/64"), family: Family::V6, rule: Inbound::Opened },
         Entry::Internal { zone: of("10.51.0.0/16") },

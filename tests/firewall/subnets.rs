@@ -349,6 +349,28 @@ async fn nobody_sends_with_the_address_of_a_container() {
 }
 
 #[tokio::test]
+async fn other_hosts_without_a_tunnel_come_by_any_link_and_nobody_else_does() {
+    let routed = Routed::new();
+    let (world, direct) = (&routed.lab.world, FAMILIES.map(|f| Entry::Direct { subnet: net(f, "50").parse().unwrap() }));
+    for f in FAMILIES {
+        run(&format!("ip route add unreachable {}", net(f, "50")));
+    }
+    routed.install(closed().into_iter().chain(direct)).await;
+    for (f, free) in FAMILIES.into_iter().zip(["10.50.0.77", "fd00:50::1:7"]) {
+        assert!(arrives(world, &routed.o2, at(f, "peer"), at(f, "o2")), "from another host's container, by the uplink");
+        for (from, source, why) in [
+            (world, at(f, "o1"), "a container here"),
+            (world, free, "nobody"),
+            (world, at(f, "o home"), "this host"),
+            (&routed.o1, at(f, "peer"), "another host's, by a container"),
+        ] {
+            assert!(!arrives(from, &routed.o2, source, at(f, "o2")), "{f}: {why}");
+        }
+        assert!(!arrives(world, &routed.q1, at(f, "peer"), at(f, "q1")), "another network");
+    }
+}
+
+#[tokio::test]
 async fn an_internal_network_speaks_only_within_itself_whatever_is_published() {
     let routed = Routed::new();
     let internal = zones("50").map(|(_, zone)| Entry::Internal { zone });

@@ -523,7 +523,10 @@ async fn the_way_out_is_told_by_link_by_address_and_by_destination() {
     run(
         "ip route add 198.51.100.0/24 via 192.0.2.254 mtu 1400; ip route add unreachable 203.0.113.0/24; ip route add blackhole 10.66.0.0/16",
     );
-    let way = |source: &str, mtu: u32| Some(Uplink { source: ip(source), link: name("uplink"), mtu });
+    let way = |source: &str, mtu: u32| {
+        let subnet = if source.contains(':') { net("2001:db8::/64") } else { net("192.0.2.0/24") };
+        Some(Uplink { source: ip(source), link: name("uplink"), subnet, mtu })
+    };
     for (wanted, expected) in [
         (Underlay::Link(name("uplink")), way("192.0.2.1", 1460)),
         (Underlay::Link(name("segment")), None),

@@ -17,9 +17,9 @@ use super::options::Options;
 use super::{Claim, Join, Mode, OptionError, PortRequest, host_side};
 use crate::model::{
     Agreement, Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, IfName, Inbound, Link, LinkKind, Mac, Member,
-    Network, NetworkId, Object, Plan, Route, RouteKind, Share, StaticRoute, Way, Zone, conf_path, family_of,
+    Network, NetworkId, Object, Plan, Route, RouteKind, Segment, Share, StaticRoute, Way, Zone, conf_path, family_of,
 };
-use spec::{Side, Spec};
+use spec::{Side, Spec, Transport};
 
 /// The MAC of the gateway on every port of every host: a container that finds itself on another host needs to learn nothing.
 const GATEWAY: [u8; 6] = [0x02, b'r', b's', b'n', b'e', b't'];
@@ -59,15 +59,44 @@ impl Overlay {
         let neighbours = peer.homes.iter().map(|home| Object::Neighbour { link: tunnel.clone(), address: *home, mac: peer.mac });
         let forwarding = Object::Fdb { link: tunnel.clone(), mac: peer.mac, vtep: peer.vtep };
         let routes = peer.blocks.iter().filter_map(|block| {
-            let via = of_family(&peer.homes, block.addr())?;
-            Some(route(*block, tunnel, Some(via), home(share, block.addr())))
+            let (link, via) = self.way_to(share, peer, *block, tunnel)?;
+            Some(route(*block, link, Some(via), home(share, block.addr())))
         });
         neighbours.chain([forwarding]).chain(routes).collect()
     }
 
+    /// The link and the next hop to a block of a peer's: the peer itself where it is on this host's segment and that will do, else its end of
+    /// the tunnel, if there may be one.
+    fn way_to<'s>(&self, share: &'s Share, peer: &Member, block: IpNet, tunnel: &'s IfName) -> Option<(&'s IfName, IpAddr)> {
+        let beside = |segment: &&Segment| segment.subnet.contains(&peer.vtep) && family_of(block.addr()) == family_of(peer.vtep);
+        let plain = share.segment.as_ref().filter(beside).map(|segment| (&segment.link, peer.vtep));
+        let tunneled = || Some((tunnel, of_family(&peer.homes, block.addr())?));
+        match self.spec.transport {
+            Transport::Vxlan => tunneled(),
+            Transport::Direct => plain,
+            Transport::Auto => plain.or_else(tunneled),
+        }
+    }
+
+    /// Peers that the network has no way to.
+    fn cut_off<'s>(&'s self, share: &'s Share) -> impl Iterator<Item = String> + 's {
+        let none = |peer: &&Member| peer.blocks.iter().any(|block| self.way_to(share, peer, *block, &tunnel(share)).is_none());
+        let warning = |Member { host, vtep, .. }: &Member| {
+            format!(
+                "host {host} ({vtep}) is not on this host's segment, and with transport=direct there is no way to its containers; make the network with transport=auto"
+            )
+        };
+        let direct = self.spec.transport == Transport::Direct;
+        share.peers.iter().filter(move |_| direct).filter(none).map(warning)
+    }
+
     /// What VXLAN puts around a packet must fit in as well (RFC 7348: 50 bytes, with IPv6 outside 70).
     fn mtu(&self, share: &Share) -> u32 {
-        let around = if share.mine.vtep.is_ipv6() { 70 } else { 50 };
+        let around = match self.spec.transport {
+            Transport::Direct => 0,
+            _ if share.mine.vtep.is_ipv6() => 70,
+            _ => 50,
+        };
         self.spec.mtu.unwrap_or_else(|| share.mtu.saturating_sub(around).max(self.spec.least_mtu()))
     }
 
@@ -80,6 +109,7 @@ impl Overlay {
         let masquerade = self.spec.masquerade && !self.spec.internal;
         [
             Some(Entry::Inner { zone: zone() }),
+            (self.spec.transport != Transport::Vxlan).then_some(Entry::Direct { subnet: side.subnet }),
             Some(Entry::Enter { zone: zone(), family, rule: Inbound::Closed }),
             self.spec.internal.then(|| Entry::Internal { zone: zone() }),
             masquerade.then(|| Entry::Masquerade { zone: zone(), family }),
@@ -242,6 +272,10 @@ impl Mode for Overlay {
 
     fn claims(&self) -> Vec<Claim> {
         self.spec.sides.iter().map(|side| Claim::Subnet(side.subnet)).collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.share.iter().flat_map(|share| self.cut_off(share)).collect()
     }
 
     fn without_gateway(&self) -> Vec<Family> {

@@ -18,6 +18,7 @@ pub struct Spec {
     pub reserved: Vec<IpAddr>,
     /// What every host of the network must have given alike.
     pub agreed: BTreeMap<String, String>,
+    pub transport: Transport,
     /// Bytes; none: what the way between the hosts has left.
     pub mtu: Option<u32>,
     /// UDP, of the tunnels.
@@ -27,6 +28,17 @@ pub struct Spec {
     /// The host address that a published port without one binds.
     pub host_binding: Option<IpAddr>,
     pub attach: Attach,
+}
+
+/// How packets get to another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// In a tunnel (RFC 7348).
+    Vxlan,
+    /// As they are. Only hosts on one segment can do that.
+    Direct,
+    /// As they are to hosts on this one's segment, in a tunnel to others.
+    Auto,
 }
 
 /// One address family of the network.
@@ -64,6 +76,7 @@ impl Spec {
             sides: network.pools.iter().filter(|pool| pool.subnet.prefix_len() > 0).filter_map(|pool| side(pool, o)).collect(),
             reserved: network.pools.iter().flat_map(|pool| pool.gateway.into_iter().chain(pool.auxiliary.values().copied())).collect(),
             agreed: agreements(network),
+            transport: transport(o),
             mtu: mtu(network, o),
             port: o.read(&["vxlan_port"], "a UDP port, 1 to 65535", |v| v.parse().ok().filter(|port| *port > 0)).unwrap_or(PORT),
             internal: network.internal,
@@ -72,6 +85,7 @@ impl Spec {
             attach: Attach::parse(network, o),
         };
         spec.refuse_twins(o);
+        spec.refuse_families(network, o);
         if network.ipv6 && network.host_without_ipv6 {
             o.refuse("--ipv6 needs a host with IPv6, and this one's kernel was started without; leave --ipv6 out");
         }
@@ -82,6 +96,18 @@ impl Spec {
     /// The least that the families of the network allow (RFC 791, RFC 8200).
     pub fn least_mtu(&self) -> u32 {
         if self.sides.iter().any(|side| side.subnet.addr().is_ipv6()) { 1280 } else { 68 }
+    }
+
+    /// A packet of one family cannot be handed to a next hop of the other.
+    fn refuse_families(&self, network: &Network, options: &mut Options) {
+        let Some(share) = network.share.as_ref().filter(|_| self.transport == Transport::Direct) else { return };
+        let vtep = share.mine.vtep;
+        for side in self.sides.iter().filter(|side| family_of(side.gateway) != family_of(vtep)) {
+            let subnet = side.subnet;
+            options.refuse(format!(
+                "transport=direct: subnet {subnet} is not of the family of this host's address {vtep}; use transport=auto"
+            ));
+        }
     }
 
     fn refuse_twins(&self, options: &mut Options) {
@@ -101,6 +127,16 @@ fn agreements(network: &Network) -> BTreeMap<String, String> {
     agreed.retain(|name, _| !LOCAL.contains(&name.as_str()));
     agreed.insert("internal".to_owned(), network.internal.to_string());
     agreed
+}
+
+fn transport(options: &mut Options) -> Transport {
+    let known = |value: &str| match value {
+        "vxlan" => Some(Transport::Vxlan),
+        "direct" => Some(Transport::Direct),
+        "auto" => Some(Transport::Auto),
+        _ => None,
+    };
+    options.read(&["transport"], "vxlan, direct or auto", known).unwrap_or(Transport::Vxlan)
 }
 
 fn side(pool: &Pool, options: &mut Options) -> Option<Side> {

@@ -20,7 +20,8 @@ fn member(host: &str, last: u8, blocks: &[&str]) -> Member {
 fn share() -> Share {
     let mine = member("h1", 1, &["10.50.0.64/26", "fd00:50::1:0/112"]);
     let peers = vec![member("h2", 2, &["10.50.0.128/26", "fd00:50::2:0/112", "10.50.3.0/26", "10.50.0.9/32"])];
-    Share { vni: 4097, mtu: 1500, mine, peers }
+    let segment = Some(Segment { link: IfName::of("eth", "0"), subnet: "192.0.2.0/29".parse().unwrap() });
+    Share { vni: 4097, mtu: 1500, segment, mine, peers }
 }
 
 fn network(options: &[(&str, &str)]) -> Network {
@@ -83,6 +84,34 @@ fn an_internal_network_made_directly_on_a_port_of_its_own() {
 }
 
 #[test]
+fn a_peer_on_the_segment_is_reached_as_it_is_where_that_may_be() {
+    let routes = |transport: &str| {
+        let mode = open(&network(&[("transport", transport)])).unwrap();
+        let route = |object: Object| match object {
+            Object::Route(Route { destination, link, kind: RouteKind::Unicast { via: Some(via), .. } }) => {
+                Some(format!("{destination} {via} {link}"))
+            }
+            _ => None,
+        };
+        mode.network().objects.into_values().filter_map(route).collect::<Vec<_>>()
+    };
+    let plain = ["10.50.0.9/32 192.0.2.2 eth0", "10.50.0.128/26 192.0.2.2 eth0", "10.50.3.0/26 192.0.2.2 eth0"];
+    let tunneled = ["10.50.0.9/32 10.50.0.128 rsx-4097", "10.50.0.128/26 10.50.0.128 rsx-4097", "10.50.3.0/26 10.50.0.128 rsx-4097"];
+    let of_v6 = "fd00:50::2:0/112 fd00:50::2:0 rsx-4097";
+    assert_eq!(routes("auto"), [&plain[..], &[of_v6]].concat());
+    assert_eq!(routes("vxlan"), [&tunneled[..], &[of_v6]].concat());
+    let far = |network: Network| {
+        let share = network.share.map(|share| Share { segment: None, ..share });
+        Network { share, ipv6: false, pools: vec![pool("10.50.0.0/16", "10.50.0.1")], ..network }
+    };
+    let ways = |network: &Network| open(network).unwrap().network().objects.into_values().filter(|o| matches!(o, Object::Route(_))).count();
+    assert_eq!(ways(&far(network(&[("transport", "direct")]))), 1, "no way to a peer elsewhere but the one that leads nowhere");
+    let [warning] = &open(&far(network(&[("transport", "direct")]))).unwrap().warnings()[..] else { panic!("one warning") };
+    assert!(warning.contains("host h2 (192.0.2.2)") && warning.contains("transport=auto"), "{warning}");
+    assert_eq!(ways(&far(network(&[("transport", "auto")]))), 4 + 1);
+}
+
+#[test]
 fn while_join_is_answered_only_the_gateway_is_set_in_the_sandbox() {
     let Attached::Joined(sandbox) = endpoint(Way::Direct).attached else { unreachable!() };
     let joining = Endpoint { attached: Attached::Joining(sandbox), ..endpoint(Way::Direct) };
@@ -115,6 +144,11 @@ fn what_cannot_be_is_refused_by_name() {
     for (network, part) in [
         (network(&[("vxlan_port", "0")]), "vxlan_port=0 is not valid; give a UDP port"),
         (network(&[("mtu", "900")]), "1280 to 65535"),
+        (network(&[("transport", "directt")]), "give vxlan, direct or auto"),
+        (
+            network(&[("transport", "direct")]),
+            "subnet fd00:50::/64 is not of the family of this host's address 192.0.2.1; use transport=auto",
+        ),
         (without("10.50.0.0/30", "10.50.0.1"), "at least eight addresses"),
         (without("10.50.0.0/24", ""), "has no gateway"),
     ] {

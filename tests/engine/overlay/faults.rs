@@ -13,7 +13,7 @@ const WIPES: usize = 20;
 const KILLS: usize = 20;
 
 /// Questions from `c1` to `c2` all the while.
-fn flows(cluster: &Cluster, all: &[Vec<std::net::IpAddr>]) -> Vec<Flow> {
+pub(super) fn flows(cluster: &Cluster, all: &[Vec<std::net::IpAddr>]) -> Vec<Flow> {
     Place::container(&cluster.hosts[1], "c2").echo(7);
     let client = Place::container(&cluster.hosts[0], "c1");
     let to = SocketAddr::new(all[1][0], 7);

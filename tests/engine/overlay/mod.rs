@@ -3,6 +3,7 @@
 mod faults;
 mod reach;
 mod refusals;
+mod transport;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,6 +16,7 @@ use crate::traffic::{Place, addresses, run};
 pub use faults::*;
 pub use reach::*;
 pub use refusals::*;
+pub use transport::*;
 
 const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
 /// The options of every network here.
