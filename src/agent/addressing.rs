@@ -8,9 +8,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::recovery::{list, records};
@@ -27,6 +29,9 @@ pub const SPACE: &str = "rsnet-local";
 const ULA: &str = "host/ula";
 /// Below it are the pools of segments.
 const SEGMENT: &str = "segment";
+/// So long after this host got a block, or an address back that it had lent, nobody gets an address of it: until then others may not have
+/// heard, and lead what is for it to who had it before. They hear twice a second (`cluster::Times::breath`) and need a moment to act on it.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// A pool as the engine asks for it; no subnet: ours to choose.
 #[derive(Clone, Debug)]
@@ -54,6 +59,9 @@ pub struct Addressing {
     /// Who had an address last, and the other way round.
     macs: HashMap<IpAddr, Mac>,
     homes: HashMap<(IpNet, Mac), IpAddr>,
+    /// Since when this process has known which blocks to be this host's, and which addresses not to be lent any more.
+    had: HashMap<IpNet, Instant>,
+    back: HashMap<IpAddr, Instant>,
     /// Where the records are: nothing in front, or `segment/eth1/`.
     root: String,
     /// The pools of segments, by link.
@@ -99,7 +107,16 @@ impl Addressing {
     }
 
     fn empty(ula: Ipv6Net, root: String) -> Self {
-        Addressing { space: Space::default(), ula, macs: HashMap::new(), homes: HashMap::new(), root, segments: BTreeMap::new() }
+        Addressing {
+            space: Space::default(),
+            ula,
+            macs: HashMap::new(),
+            homes: HashMap::new(),
+            had: HashMap::new(),
+            back: HashMap::new(),
+            root,
+            segments: BTreeMap::new(),
+        }
     }
 
     /// The pools of a segment, or those that are of none.
@@ -137,15 +154,33 @@ impl Addressing {
 
     /// Of networks that hosts share only this host's blocks are given from, less what is kept for others; gives what is kept no longer.
     pub fn confine(&mut self, view: &View, stored: &[IpNet]) -> Vec<(IpNet, IpAddr)> {
-        let mut returned = Vec::new();
+        let (mut returned, mut had) = (Vec::new(), Vec::new());
         for Standing { subnets, share, kept, .. } in &view.networks {
             let blocks: Vec<IpNet> = share.mine.blocks.iter().copied().filter(|block| stored.contains(block)).collect();
             for subnet in subnets {
                 let Some(pool) = self.space.pool_mut(subnet) else { continue };
                 returned.extend(pool.confine(&blocks, kept).into_iter().map(|address| (*subnet, address)));
             }
+            had.extend(blocks);
         }
+        self.note(&had, &returned);
         returned
+    }
+
+    fn note(&mut self, had: &[IpNet], returned: &[(IpNet, IpAddr)]) {
+        let now = Instant::now();
+        self.had.retain(|block, _| had.contains(block));
+        for block in had {
+            self.had.entry(*block).or_insert(now);
+        }
+        self.back.retain(|_, since| *since + HEARD > now);
+        self.back.extend(returned.iter().map(|(_, address)| (*address, now)));
+    }
+
+    /// When all other hosts have heard that the address is this host's to give.
+    fn heard_at(&self, address: IpAddr) -> Option<Instant> {
+        let blocks = self.had.iter().filter(|(block, _)| block.contains(&address)).map(|(_, since)| since);
+        blocks.chain(self.back.get(&address)).max().map(|since| *since + HEARD)
     }
 
     /// Whether the address is one that may be given here without asking other hosts.
@@ -266,13 +301,18 @@ impl Agent {
         if let (Some(address), Ok(subnet)) = (new.address, new.pool.parse()) {
             self.claim(subnet, address).await?;
         }
-        match self.take(&new).await {
+        let taken = match self.take(&new).await {
             Err(Error::Address(AddressError::Taken { address, .. })) => {
                 self.forget_holder(address).await?;
-                self.take(&new).await
+                self.take(&new).await?
             }
-            result => result,
+            result => result?,
+        };
+        let heard_at = self.addressing.lock().await.heard_at(taken.addr());
+        if let Some(heard_at) = heard_at.filter(|_| !new.gateway) {
+            sleep_until(heard_at).await;
         }
+        Ok(taken)
     }
 
     pub(super) async fn take(&self, new: &NewAddress) -> Result<IpNet, Error> {
@@ -317,5 +357,28 @@ impl Agent {
             self.release_address(&pool, address.addr()).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_new_to_this_host_is_given_when_the_others_have_heard() {
+        let mut addressing = Addressing::empty("fd00::/48".parse().unwrap(), String::new());
+        let (old, new): (IpNet, IpNet) = ("10.50.0.0/30".parse().unwrap(), "10.50.0.8/30".parse().unwrap());
+        let back: IpAddr = "10.50.0.2".parse().unwrap();
+        addressing.note(&[old], &[]);
+        tokio::time::advance(2 * HEARD).await;
+        addressing.note(&[old, new], &[(old, back)]);
+        let waits = |addressing: &Addressing, address: IpAddr| addressing.heard_at(address).is_some_and(|at| at > Instant::now());
+        assert!(waits(&addressing, new.addr()) && waits(&addressing, back) && !waits(&addressing, "10.50.0.1".parse().unwrap()));
+        tokio::time::advance(HEARD).await;
+        addressing.note(&[old, new], &[]);
+        assert!(!waits(&addressing, new.addr()) && !waits(&addressing, back));
+        addressing.note(&[old], &[]);
+        addressing.note(&[old, new], &[]);
+        assert!(waits(&addressing, new.addr()), "it was another host's meanwhile");
     }
 }

@@ -77,6 +77,7 @@ on_every_engine! {
     overlay::what_hosts_do_not_agree_on_is_refused_with_both_sides,
     overlay::addresses_are_those_of_the_host_unless_a_user_names_one,
     overlay::dockers_own_ipam_is_refused_with_a_word,
+    overlay::no_row_ever_leads_to_a_host_that_does_not_hold_the_address,
     matrix::the_default_network,
     matrix::an_internal_network,
     matrix::a_network_without_icc,

@@ -3,7 +3,11 @@
 mod faults;
 mod reach;
 mod refusals;
+mod size;
+mod soak;
 mod transport;
+mod truth;
+mod witness;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,6 +20,7 @@ use crate::traffic::{Place, addresses, run};
 pub use faults::*;
 pub use reach::*;
 pub use refusals::*;
+pub use soak::*;
 pub use transport::*;
 
 const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
@@ -83,7 +88,12 @@ impl Cluster {
     }
 
     pub fn start_rsnet(&self, host: &Host, settings: &str) {
-        host.start_rsnet_with(&format!("RSNET_STORE=consul://{}:8500/rsnet {settings}", self.consul.machine.ipv4()));
+        host.start_rsnet_with(&format!("{} {settings}", self.settings()));
+    }
+
+    /// What each rsnet is told of the store.
+    pub fn settings(&self) -> String {
+        format!("RSNET_STORE=consul://{}:8500/rsnet", self.consul.machine.ipv4())
     }
 
     pub fn create(&self, arguments: &str) {
