@@ -4,13 +4,14 @@
 ENGINE ?= 20.10 28.5
 export ENGINE
 
-.PHONY: help run test plugin bench fmt lint clean deps engines
+.PHONY: help run test plugin bench bench-scale fmt lint clean deps engines
 
 help:
 	@echo 'make run       install what is missing, build, install the plugin in the local engine, show two containers that talk'
 	@echo 'make test      every test, on real engines (as root); make test ENGINE="26.1" chooses the engines'
 	@echo 'make plugin    dist/plugin, for docker plugin create'
 	@echo 'make bench     rsnet beside Docker'\''s own bridge and the least remote drivers (as root)'
+	@echo 'make bench-scale  a thousand simulated hosts over a real Consul (as root); HOSTS=100 NETWORKS=10'
 	@echo 'make fmt lint  format; check format and lints'
 	@echo 'make deps      the Debian packages that the tests need (as root)'
 	@echo 'make engines   the engines'\'' root file systems, in /var/cache/rsnet (as root)'
@@ -27,6 +28,9 @@ plugin:
 
 bench: deps engines
 	scripts/bench
+
+bench-scale:
+	scripts/bench-scale
 
 fmt:
 	cargo fmt

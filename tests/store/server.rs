@@ -91,6 +91,11 @@ impl Server {
         &self.host
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it keeps its files.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)

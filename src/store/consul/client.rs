@@ -1,5 +1,6 @@
 //! One question to Consul's HTTP API and its answer: addressing, time-outs, and what a failure means. Knows nothing of keys and values.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -80,16 +81,32 @@ impl Answer {
     }
 }
 
+/// What was asked and answered since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Questions, each try counted.
+    pub asked: u64,
+    /// Bytes of the answers, without their headers.
+    pub heard: u64,
+}
+
 /// Asks.
 pub struct Client {
     pub settings: Settings,
     door: Door,
     at_once: Semaphore,
+    asked: AtomicU64,
+    heard: AtomicU64,
 }
 
 impl Client {
     pub fn new(settings: Settings) -> Self {
-        Self { settings, door: Door::default(), at_once: Semaphore::new(AT_ONCE) }
+        let (asked, heard) = Default::default();
+        Self { settings, door: Door::default(), at_once: Semaphore::new(AT_ONCE), asked, heard }
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        Traffic { asked: self.asked.load(Ordering::Relaxed), heard: self.heard.load(Ordering::Relaxed) }
     }
 
     /// Asks, and again a few times: a question that can be repeated whatever went wrong, another only where Consul has not heard it.
@@ -115,12 +132,14 @@ impl Client {
 
     async fn ask_once(&self, ask: &Ask) -> Result<Answer, StoreError> {
         let access = self.door.access(&self.settings)?;
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let request = self.request(ask, &access).map_err(|error| self.unreachable(ask, false, error.to_string()))?;
         let answer = access.http.request(request).await;
         let answer = answer.map_err(|error| self.unreachable(ask, !error.is_connect(), causes(&error)))?;
         let (status, index) = (answer.status(), index(answer.headers()));
         let body = Limited::new(answer.into_body(), LONGEST).collect().await;
         let body = body.map_err(|error| self.unreachable(ask, true, format!("read the answer: {}", causes(&*error))))?.to_bytes();
+        self.heard.fetch_add(body.len() as u64, Ordering::Relaxed);
         self.judge(ask, Answer { status, index, body, action: ask.action.clone(), store: self.settings.address.to_string() })
     }
 

@@ -24,6 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::client::{Answer, Ask, Client};
 use super::{Entry, Expect, FORMAT, FORMAT_KEY, Key, Op, Prefix, Snapshots, Store, StoreError, check};
 
+pub use client::Traffic;
 pub use settings::{Address, Identity, Settings, Token};
 
 /// Consul's limit for a transaction.
@@ -64,6 +65,11 @@ impl Consul {
     /// Where it is.
     pub fn address(&self) -> &Address {
         &self.kv.client.settings.address
+    }
+
+    /// What this host asked and was answered.
+    pub fn traffic(&self) -> Traffic {
+        self.kv.client.traffic()
     }
 
     /// Whether Consul can be reached, lets us read and write, and has records that we know. Writes the record format if there is none,

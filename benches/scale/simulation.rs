@@ -1,0 +1,238 @@
+//! The simulated hosts, and what happens to them.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use rsnet::cluster::{Cluster, Identity, Times, Uplink, View, Wanted};
+use rsnet::model::Member;
+use rsnet::store::Consul;
+use tokio::task::JoinHandle;
+
+use crate::Options;
+use crate::meter::{Used, memory};
+use crate::report::Report;
+use crate::server::{Server, quick};
+
+/// How long anything may take before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// So long nothing happens, to see what that costs.
+const QUIET: Duration = Duration::from_secs(20);
+
+pub fn measure(options: &Options, report: &mut Report) {
+    let servers = consul(options.servers);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut world = World { servers, networks: networks(options.networks), hosts: vec![], rows: Arc::default() };
+        world.run(options.hosts, report).await;
+    });
+}
+
+/// One server in memory or three on disk, whose leader or agent all hosts ask: in the field each asks an agent of its own.
+fn consul(count: u8) -> Vec<Server> {
+    let mut settings = quick();
+    settings["limits"] = serde_json::json!({ "http_max_conns_per_client": 19_000 });
+    if count == 1 {
+        return vec![Server::dev_with(&settings)];
+    }
+    let join = ["-server", "-bootstrap-expect=3", "-retry-join=127.0.0.1", "-retry-join=127.0.0.2", "-retry-interval=1s", "-data-dir=data"];
+    let servers: Vec<Server> = [1, 2, 3].map(|n| Server::start(n, &join, &settings)).into();
+    servers.iter().for_each(|server| drop(server.await_leader()));
+    servers
+}
+
+/// The sixteenths of 10.0.0.0/8.
+fn networks(count: u8) -> Vec<Wanted> {
+    let wanted = |n: u8| {
+        let base = Ipv4Addr::new(10, n * 16, 0, 0);
+        let subnet = IpNet::new(base.into(), 12).expect("a length below 32");
+        Wanted { subnets: vec![subnet], reserved: subnet.hosts().take(1).collect(), ..Wanted::default() }
+    };
+    (0..count).map(wanted).collect()
+}
+
+struct World {
+    servers: Vec<Server>,
+    networks: Vec<Wanted>,
+    hosts: Vec<Host>,
+    rows: Arc<AtomicU64>,
+}
+
+struct Host {
+    name: String,
+    cluster: Arc<Cluster>,
+    store: Arc<Consul>,
+    /// The cluster's part, and the counting kernel's.
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl World {
+    async fn run(&mut self, count: usize, report: &mut Report) {
+        let failed = Arc::new(AtomicU64::new(0));
+        self.line(report, "all join at once", Some(60.0), async |world| {
+            for n in 0..count {
+                world.start(n);
+            }
+            let joins: Vec<_> = (0..count).map(|n| world.join(n, failed.clone())).collect();
+            world.until("the first full mesh", |host| host.knows(count - 1, world.networks.len())).await;
+            for join in joins {
+                join.await.expect("a host joins");
+            }
+        })
+        .await;
+        report.fact(format!("joins that failed and were tried again: {}", failed.load(Ordering::Relaxed)));
+        report.fact(format!(
+            "memory: {:.1} MB a simulated host, {:.0} MB Consul",
+            memory(std::process::id()) / count as f64,
+            self.consul_memory()
+        ));
+        self.line(report, "nothing happens, for 20 s", None, async |_| tokio::time::sleep(QUIET).await).await;
+        let last = count;
+        self.line(report, "one more joins", Some(2.0), async |world| {
+            let n = world.start(last);
+            let join = world.join(n, failed.clone());
+            world.until("all to know one more", |host| host.knows(count, world.networks.len())).await;
+            join.await.expect("a host joins");
+        })
+        .await;
+        self.line(report, "one claims one more block", Some(2.0), async |world| {
+            let subnet = world.networks[0].subnets[0];
+            let block = world.hosts[0].cluster.grow(subnet).await.expect("a block");
+            let name = world.hosts[0].name.clone();
+            world.until("all to know a block", |host| host.name == name || host.peer(0, &name, |peer| peer.blocks.contains(&block))).await;
+        })
+        .await;
+        let dead = self.hosts.pop().expect("a host");
+        dead.tasks.iter().for_each(JoinHandle::abort);
+        let name = dead.name.clone();
+        drop(dead);
+        self.line(report, "one dies (its lease has 30 to 60 s)", None, async |world| {
+            world.until("all to see it dead", |host| host.sees_dead(&name)).await;
+        })
+        .await;
+        self.line(report, "it is forgotten", Some(2.0), async |world| {
+            world.hosts[0].cluster.forget(&name).await.expect("to forget a dead host");
+            world.until("all to forget it", |host| host.knows(count - 1, world.networks.len())).await;
+        })
+        .await;
+    }
+
+    /// One line of the table.
+    async fn line(&mut self, report: &mut Report, what: &str, limit: Option<f64>, work: impl AsyncFnOnce(&mut World)) {
+        let (start, before) = (Instant::now(), self.used());
+        work(self).await;
+        report.add(what, start.elapsed().as_secs_f64(), limit, self.used() - before);
+    }
+
+    fn used(&self) -> Used {
+        let traffic = self.hosts.iter().map(|host| host.store.traffic());
+        Used::now(traffic, self.servers.iter().map(Server::id), self.rows.load(Ordering::Relaxed))
+    }
+
+    fn consul_memory(&self) -> f64 {
+        self.servers.iter().map(|server| memory(server.id())).sum()
+    }
+
+    /// A host that comes; which of the hosts it is.
+    fn start(&mut self, n: usize) -> usize {
+        let identity = Identity { host: format!("host-{n:04}"), id: format!("{:032x}", rand::random::<u128>()) };
+        let store = Arc::new(self.servers[n % self.servers.len()].store());
+        let name = identity.host.clone();
+        let cluster = Cluster::new(store.clone(), identity, Times::default()).expect("a sound name");
+        let number = u32::try_from(n).expect("few hosts");
+        cluster.leave_by(Uplink { vtep: IpAddr::from(Ipv4Addr::from_bits(0xac10_0001 + number)), mtu: 1500 });
+        let tasks = [tokio::spawn(cluster.clone().run()), tokio::spawn(count_rows(cluster.clone(), self.rows.clone()))];
+        self.hosts.push(Host { name, cluster, store, tasks });
+        self.hosts.len() - 1
+    }
+
+    /// Has it join all networks, one after the other, as somebody who types `docker network create` until it works.
+    fn join(&self, at: usize, failed: Arc<AtomicU64>) -> JoinHandle<()> {
+        let (cluster, networks) = (self.hosts[at].cluster.clone(), self.networks.clone());
+        tokio::spawn(async move {
+            for wanted in networks {
+                while let Err(error) = cluster.join(&wanted).await {
+                    if failed.fetch_add(1, Ordering::Relaxed) == 0 {
+                        eprintln!("the first that failed: {error}");
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        })
+    }
+
+    /// Waits until something holds on all hosts.
+    async fn until(&self, what: &str, holds: impl Fn(&Host) -> bool) {
+        let (deadline, mut last) = (Instant::now() + PATIENCE, Instant::now());
+        loop {
+            let Some(at) = self.hosts.iter().position(|host| !holds(host)) else { return };
+            assert!(Instant::now() < deadline, "waited for {what}: {} does not", self.hosts[at].name);
+            if last.elapsed() > Duration::from_secs(5) {
+                last = Instant::now();
+                let done = self.hosts.iter().filter(|host| holds(host)).count();
+                eprintln!("  {what}: {done} hosts so far, {:?}", self.used());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Host {
+    fn view(&self) -> Arc<View> {
+        self.cluster.views().borrow().clone()
+    }
+
+    /// Whether it takes part in all networks and has that many peers in each.
+    fn knows(&self, peers: usize, networks: usize) -> bool {
+        let view = self.view();
+        view.networks.len() == networks && view.networks.iter().all(|network| network.share.peers.len() == peers)
+    }
+
+    fn peer(&self, network: usize, name: &str, is: impl Fn(&Member) -> bool) -> bool {
+        let view = self.view();
+        let peers = &view.networks[network].share.peers;
+        peers.binary_search_by(|peer| peer.host.as_str().cmp(name)).is_ok_and(|at| is(&peers[at]))
+    }
+
+    fn sees_dead(&self, name: &str) -> bool {
+        let view = self.view();
+        view.hosts.binary_search_by(|host| host.name.as_str().cmp(name)).is_ok_and(|at| !view.hosts[at].alive)
+    }
+}
+
+/// The kernel of a host, which only counts: of a peer that is another or new, its neighbour, its forwarding entry and its routes.
+async fn count_rows(cluster: Arc<Cluster>, rows: Arc<AtomicU64>) {
+    let mut views = cluster.views();
+    let mut before = Arc::new(View::default());
+    while views.changed().await.is_ok() {
+        let view = views.borrow_and_update().clone();
+        for network in &view.networks {
+            let old = before.of(network.subnets[0]).map_or(&[][..], |old| &old.share.peers);
+            rows.fetch_add(differing(&network.share.peers, old) + gone(&network.share.peers, old), Ordering::Relaxed);
+        }
+        before = view;
+    }
+}
+
+fn differing(peers: &[Member], before: &[Member]) -> u64 {
+    let is_new = |peer: &&Member| find(before, &peer.host).is_none_or(|old| old != *peer);
+    peers.iter().filter(is_new).map(rows_of).sum()
+}
+
+fn gone(peers: &[Member], before: &[Member]) -> u64 {
+    if peers.len() >= before.len() {
+        return 0;
+    }
+    before.iter().filter(|old| find(peers, &old.host).is_none()).map(rows_of).sum()
+}
+
+/// Peers are in the order of their names.
+fn find<'a>(peers: &'a [Member], name: &str) -> Option<&'a Member> {
+    peers.binary_search_by(|peer| peer.host.as_str().cmp(name)).ok().map(|at| &peers[at])
+}
+
+fn rows_of(peer: &Member) -> u64 {
+    (2 * peer.homes.len() + peer.blocks.len()) as u64
+}
