@@ -18,7 +18,7 @@ use crate::cluster::{Cluster, Identity, Times, Uplink};
 use crate::config::{self, Settings};
 use crate::firewall::nftables::Nftables;
 use crate::kernel::{Kernel, Netlink, NetlinkConfig, Underlay};
-use crate::model::Segment;
+use crate::model::OnLink;
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
 use crate::store::consul::Consul;
@@ -65,7 +65,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     };
     let identity = Identity { host: settings.host.clone(), id: machine_id(&*store).await? };
     let cluster = Cluster::new(shared, identity, Times::default())?;
-    let agent_settings = agent::Settings { way: settings.attach };
+    let agent_settings = agent::Settings { way: settings.attach, shared: consul.is_some() };
     let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), cluster.clone(), agent_settings).await?);
     let metrics = Arc::new(Metrics::default());
     let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(inspect::router(agent.clone()));
@@ -78,7 +78,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     cluster.lend_by(agent.clone());
     if consul.is_none() {
         // this host has no others to reach
-        cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET, segment: None });
+        cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET, on_link: None });
     }
     let (underlay, docker) = (settings.underlay, settings.docker);
     Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul })
@@ -168,8 +168,8 @@ async fn find_way_out(kernel: Arc<Netlink>, setting: Option<config::Underlay>, s
         for way in ways {
             if let Ok(Some(uplink)) = kernel.underlay(&way).await {
                 found = Some(uplink.source);
-                let segment = Some(Segment { link: uplink.link, subnet: uplink.subnet });
-                cluster.leave_by(Uplink { vtep: uplink.source, mtu: uplink.mtu, segment });
+                let on_link = Some(OnLink { link: uplink.link, subnet: uplink.subnet });
+                cluster.leave_by(Uplink { vtep: uplink.source, mtu: uplink.mtu, on_link });
                 break;
             }
         }

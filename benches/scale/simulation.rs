@@ -142,7 +142,7 @@ impl World {
         let name = identity.host.clone();
         let cluster = Cluster::new(store.clone(), identity, Times::default()).expect("a sound name");
         let number = u32::try_from(n).expect("few hosts");
-        cluster.leave_by(Uplink { vtep: IpAddr::from(Ipv4Addr::from_bits(0xac10_0001 + number)), mtu: 1500 });
+        cluster.leave_by(Uplink { vtep: IpAddr::from(Ipv4Addr::from_bits(0xac10_0001 + number)), mtu: 1500, on_link: None });
         let tasks = [tokio::spawn(cluster.clone().run()), tokio::spawn(count_rows(cluster.clone(), self.rows.clone()))];
         self.hosts.push(Host { name, cluster, store, tasks });
         self.hosts.len() - 1

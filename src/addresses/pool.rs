@@ -101,6 +101,8 @@ pub struct Pool {
     resting: BTreeMap<u64, u128>,
     next_number: u64,
     held: u128,
+    /// Those of them that are in the windows.
+    held_within: u128,
     /// Those of them that nobody here has: they belong to the host, or to others.
     kept: BTreeSet<u128>,
 }
@@ -130,6 +132,7 @@ impl Pool {
             resting: BTreeMap::new(),
             next_number: 0,
             held: 0,
+            held_within: 0,
             kept: BTreeSet::new(),
         })
     }
@@ -155,6 +158,8 @@ impl Pool {
                 self.hold(at);
             }
         }
+        let held = |(first, last): &(u128, u128)| self.touched.count(*first, *last) - self.freed.range(first..=last).count() as u128;
+        self.held_within = self.windows.iter().map(held).sum();
         self.resting = self.freed.iter().filter(|&(&at, _)| self.is_in_window(at)).map(|(&at, &number)| (number, at)).collect();
         let before = std::mem::replace(&mut self.kept, kept);
         before.difference(&self.kept).map(|&at| self.address(at)).collect()
@@ -165,9 +170,12 @@ impl Pool {
         self.offset(address).is_ok_and(|at| self.is_in_window(at))
     }
 
-    /// Whether more than half of what is given unnamed is held.
+    /// Whether so little of what is given unnamed is free that one more window is worth having: less than half of it, and less than the
+    /// largest window.
     pub fn is_short(&self) -> bool {
-        self.held * 2 > self.capacity()
+        let free = self.capacity() - self.held_within;
+        let largest = self.windows.iter().map(|(first, last)| last - first + 1).max().unwrap_or(0);
+        free == 0 || (free * 2 < self.capacity() && free < largest)
     }
 
     fn capacity(&self) -> u128 {
@@ -216,6 +224,7 @@ impl Pool {
         let at = self.offset(address).ok().filter(|&at| self.is_held(at))?;
         let number = self.next_number;
         self.held -= 1;
+        self.held_within -= u128::from(self.is_in_window(at));
         self.rest(at, number);
         Some(Record { address, state: State::Freed(number) })
     }
@@ -262,6 +271,7 @@ impl Pool {
             self.resting.remove(&number);
         }
         self.held += 1;
+        self.held_within += u128::from(self.is_in_window(at));
         Record { address: self.address(at), state: State::Held }
     }
 

@@ -39,6 +39,13 @@ impl Runs {
         (gap <= last).then_some(gap)
     }
 
+    /// How many there are from `first` to `last`.
+    pub(super) fn count(&self, first: u128, last: u128) -> u128 {
+        let begin = self.around(first).map_or(first, |(begin, _)| begin);
+        let runs = self.0.range(begin..=last.max(begin));
+        runs.map(|(&begin, &end)| (end.min(last) + 1).saturating_sub(begin.max(first))).sum()
+    }
+
     /// Every offset, lowest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = u128> + '_ {
         self.0.iter().flat_map(|(&first, &last)| first..=last)

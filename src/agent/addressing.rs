@@ -20,7 +20,7 @@ use super::{Agent, Error, record};
 use crate::addresses::{AddressError, DockerDefaults, Pool, Record, Space};
 use crate::cluster::{Standing, View};
 use crate::drivers;
-use crate::model::{Endpoint, Family, IfName, Mac};
+use crate::model::{self, Endpoint, Family, IfName, Mac, Network};
 use crate::store::{Expect, Key, Op, Store};
 
 /// The name of our address space.
@@ -306,6 +306,7 @@ impl Agent {
                 self.forget_holder(address).await?;
                 self.take(&new).await?
             }
+            Err(error @ Error::Address(AddressError::Exhausted { .. })) => self.take_more(&new, error).await?,
             result => result?,
         };
         let heard_at = self.addressing.lock().await.heard_at(taken.addr());
@@ -346,6 +347,17 @@ impl Agent {
             self.give_back(subnet, address).await;
         }
         Ok(())
+    }
+
+    /// The parts of a network's subnets that addresses are given of, if all of its pools are ours and none is that of a segment.
+    pub(super) async fn ranges(&self, network: &Network) -> Option<Vec<IpNet>> {
+        let links = drivers::host_links(&network.options);
+        let addressing = self.addressing.lock().await;
+        let range = |pool: &model::Pool| {
+            let ours = pool.space == SPACE && addressing.segment_of(&links, pool.subnet).is_none();
+            addressing.space.pool(&pool.subnet).filter(|_| ours).map(|found| found.range().unwrap_or(pool.subnet))
+        };
+        network.pools.iter().map(range).collect()
     }
 
     /// Gives back the addresses of an endpoint that the engine will not speak of again.

@@ -92,6 +92,8 @@ pub struct Agent {
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     pub way: Way,
+    /// Whether the store that the cluster has is also that of other hosts.
+    pub shared: bool,
 }
 
 /// One record of what is declared: where it is stored, whose plan it is, what it asks for. No value: it is declared no more.

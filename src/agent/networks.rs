@@ -45,6 +45,7 @@ impl Agent {
         let surroundings = self.kernel.surroundings().await?;
         let host_links = self.host_links(&new.options).await?;
         let network = Network { host_links, ..self.with_defaults(new, &surroundings) };
+        let network = Network { ranges: self.ranges(&network).await, ..network };
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
         self.make_way(&network, &mode.claims()).await?;
         self.check_claims(&mode.claims(), &surroundings)?;
@@ -99,6 +100,7 @@ impl Agent {
             host_mtu: ETHERNET,
             host_without_ipv6: false,
             host_way: self.settings.way,
+            ranges: None,
             share: None,
         };
         Ok(drivers::open(&asked)?.without_gateway())
@@ -119,6 +121,7 @@ impl Agent {
             host_without_ipv6,
             host_way: self.settings.way,
             host_links: BTreeMap::new(),
+            ranges: None,
             share: None,
         }
     }

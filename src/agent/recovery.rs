@@ -41,8 +41,8 @@ impl Agent {
     ) -> Result<Agent, Error> {
         let state = read(&*store).await?;
         let mut addressing = Addressing::load(&*store).await?;
-        for Live { network, mode, .. } in state.networks.values() {
-            if let (Some(agreement), Some(share)) = (mode.agreement(), network.share.clone()) {
+        for (Live { network, .. }, agreement) in state.shared() {
+            if let Some(share) = network.share.clone() {
                 cluster.resume(wanted(agreement, BTreeSet::new()), share);
             }
         }
@@ -82,6 +82,7 @@ impl Agent {
             if let Err(error) = self.follow_host_links().await {
                 warn!(%error, "could not follow the addresses of the host's links; trying again");
             }
+            self.stand();
             if let Err(error) = self.forget_unknown().await {
                 warn!(%error, "could not forget networks that the engine has not; trying again");
             }

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::state::{Live, declare_network};
 use super::{Agent, Error, NewAddress};
+use crate::addresses::AddressError;
 use crate::cluster::{self, Lender, Standing, View, Wanted};
 use crate::drivers::{self, Mode};
 use crate::model::{Agreement, Network, NetworkId, Share};
@@ -48,14 +49,16 @@ pub struct Forget {
 }
 
 /// What the cluster is asked for.
-pub fn wanted(Agreement { subnets, reserved, options }: Agreement, foreign_vnis: BTreeSet<u32>) -> Wanted {
-    Wanted { subnets, reserved, options, foreign_vnis }
+pub fn wanted(Agreement { subnets, reserved, options, segment }: Agreement, foreign_vnis: BTreeSet<u32>) -> Wanted {
+    Wanted { subnets, reserved, options, segment, foreign_vnis }
 }
 
 impl Agent {
-    /// Agrees with the other hosts on a network that is to be made here.
+    /// Agrees with the other hosts on a network that is to be made here. Of a segment, which is there without them, a host that has no
+    /// store with others has the addresses to itself.
     pub(super) async fn share(&self, network: Network, mode: Arc<dyn Mode>) -> Result<(Network, Arc<dyn Mode>), Error> {
-        let Some(agreement) = mode.agreement() else { return Ok((network, mode)) };
+        let with_others = |agreement: &Agreement| agreement.segment.is_none() || self.settings.shared;
+        let Some(agreement) = mode.agreement().filter(with_others) else { return Ok((network, mode)) };
         let wanted = wanted(agreement, self.kernel.surroundings().await?.vnis);
         let network = Network { share: Some(self.cluster.join(&wanted).await?), ..network };
         let mode = drivers::open(&network)?.into();
@@ -83,27 +86,28 @@ impl Agent {
     /// Makes all that is heard so. No address of a block is given before the block is on disk, nor after it is another host's.
     async fn take_in(&self, view: &View) -> Result<(), Error> {
         self.confine().await;
-        for (id, share) in self.stale(view) {
-            self.hear(&id, share).await?;
+        for id in self.stale(view) {
+            self.hear(&id).await?;
         }
         self.confine().await;
         Ok(())
     }
 
     /// The networks of which something new is heard.
-    fn stale(&self, view: &View) -> Vec<(NetworkId, Share)> {
+    fn stale(&self, view: &View) -> Vec<NetworkId> {
         let state = self.state();
-        let stale = state.networks.values().filter_map(|live| {
-            let share = &view.of(*live.mode.agreement()?.subnets.first()?)?.share;
-            (live.network.share.as_ref() != Some(share)).then(|| (live.network.id.clone(), share.clone()))
-        });
-        stale.collect()
+        let stale =
+            state.shared().filter(|(live, agreement)| heard(view, agreement).is_some_and(|share| live.network.share != Some(share)));
+        stale.map(|(live, _)| live.network.id.clone()).collect()
     }
 
     /// Makes what is heard of a network so. There is no way back to what was: it is not true any more.
-    async fn hear(&self, id: &NetworkId, share: Share) -> Result<(), Error> {
+    async fn hear(&self, id: &NetworkId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
-        let network = Network { share: Some(share), ..self.network(id)? };
+        // what is heard by now: a call may have been faster
+        let view = self.cluster.views().borrow().clone();
+        let share = self.state().shared().find(|(live, _)| live.network.id == *id).and_then(|(_, agreement)| heard(&view, &agreement));
+        let network = Network { share: Some(share.ok_or_else(|| Error::UnknownNetwork(id.clone()))?), ..self.network(id)? };
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
         let before = self.state().mode(id).map_or_else(Vec::new, |mode| mode.warnings());
         let news = mode.warnings().into_iter().filter(|warning| !before.contains(warning));
@@ -152,15 +156,34 @@ impl Agent {
         self.take_in(&view).await
     }
 
-    /// One more block for each pool that is more than half used.
+    /// One more block for each pool that has little left.
     async fn grow(&self) {
         let short = self.addressing.lock().await.short();
         for subnet in short.into_iter().filter(|subnet| self.is_shared(*subnet)) {
-            match self.cluster.grow(subnet).await {
-                Ok(block) => info!(%subnet, %block, "this host has one more block of addresses"),
-                Err(error) => warn!(%subnet, %error, "no block of addresses ahead; trying again with the next container"),
+            if let Err(error) = self.grow_one(subnet).await {
+                warn!(%subnet, %error, "no block of addresses ahead; trying again with the next container");
             }
         }
+    }
+
+    async fn grow_one(&self, subnet: IpNet) -> Result<(), Error> {
+        let block = self.cluster.grow(subnet).await?;
+        info!(%subnet, %block, "this host has one more block of addresses");
+        Ok(())
+    }
+
+    /// An address where this host has none left: containers came faster than blocks ahead, and wait for the next one. `dry` says so.
+    pub(super) async fn take_more(&self, new: &NewAddress, dry: Error) -> Result<IpNet, Error> {
+        let Some(subnet) = new.pool.parse().ok().filter(|subnet| self.is_shared(*subnet)) else { return Err(dry) };
+        let _growing = self.locks.hold(&format!("grow {subnet}")).await;
+        match self.take(new).await {
+            Err(Error::Address(AddressError::Exhausted { .. })) => {}
+            taken => return taken,
+        }
+        self.grow_one(subnet).await?;
+        let view = self.cluster.views().borrow().clone();
+        self.take_in(&view).await?;
+        self.take(new).await
     }
 
     /// Gives an address back that was claimed alone.
@@ -191,10 +214,21 @@ impl Agent {
         Ok(self.hosts())
     }
 
-    fn is_shared(&self, subnet: IpNet) -> bool {
-        let state = self.state();
-        state.networks.values().filter_map(|live| live.mode.agreement()).any(|agreement| agreement.subnets.contains(&subnet))
+    /// Tells the others which addresses this host itself has on segments.
+    pub(super) fn stand(&self) {
+        let shared: Vec<Agreement> = self.state().shared().map(|(_, agreement)| agreement).collect();
+        for Agreement { subnets, segment, .. } in shared {
+            segment.iter().for_each(|segment| self.cluster.stand_at(&subnets, &segment.own));
+        }
     }
+
+    fn is_shared(&self, subnet: IpNet) -> bool {
+        self.state().shared().any(|(_, agreement)| agreement.subnets.contains(&subnet))
+    }
+}
+
+fn heard(view: &View, agreement: &Agreement) -> Option<Share> {
+    Some(view.of(*agreement.subnets.first()?)?.share.clone())
 }
 
 /// Another host's user wants an address that is in a block of this one.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{Declaration, record};
 use crate::drivers::Mode;
-use crate::model::{Endpoint, EndpointId, Mac, Network, NetworkId, Plan};
+use crate::model::{Agreement, Endpoint, EndpointId, Mac, Network, NetworkId, Plan};
 use crate::reconcile::Owner;
 
 /// How long an engine up to 27 may take from `Join` to a running container.
@@ -94,6 +94,12 @@ impl State {
     pub fn blocks(&self) -> Vec<IpNet> {
         let shares = self.networks.values().filter_map(|live| live.network.share.as_ref());
         shares.flat_map(|share| share.mine.blocks.iter().copied()).collect()
+    }
+
+    /// The networks that hosts share, and what they agree on.
+    pub fn shared(&self) -> impl Iterator<Item = (&Live, Agreement)> {
+        let shared = self.networks.values().filter(|live| live.network.share.is_some());
+        shared.filter_map(|live| Some((live, live.mode.agreement()?)))
     }
 
     pub fn mode(&self, network: &NetworkId) -> Option<Arc<dyn Mode>> {

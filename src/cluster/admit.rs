@@ -22,7 +22,7 @@ pub fn admit(networks: &Networks, wanted: &Wanted, held: Option<u32>, host: &str
     if let Some(at) = networks.networks.iter().position(|network| network.agreement.subnets == agreement.subnets) {
         let network = &networks.networks[at];
         same(network, &agreement)?;
-        if wanted.foreign_vnis.contains(&network.vni) {
+        if wanted.segment.is_none() && wanted.foreign_vnis.contains(&network.vni) {
             return Err(Error::VniHere { subnets: agreement.subnets, vni: network.vni });
         }
         return Ok((network.vni, network.closing.then(|| marked(networks, at, false))));
@@ -31,7 +31,7 @@ pub fn admit(networks: &Networks, wanted: &Wanted, held: Option<u32>, host: &str
         let (other, host) = (other.agreement.subnets.clone(), other.made_by.clone());
         return Err(Error::Overlap { subnets: agreement.subnets, other, host });
     }
-    let vni = choose(networks, wanted, held);
+    let vni = if wanted.segment.is_some() { 0 } else { choose(networks, wanted, held) };
     let mut more = networks.clone();
     more.networks.push(NetworkRecord { vni, made_by: host.to_owned(), agreement, closing: false });
     Ok((vni, Some(more)))
@@ -86,7 +86,7 @@ mod tests {
 
     fn wanted(subnets: &[&str]) -> Wanted {
         let subnets = subnets.iter().map(|subnet| subnet.parse().unwrap()).collect();
-        Wanted { subnets, reserved: vec![], options: Default::default(), foreign_vnis: Default::default() }
+        Wanted { subnets, ..Wanted::default() }
     }
 
     fn made(wanted: &Wanted) -> (u32, Networks) {
@@ -129,7 +129,7 @@ mod tests {
         let (_, networks) = made(&wanted(&["10.50.0.0/16"]));
         for subnets in [&["10.50.3.0/24"][..], &["10.0.0.0/8"], &["10.50.0.0/16", "fd00::/64"]] {
             let error = admit(&networks, &wanted(subnets), None, "beta").unwrap_err().to_string();
-            let start = format!("join the network of {}: host alpha made the overlay network of 10.50.0.0/16", subnets.join(" and "));
+            let start = format!("join the network of {}: host alpha made the network of 10.50.0.0/16", subnets.join(" and "));
             assert!(error.starts_with(&start), "{error}");
         }
     }

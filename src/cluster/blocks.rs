@@ -7,16 +7,16 @@ use ipnet::IpNet;
 use super::hash::hash;
 
 /// The prefix length of a subnet's blocks: 64 addresses of IPv4 or 65,536 of IPv6 in a block, in a small subnet as many as there are blocks.
-pub fn length(subnet: IpNet) -> u8 {
-    let most = if subnet.addr().is_ipv4() { 6 } else { 16 };
-    let bits = subnet.max_prefix_len() - subnet.prefix_len();
-    subnet.max_prefix_len() - most.min(bits / 2)
+/// On a segment, whose addresses are mostly few, there are more blocks than addresses in one: 32 of 8 in a /24.
+pub fn length(range: IpNet, segment: bool) -> u8 {
+    let most = if range.addr().is_ipv4() { 6 } else { 16 };
+    let bits = range.max_prefix_len() - range.prefix_len();
+    range.max_prefix_len() - most.min(if segment { bits.div_ceil(3) } else { bits / 2 })
 }
 
-/// The block that an address of the subnet belongs to.
-pub fn block_of(subnet: IpNet, address: IpAddr) -> IpNet {
-    let block = IpNet::new(address, length(subnet));
-    block.map_or(subnet, |block| block.trunc())
+/// The block of this length that an address belongs to.
+pub fn block_of(length: u8, address: IpAddr) -> IpNet {
+    IpNet::new(address, length).map_or(single(address), |block| block.trunc())
 }
 
 /// One address, as a block of full length.
@@ -24,18 +24,13 @@ pub fn single(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
 
-/// Whether it is one address that was asked for, and no block.
-pub fn is_single(subnet: IpNet, block: IpNet) -> bool {
-    block.prefix_len() > length(subnet)
-}
-
-/// Every block of the subnet once, in an order of the host's own: a thousand that choose at once hardly meet, and a host that chooses
+/// Every block of this length in the range once, in an order of the host's own: a thousand that choose at once hardly meet, and a host that chooses
 /// anew chooses the same. The number of blocks is a power of two, so that an odd step comes by all of them.
-pub fn in_turn(subnet: IpNet, host: &str) -> impl Iterator<Item = IpNet> + use<> {
-    let (length, seed) = (length(subnet), hash(&[host, &subnet.to_string()]));
-    let count = 1u128 << (length - subnet.prefix_len()).min(64);
+pub fn in_turn(range: IpNet, length: u8, host: &str) -> impl Iterator<Item = IpNet> + use<> {
+    let seed = hash(&[host, &range.to_string()]);
+    let count = 1u128 << length.saturating_sub(range.prefix_len()).min(64);
     let (first, step) = (u128::from(seed) % count, u128::from(hash(&[&seed.to_string()])) | 1);
-    (0..count).map(move |turn| nth(subnet, length, first.wrapping_add(turn.wrapping_mul(step)) % count))
+    (0..count).map(move |turn| nth(range, length, first.wrapping_add(turn.wrapping_mul(step)) % count))
 }
 
 /// The addresses of a block that a host may have: not the subnet's own, its broadcast, nor one that is kept.
@@ -52,10 +47,10 @@ pub fn home(subnet: IpNet, block: IpNet, reserved: &[IpAddr]) -> Option<IpAddr> 
     usable(subnet, block, reserved).next()
 }
 
-fn nth(subnet: IpNet, length: u8, at: u128) -> IpNet {
-    let shift = u32::from(subnet.max_prefix_len() - length);
-    let address = address(subnet, number(subnet.network()) + (at << shift));
-    IpNet::new(address, length).unwrap_or(subnet)
+fn nth(range: IpNet, length: u8, at: u128) -> IpNet {
+    let shift = u32::from(range.max_prefix_len() - length);
+    let address = address(range, number(range.network()) + (at << shift));
+    IpNet::new(address, length).unwrap_or(range)
 }
 
 fn number(address: IpAddr) -> u128 {
@@ -87,8 +82,14 @@ mod tests {
 
     #[test]
     fn a_block_is_a_26_of_a_16_and_a_112_of_a_64() {
-        let lengths = ["10.50.0.0/16", "10.50.0.0/24", "10.50.0.0/29", "fd00::/64", "fd00::/120"].map(|subnet| length(net(subnet)));
+        let lengths = ["10.50.0.0/16", "10.50.0.0/24", "10.50.0.0/29", "fd00::/64", "fd00::/120"].map(|subnet| length(net(subnet), false));
         assert_eq!(lengths, [26, 28, 31, 112, 124]);
+    }
+
+    #[test]
+    fn a_segment_has_more_blocks_than_a_block_has_addresses() {
+        let ranges = ["10.50.0.0/16", "10.77.0.0/23", "10.77.0.0/24", "10.77.0.0/27", "10.77.0.0/29", "fd00::/64"];
+        assert_eq!(ranges.map(|range| length(net(range), true)), [26, 29, 29, 30, 31, 112]);
     }
 
     #[test]
@@ -102,20 +103,21 @@ mod tests {
 
     #[test]
     fn a_thousand_hosts_hardly_meet_in_their_first_block() {
-        let first = |host: u32| in_turn(net("10.48.0.0/12"), &format!("host-{host}")).next().unwrap();
+        let first = |host: u32| in_turn(net("10.48.0.0/12"), 26, &format!("host-{host}")).next().unwrap();
         let firsts: BTreeSet<IpNet> = (0..1000).map(first).collect();
         assert!(firsts.len() > 950, "{}", firsts.len());
     }
 
     proptest! {
         #[test]
-        fn a_host_comes_by_every_block_once(prefix in 16u8..30, host in "[a-z]{1,8}") {
+        fn a_host_comes_by_every_block_once(prefix in 16u8..30, segment: bool, host in "[a-z]{1,8}") {
             let subnet = IpNet::new("10.50.0.0".parse().unwrap(), prefix).unwrap().trunc();
-            let blocks: Vec<IpNet> = in_turn(subnet, &host).collect();
+            let length = length(subnet, segment);
+            let blocks: Vec<IpNet> = in_turn(subnet, length, &host).collect();
             let distinct: BTreeSet<IpNet> = blocks.iter().copied().collect();
-            prop_assert_eq!(distinct.len(), 1 << (length(subnet) - prefix));
+            prop_assert_eq!(distinct.len(), 1 << (length - prefix));
             prop_assert_eq!(blocks.len(), distinct.len());
-            prop_assert!(blocks.iter().all(|block| subnet.contains(block) && block_of(subnet, block.addr()) == *block));
+            prop_assert!(blocks.iter().all(|block| subnet.contains(block) && block_of(length, block.addr()) == *block));
         }
     }
 }

@@ -26,7 +26,7 @@ pub enum Error {
     Differs { subnets: Vec<IpNet>, what: String, here: String, there: String, host: String },
     /// Some of its addresses are another network's.
     #[error(
-        "join the network of {}: host {host} made the overlay network of {}, which overlaps it; choose another --subnet, or the same",
+        "join the network of {}: host {host} made the network of {}, which overlaps it; choose another --subnet, or the same",
         list(.subnets), list(.other)
     )]
     Overlap { subnets: Vec<IpNet>, other: Vec<IpNet>, host: String },

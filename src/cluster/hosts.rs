@@ -157,7 +157,7 @@ impl Cluster {
 
     /// Gives a block's record to another host, see [`super::single`].
     pub(super) fn grant_op(&self, subnet: ipnet::IpNet, address: std::net::IpAddr, to: &record::Owner) -> Op {
-        let record = Block { owner: to.clone(), home: None, turn: usize::from(u16::MAX), claim: rand::random() };
+        let record = Block { owner: to.clone(), home: None, own: vec![], turn: usize::from(u16::MAX), claim: rand::random() };
         Op::Put(block_key(subnet, super::blocks::single(address)), encode(&record), Expect::Absent)
     }
 }

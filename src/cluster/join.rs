@@ -6,11 +6,11 @@ use tracing::{info, warn};
 
 use super::admit::{admit, of};
 use super::error::Error;
-use super::record::{Block, Networks, Records, alive_key, block_key, blocks_of, decode, encode, networks_key, records};
+use super::record::{Networks, Records, alive_key, block_key, blocks_of, decode, encode, networks_key, records};
 use super::side::Side;
 use super::text::list;
 use super::view::Network;
-use super::{Cluster, State, Wanted, blocks};
+use super::{Cluster, State, Wanted};
 use crate::model::{Agreement, Share};
 use crate::store::{Entry, Expect, Op, StoreError};
 
@@ -44,10 +44,10 @@ impl Cluster {
             return Ok(share);
         }
         self.register().await?;
-        let mut sides: Vec<Side> = agreement.subnets.iter().map(|subnet| Side::new(*subnet, &agreement.reserved)).collect();
+        let mut sides = wanted.sides();
         let vni = self.first_blocks(wanted, &mut sides).await?;
         let network = Network { wanted: wanted.clone(), vni, sides };
-        info!("take part in the overlay network of {}, VNI {vni}", list(&agreement.subnets));
+        info!("take part in the network of {}, VNI {vni}", list(&agreement.subnets));
         self.change(|state| {
             state.unsettled.retain(|subnet| !agreement.subnets.contains(subnet));
             let standing = self.standing(state, &network);
@@ -166,8 +166,7 @@ impl Cluster {
         let put = |block: IpNet, expect: Expect| {
             let mut with = side.clone();
             with.mine.push(block);
-            let home = with.home().filter(|home| block.contains(home));
-            let record = Block { owner: self.me.clone(), home, turn: side.mine.len(), claim: rand::random() };
+            let record = with.record(&self.me, side.mine.len(), block, rand::random());
             Op::Put(block_key(side.subnet, block), encode(&record), expect)
         };
         if let Some((block, expect)) = side.free(&self.me, records).next() {
@@ -210,7 +209,6 @@ impl Cluster {
 
     /// Whether a block is one of those that an address may be asked of.
     pub(super) fn holds(&self, subnet: IpNet, address: std::net::IpAddr) -> bool {
-        let block = blocks::block_of(subnet, address);
-        self.known(|state| state.sides().any(|side| side.subnet == subnet && side.mine.contains(&block)))
+        self.known(|state| state.sides().any(|side| side.subnet == subnet && side.mine.contains(&side.block_of(address))))
     }
 }

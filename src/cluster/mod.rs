@@ -1,4 +1,4 @@
-//! CLUSTER: which hosts take part in an overlay network, and whose which of its blocks is.
+//! CLUSTER: which hosts take part in a network, and whose which of its blocks is.
 //!
 //! Knows the store and nothing of kernels, Docker or modes. What is decided is decided in pure functions ([`admit`] for networks, [`side`]
 //! for blocks); the rest of the room reads the store for them and writes what they say. Two rules stand above all others:
@@ -32,7 +32,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::model::{Agreement, Segment, Share};
+use crate::model::{Agreement, OnLink, Segment, Share};
 use crate::store::{Lease, Leases};
 
 pub use error::Error;
@@ -58,8 +58,8 @@ pub struct Uplink {
     pub vtep: IpAddr,
     /// Bytes: what a packet from there may have.
     pub mtu: u32,
-    /// Where that is, see [`Share::segment`].
-    pub segment: Option<Segment>,
+    /// Where that is, see [`Share::on_link`].
+    pub on_link: Option<OnLink>,
 }
 
 /// A network that this host is to take part in.
@@ -73,6 +73,8 @@ pub struct Wanted {
     pub options: BTreeMap<String, String>,
     /// Numbers that VXLAN devices of others have on this host.
     pub foreign_vnis: BTreeSet<u32>,
+    /// Only addresses are shared. No number, no address of the hosts' own in their blocks.
+    pub segment: Option<Segment>,
 }
 
 impl Wanted {
@@ -80,7 +82,14 @@ impl Wanted {
     fn agreement(&self) -> Agreement {
         let subnets: BTreeSet<IpNet> = self.subnets.iter().map(IpNet::trunc).collect();
         let reserved: BTreeSet<IpAddr> = self.reserved.iter().copied().collect();
-        Agreement { subnets: subnets.into_iter().collect(), reserved: reserved.into_iter().collect(), options: self.options.clone() }
+        let (subnets, reserved) = (subnets.into_iter().collect(), reserved.into_iter().collect());
+        Agreement { subnets, reserved, options: self.options.clone(), segment: None }
+    }
+
+    /// Its subnets, of which nothing is known yet.
+    fn sides(&self) -> Vec<Side> {
+        let Agreement { subnets, reserved, .. } = self.agreement();
+        subnets.into_iter().map(|subnet| Side { reserved: reserved.clone(), ..Side::new(subnet, self.segment.as_ref()) }).collect()
     }
 }
 
@@ -124,7 +133,7 @@ pub trait Lender: Send + Sync {
     async fn restore(&self, address: IpAddr);
 }
 
-/// This host's part in all overlay networks.
+/// This host's part in all networks that hosts share.
 pub struct Cluster {
     store: Arc<dyn Leases>,
     me: Owner,
@@ -237,14 +246,26 @@ impl Cluster {
     /// [`Cluster::run`]: what nobody told is given back. No I/O.
     pub fn resume(&self, wanted: Wanted, held: Share) {
         self.change(|state| {
-            state.uplink.get_or_insert(Uplink { vtep: held.mine.vtep, mtu: held.mtu, segment: held.segment.clone() });
+            state.uplink.get_or_insert(Uplink { vtep: held.mine.vtep, mtu: held.mtu, on_link: held.on_link.clone() });
             for peer in &held.peers {
                 state.hosts.entry(peer.host.clone()).or_insert_with(|| HostRecord { id: String::new(), vtep: peer.vtep });
             }
-            let agreement = wanted.agreement();
-            let sides = agreement.subnets.iter().map(|subnet| remembered(*subnet, &agreement.reserved, &held)).collect();
+            let sides = wanted.sides().into_iter().map(|side| remembered(side, &held)).collect();
             state.networks.push(Network { wanted, vni: held.vni, sides });
             state.unsettle_all();
+        });
+    }
+
+    /// Which addresses this host itself has now on a segment where it shares a network. No I/O.
+    pub fn stand_at(&self, subnets: &[IpNet], own: &[IpAddr]) {
+        self.change(|state| {
+            for side in state.networks.iter_mut().flat_map(|network| &mut network.sides).filter(|side| subnets.contains(&side.subnet)) {
+                let here: Vec<IpAddr> = own.iter().copied().filter(|own| side.subnet.contains(own)).collect();
+                if side.own.as_ref().is_some_and(|known| *known != here) {
+                    side.own = Some(here);
+                    state.unsettled.insert(side.subnet);
+                }
+            }
         });
     }
 
@@ -296,15 +317,19 @@ impl Cluster {
 }
 
 /// A subnet as this host's disk has it.
-fn remembered(subnet: IpNet, reserved: &[IpAddr], held: &Share) -> Side {
+fn remembered(mut side: Side, held: &Share) -> Side {
+    let (subnet, segment) = (side.subnet, side.own.is_some());
     let within = |blocks: &[IpNet]| blocks.iter().copied().filter(|block| subnet.contains(block)).collect::<Vec<_>>();
     let of_peer = |peer: &crate::model::Member| {
         let (owner, homes) = (Owner { host: peer.host.clone(), id: String::new() }, peer.homes.clone());
-        let home = move |block: IpNet| homes.iter().copied().find(|home| block.contains(home));
-        let blocks = within(&peer.blocks).into_iter().enumerate();
-        blocks.map(move |(turn, block)| (block, Block { owner: owner.clone(), home: home(block), turn, claim: 0 })).collect::<Vec<_>>()
+        let homes: Vec<IpAddr> = homes.into_iter().filter(|home| subnet.contains(home)).collect();
+        let remember = move |(turn, block): (usize, IpNet)| {
+            let home = homes.iter().copied().find(|home| !segment && block.contains(home));
+            let own = if segment && turn == 0 { homes.clone() } else { vec![] };
+            (block, Block { owner: owner.clone(), home, own, turn, claim: 0 })
+        };
+        within(&peer.blocks).into_iter().enumerate().map(remember).collect::<Vec<_>>()
     };
-    let mut side = Side::new(subnet, reserved);
     side.mine = within(&held.mine.blocks);
     side.others = held.peers.iter().flat_map(of_peer).collect();
     side

@@ -25,6 +25,9 @@ pub struct Block {
     pub owner: Owner,
     /// The host's own address, if it is in this block.
     pub home: Option<IpAddr>,
+    /// On a segment, in one of the host's blocks: the addresses that the host itself has there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<IpAddr>,
     /// The owner's blocks in the order in which it got them.
     pub turn: usize,
     /// Random: a block that is claimed again has another version, so that a late answer to the first claim changes nothing.
@@ -47,6 +50,7 @@ pub struct Networks {
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
+    /// 0 of a segment.
     pub vni: u32,
     pub made_by: String,
     #[serde(flatten)]
@@ -175,5 +179,5 @@ pub fn records(entries: &[Entry]) -> Records {
 }
 
 fn nobodys() -> Block {
-    Block { owner: Owner { host: String::new(), id: String::new() }, home: None, turn: 0, claim: 0 }
+    Block { owner: Owner { host: String::new(), id: String::new() }, home: None, own: vec![], turn: 0, claim: 0 }
 }

@@ -67,7 +67,7 @@ impl Cluster {
     fn decide(&self, subnet: IpNet, records: &Records) -> (bool, Vec<Write>) {
         self.change(|state| {
             let asking = state.asking.clone();
-            let Some(side) = state.side(subnet) else { return (false, Side::new(subnet, &[]).writes(&self.me, records, rand::random())) };
+            let Some(side) = state.side(subnet) else { return (false, Side::new(subnet, None).writes(&self.me, records, rand::random())) };
             let before = side.clone();
             side.hear(&self.me, records, Instant::now(), self.times.rebuild);
             tell_lost(&before, side);

@@ -10,12 +10,17 @@ use tokio::time::Instant;
 
 use super::blocks;
 use super::record::{Block, Found, Owner, Records};
+use crate::model::Segment;
 use crate::store::Expect;
 
 /// What this host knows of one subnet of a network that it takes part in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Side {
     pub subnet: IpNet,
+    /// What is cut into blocks: the subnet or a part of it.
+    pub range: IpNet,
+    /// On a segment the addresses that this host itself has there; none: it has the first of its first block.
+    pub own: Option<Vec<IpAddr>>,
     pub reserved: Vec<IpAddr>,
     /// This host's, in the order in which it got them, single addresses among them.
     pub mine: Vec<IpNet>,
@@ -36,9 +41,32 @@ pub enum Write {
 }
 
 impl Side {
-    pub fn new(subnet: IpNet, reserved: &[IpAddr]) -> Self {
-        let (mine, lost, others) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        Self { subnet, reserved: reserved.to_vec(), mine, lost, others, rebuilding: None }
+    pub fn new(subnet: IpNet, segment: Option<&Segment>) -> Self {
+        let (reserved, mine, lost, others) = (Vec::new(), Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let range = segment.and_then(|segment| segment.ranges.iter().copied().find(|range| subnet.contains(range))).unwrap_or(subnet);
+        let own = segment.map(|segment| segment.own.iter().copied().filter(|own| subnet.contains(own)).collect());
+        Self { subnet, range, own, reserved, mine, lost, others, rebuilding: None }
+    }
+
+    fn length(&self) -> u8 {
+        blocks::length(self.range, self.own.is_some())
+    }
+
+    /// The block that an address belongs to; one outside the range belongs to one that nobody claims.
+    pub fn block_of(&self, address: IpAddr) -> IpNet {
+        blocks::block_of(self.length(), address)
+    }
+
+    /// Whether it is one address that was asked for, and no block.
+    pub fn is_single(&self, block: IpNet) -> bool {
+        block.prefix_len() > self.length()
+    }
+
+    /// What is to be recorded of a block of this host's.
+    pub fn record(&self, me: &Owner, turn: usize, block: IpNet, claim: u64) -> Block {
+        let home = self.home().filter(|_| self.first_block() == Some(block));
+        let own = self.own.clone().filter(|_| self.first_block() == Some(block)).unwrap_or_default();
+        Block { owner: me.clone(), home, own, turn, claim }
     }
 
     /// Whether every block of this host's is recorded as such, and no other one.
@@ -67,10 +95,10 @@ impl Side {
     /// What must change in the store so that it says what this host holds. `claim` marks what is written.
     pub fn writes(&self, me: &Owner, records: &Records, claim: u64) -> Vec<Write> {
         let put = |(turn, block): (usize, &IpNet)| {
-            let wanted = Block { owner: me.clone(), home: self.home_in(*block), turn, claim };
+            let wanted = self.record(me, turn, *block, claim);
             match records.get(block) {
                 None => Some(Write::Put(*block, wanted, Expect::Absent)),
-                Some(found) if found.block.owner == *me && found.block.home == wanted.home => None,
+                Some(found) if found.block.owner == *me && found.block.home == wanted.home && found.block.own == wanted.own => None,
                 Some(found) if found.block.owner == *me || !found.block.is_owned() => {
                     Some(Write::Put(*block, wanted, Expect::Version(found.version)))
                 }
@@ -88,8 +116,8 @@ impl Side {
     pub fn free<'a>(&'a self, me: &'a Owner, records: &'a Records) -> impl Iterator<Item = (IpNet, Expect)> + 'a {
         let stray = records.iter().filter(|(net, found)| self.is_fit(**net) && found.block.owner == *me && !self.mine.contains(*net));
         let stray = stray.map(|(net, found)| (*net, Expect::Version(found.version)));
-        let broken: BTreeSet<IpNet> = self.singles(me, records).map(|net| blocks::block_of(self.subnet, net.addr())).collect();
-        let free = blocks::in_turn(self.subnet, &me.host).filter(move |net| {
+        let broken: BTreeSet<IpNet> = self.singles(me, records).map(|net| self.block_of(net.addr())).collect();
+        let free = blocks::in_turn(self.range, self.length(), &me.host).filter(move |net| {
             let known = records.contains_key(net) || self.others.contains_key(net) || self.mine.contains(net);
             !known && !broken.contains(net) && self.is_fit(*net)
         });
@@ -103,32 +131,31 @@ impl Side {
 
     /// Single addresses of other hosts.
     pub fn singles<'a>(&'a self, me: &'a Owner, records: &'a Records) -> impl Iterator<Item = IpNet> + 'a {
-        records.iter().filter(|(net, found)| blocks::is_single(self.subnet, **net) && found.block.owner != *me).map(|(net, _)| *net)
+        records.iter().filter(|(net, found)| self.is_single(**net) && found.block.owner != *me).map(|(net, _)| *net)
     }
 
     /// The owner of the block that an address is in; its own if it is one that was asked for.
     pub fn owner<'a>(&self, records: &'a Records, address: IpAddr) -> Option<&'a Owner> {
-        let found = records.get(&blocks::single(address)).or_else(|| records.get(&blocks::block_of(self.subnet, address)));
+        let found = records.get(&blocks::single(address)).or_else(|| records.get(&self.block_of(address)));
         found.map(|found| &found.block.owner)
     }
 
     /// The host's own address on the network.
     pub fn home(&self) -> Option<IpAddr> {
-        self.first_block().and_then(|block| blocks::home(self.subnet, block, &self.reserved))
-    }
-
-    fn home_in(&self, block: IpNet) -> Option<IpAddr> {
-        self.home().filter(|_| self.first_block() == Some(block))
+        let routed = self.first_block().filter(|_| self.own.is_none());
+        routed.and_then(|block| blocks::home(self.subnet, block, &self.reserved))
     }
 
     fn first_block(&self) -> Option<IpNet> {
-        self.mine.iter().copied().find(|block| !blocks::is_single(self.subnet, *block))
+        self.mine.iter().copied().find(|block| !self.is_single(*block))
     }
 
-    /// A block that has an address for a container; the first also has one for the host.
+    /// A block that has an address for a container; the first also has one for the host, if that is to have one of it.
     fn is_fit(&self, block: IpNet) -> bool {
-        let needed = if self.first_block().is_none() { 2 } else { 1 };
-        !blocks::is_single(self.subnet, block) && blocks::usable(self.subnet, block, &self.reserved).take(needed).count() == needed
+        let needed = if self.first_block().is_none() && self.own.is_none() { 2 } else { 1 };
+        !self.is_single(block)
+            && self.range.contains(&block)
+            && blocks::usable(self.subnet, block, &self.reserved).take(needed).count() == needed
     }
 
     /// What this host held and the store says is another's.
@@ -199,7 +226,7 @@ mod tests {
     impl World {
         fn new() -> Self {
             let subnet: IpNet = "10.0.0.0/25".parse().unwrap();
-            let host = |n: usize| (Owner { host: format!("h{n}"), id: n.to_string() }, Side::new(subnet, &[]), None);
+            let host = |n: usize| (Owner { host: format!("h{n}"), id: n.to_string() }, Side::new(subnet, None), None);
             World { subnet, version: 0, records: Records::new(), past: vec![], hosts: (0..4).map(host).collect() }
         }
 
@@ -230,7 +257,7 @@ mod tests {
                 Act::Choose => chosen = side.free(&me, &self.records).next(),
                 Act::Claim => {
                     if let Some((block, expect)) = chosen.take() {
-                        let record = Block { owner: me.clone(), home: None, turn: 0, claim: self.version };
+                        let record = Block { owner: me.clone(), home: None, own: vec![], turn: 0, claim: self.version };
                         if self.commit(&[Write::Put(block, record, expect)]) && !side.mine.contains(&block) {
                             side.mine.push(block);
                         }
@@ -250,7 +277,7 @@ mod tests {
                     }
                 }
                 Act::Leave => {
-                    side = Side::new(self.subnet, &[]);
+                    side = Side::new(self.subnet, None);
                     chosen = None;
                 }
                 Act::Wipe => self.records.clear(),

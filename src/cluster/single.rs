@@ -63,7 +63,7 @@ impl Cluster {
             if let Some(owner) = side.owner(&records, address).filter(|owner| **owner != self.me) {
                 return strangers(&side, &records, address, owner);
             }
-            match self.store.commit(self.single_ops(subnet, address, &records)).await {
+            match self.store.commit(self.single_ops(&side, address, &records)).await {
                 Ok(_) => return self.hold_single(subnet, address).map(|()| Found::Ours),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(cause) => return Err(Error::store(format!("claim {address} in {subnet}"))(cause)),
@@ -72,9 +72,10 @@ impl Cluster {
         Err(Error::Contended { action: format!("claim {address} in {subnet}") })
     }
 
-    fn single_ops(&self, subnet: IpNet, address: IpAddr, records: &Records) -> Vec<Op> {
+    fn single_ops(&self, side: &Side, address: IpAddr, records: &Records) -> Vec<Op> {
+        let subnet = side.subnet;
         let expect = |net: IpNet| records.get(&net).map_or(Expect::Absent, |found| Expect::Version(found.version));
-        let (single, block) = (blocks::single(address), blocks::block_of(subnet, address));
+        let (single, block) = (blocks::single(address), side.block_of(address));
         let Op::Put(key, value, _) = self.grant_op(subnet, address, &self.me) else { return vec![] };
         // A block that the store still says is this host's is about to be given back.
         let free = Op::Delete(block_key(subnet, block), expect(block));
@@ -93,7 +94,7 @@ impl Cluster {
     pub async fn release(&self, subnet: IpNet, address: IpAddr) {
         let held = self.change(|state| {
             let side = state.side(subnet)?;
-            let at = side.mine.iter().position(|block| *block == blocks::single(address) && blocks::is_single(subnet, *block))?;
+            let at = side.mine.iter().position(|block| *block == blocks::single(address) && side.is_single(*block))?;
             Some(side.mine.remove(at))
         });
         if held.is_some() {

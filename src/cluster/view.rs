@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::Uplink;
 use super::blocks;
 use super::hash::hash;
-use super::record::{HostRecord, Owner};
+use super::record::{Block, HostRecord, Owner};
 use super::side::Side;
 use crate::model::{Mac, Member, Share};
 
@@ -68,15 +68,15 @@ pub fn mac(host: &str, vni: u32) -> Mac {
 
 impl Network {
     pub fn standing(&self, me: &Owner, uplink: &Uplink, hosts: &BTreeMap<String, HostRecord>) -> Standing {
-        let Uplink { vtep, mtu, segment } = uplink.clone();
-        let share = Share { vni: self.vni, mtu, segment, mine: self.mine(me, vtep), peers: self.peers(me, hosts) };
+        let Uplink { vtep, mtu, on_link } = uplink.clone();
+        let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers: self.peers(me, hosts) };
         let lost = self.sides.iter().flat_map(|side| side.lost.clone()).collect();
         Standing { subnets: self.wanted.agreement().subnets, share, kept: self.sides.iter().flat_map(kept).collect(), lost }
     }
 
     fn mine(&self, me: &Owner, vtep: IpAddr) -> Member {
         let blocks = self.sides.iter().flat_map(|side| side.mine.iter().copied()).collect();
-        let homes = self.sides.iter().filter_map(Side::home).collect();
+        let homes = self.sides.iter().flat_map(|side| side.home().into_iter().chain(side.own.clone().unwrap_or_default())).collect();
         Member { host: me.host.clone(), vtep, mac: mac(&me.host, self.vni), homes, blocks }
     }
 
@@ -96,17 +96,19 @@ impl Network {
     }
 
     fn peer(&self, owner: &Owner, vtep: IpAddr) -> Member {
-        let of_side = |side: &Side| {
-            let mut blocks: Vec<_> =
-                side.others.iter().filter(|(_, block)| block.owner == *owner).map(|(net, b)| (b.turn, *net, b.home)).collect();
-            blocks.sort();
-            blocks
-        };
-        let all: Vec<_> = self.sides.iter().flat_map(of_side).collect();
-        let homes = all.iter().filter_map(|(_, _, home)| *home).collect();
+        let all: Vec<_> = self.sides.iter().flat_map(|side| blocks_of(side, owner)).collect();
+        let homes = all.iter().flat_map(|(_, _, block)| block.home.iter().chain(&block.own)).copied().collect();
         let blocks = all.iter().map(|(_, net, _)| *net).collect();
         Member { host: owner.host.clone(), vtep, mac: mac(&owner.host, self.vni), homes, blocks }
     }
+}
+
+/// An owner's, in the order in which it got them.
+fn blocks_of<'s>(side: &'s Side, owner: &Owner) -> Vec<(usize, IpNet, &'s Block)> {
+    let theirs = side.others.iter().filter(|(_, block)| block.owner == *owner);
+    let mut blocks: Vec<_> = theirs.map(|(net, block)| (block.turn, *net, block)).collect();
+    blocks.sort_by_key(|(turn, net, _)| (*turn, *net));
+    blocks
 }
 
 /// What was remembered has no machine's number.
@@ -114,12 +116,24 @@ fn is_same(id: &str, other: &str) -> bool {
     id.is_empty() || other.is_empty() || id == other
 }
 
-/// The host's own address in its first block; in large ones also that which would be its own if it lost the first. What was lent.
+/// The addresses of hosts, and what was lent.
 fn kept(side: &Side) -> Vec<IpAddr> {
-    let large = |block: &&IpNet| !blocks::is_single(side.subnet, **block) && block.max_prefix_len() - block.prefix_len() >= 4;
-    let spare = side.mine.iter().filter(large).filter_map(|block| blocks::home(side.subnet, *block, &side.reserved));
-    let lent = side.others.keys().filter(|net| blocks::is_single(side.subnet, **net)).map(|net| net.addr());
-    let lent = lent.filter(|address| side.mine.iter().any(|block| block.contains(address)));
-    let kept: BTreeSet<IpAddr> = side.home().into_iter().chain(spare).chain(lent).collect();
+    let lent = side.others.keys().filter(|net| side.is_single(**net)).map(|net| net.addr());
+    let hosts = side.own.as_ref().map_or_else(|| homes(side), |own| on_segment(side, own));
+    let within = |address: &IpAddr| side.mine.iter().any(|block| block.contains(address));
+    let kept: BTreeSet<IpAddr> = lent.chain(hosts).filter(within).collect();
     kept.into_iter().collect()
+}
+
+/// The host's own address in its first block; in large ones also that which would be its own if it lost the first.
+fn homes(side: &Side) -> Vec<IpAddr> {
+    let large = |block: &&IpNet| !side.is_single(**block) && block.max_prefix_len() - block.prefix_len() >= 4;
+    let spare = side.mine.iter().filter(large).filter_map(|block| blocks::home(side.subnet, *block, &side.reserved));
+    side.home().into_iter().chain(spare).collect()
+}
+
+/// What the hosts themselves have there, and the routers.
+fn on_segment(side: &Side, own: &[IpAddr]) -> Vec<IpAddr> {
+    let theirs = side.others.values().flat_map(|block| &block.own);
+    own.iter().chain(theirs).chain(&side.reserved).copied().collect()
 }

@@ -18,4 +18,4 @@ pub use object::{
     SandboxName, StaticRoute, conf_path,
 };
 pub use policy::{Entry, Inbound, Zone};
-pub use shared::{Agreement, Member, Segment, Share};
+pub use shared::{Agreement, Member, OnLink, Segment, Share};

@@ -30,6 +30,9 @@ pub struct Network {
     /// The links of the host that the options name, as far as they existed when the network was made.
     #[serde(default)]
     pub host_links: BTreeMap<IfName, HostLink>,
+    /// The parts of its subnets that rsnet's IPAM gives addresses of; none: another IPAM does, or they are those of one link of this host.
+    #[serde(default)]
+    pub ranges: Option<Vec<IpNet>>,
     /// What this host last heard of the network, if others have it too.
     #[serde(default)]
     pub share: Option<Share>,

@@ -16,18 +16,30 @@ pub struct Agreement {
     pub reserved: Vec<IpAddr>,
     /// What must be given alike on every host.
     pub options: BTreeMap<String, String>,
+    /// The network is there without the hosts, and they share its addresses only; none: they are the network. Each host's own affair.
+    #[serde(skip)]
+    pub segment: Option<Segment>,
+}
+
+/// A network that hosts do not make but stand on: a LAN.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// The parts of the subnets that containers have their addresses of, where that is not the whole.
+    pub ranges: Vec<IpNet>,
+    /// Addresses that this host itself has there.
+    pub own: Vec<IpAddr>,
 }
 
 /// A network that hosts share, as this host last heard of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
-    /// The network's number on the wire, of 24 bits (RFC 7348).
+    /// The network's number on the wire, of 24 bits (RFC 7348); 0 on a segment.
     pub vni: u32,
     /// Bytes: what a packet from this host's outer address may have.
     pub mtu: u32,
     /// Where this host's outer address is; none: nowhere that another host could be, or not known.
     #[serde(default)]
-    pub segment: Option<Segment>,
+    pub on_link: Option<OnLink>,
     pub mine: Member,
     /// The other hosts of the network, by name.
     pub peers: Vec<Member>,
@@ -35,7 +47,7 @@ pub struct Share {
 
 /// A link of the host, with the addresses that are reached by it without a router.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Segment {
+pub struct OnLink {
     pub link: IfName,
     pub subnet: IpNet,
 }
@@ -49,7 +61,7 @@ pub struct Member {
     pub vtep: IpAddr,
     /// Its MAC on the network.
     pub mac: Mac,
-    /// Its own addresses on the network, one of each family, within its blocks.
+    /// Its own addresses on the network, one of each family, within its blocks; on a segment those that it has there, wherever they are.
     pub homes: Vec<IpAddr>,
     /// The parts of the subnets whose addresses are its containers', in the order in which it got them; a single address that a user asked for
     /// is one of full length.

@@ -60,7 +60,7 @@ async fn what_differs_or_overlaps_is_refused_in_words() {
     let error = b.cluster.join(&blue).await.unwrap_err().to_string();
     assert!(error.contains("option mtu is 9000 here and not given on host a, which made it"), "{error}");
     let error = b.cluster.join(&wanted(&["10.50.4.0/22"])).await.unwrap_err().to_string();
-    assert!(error.contains("10.50.4.0/22") && error.contains("overlay network of 10.50.0.0/16"), "{error}");
+    assert!(error.contains("10.50.4.0/22") && error.contains("the network of 10.50.0.0/16"), "{error}");
     let mut taken = wanted(&[BLUE]);
     taken.foreign_vnis.insert(a.standing(BLUE).share.vni);
     let error = b.cluster.join(&taken).await.unwrap_err().to_string();

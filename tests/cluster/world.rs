@@ -139,7 +139,7 @@ impl Host {
         let line =
             Arc::new(Line { store: store.clone(), cut: watch::Sender::new(false), lease: Mutex::default(), wrote: AtomicBool::new(false) });
         let identity = Identity { host: name.into(), id: id.into() };
-        let uplink = Uplink { vtep: IpAddr::from([192, 0, 2, number]), mtu: 1500, segment: None };
+        let uplink = Uplink { vtep: IpAddr::from([192, 0, 2, number]), mtu: 1500, on_link: None };
         let cluster = Cluster::new(line.clone(), identity, times).unwrap();
         held.into_iter().for_each(|(wanted, held)| cluster.resume(wanted, held));
         cluster.leave_by(uplink);

@@ -91,7 +91,7 @@ impl World {
         let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall.clone()));
         let identity = Identity { host: "h1".to_owned(), id: "1".to_owned() };
         let cluster = Cluster::new(store, identity, Times::default()).unwrap();
-        cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500, segment: None });
+        cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500, on_link: None });
         let agent = Arc::new(Agent::load(kernel.clone(), disk.clone(), reconciler.clone(), cluster, Settings::default()).await.unwrap());
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
         World { kernel, firewall, reconciler, router, disk, directory }

@@ -8,4 +8,5 @@ mod daemon;
 mod embedded;
 mod faults;
 mod proxy;
+#[allow(dead_code, reason = "the benchmark uses the rest")]
 mod server;

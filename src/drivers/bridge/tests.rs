@@ -19,6 +19,7 @@ fn network(options: &[(&str, &str)]) -> Network {
         host_without_ipv6: false,
         host_way: Way::Engine,
         host_links: BTreeMap::new(),
+        ranges: None,
         share: None,
     }
 }

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use super::options::Options;
 use super::{Claim, Join, Mode, OptionError, PortRequest};
 use crate::model::{
-    Attachment, AttachmentKind, Binding, Endpoint, Family, HostPort, IfName, Link, LinkKind, Macvlan, MacvlanMode, Network, NetworkId,
-    Object, Place, Plan, Route, RouteKind, Way, conf_path,
+    self, Agreement, Attachment, AttachmentKind, Binding, Endpoint, Family, HostPort, IfName, Link, LinkKind, Macvlan, MacvlanMode,
+    Network, NetworkId, Object, Place, Plan, Route, RouteKind, Way, conf_path,
 };
 use spec::Spec;
 pub use spec::{host_links, with_sources};
@@ -163,6 +163,25 @@ impl Mode for Segment {
         let no_address = format!("parent {parent} has no address: host_access=true gives containers nothing of the host to reach");
         let warnings = [(found.dead, dead), (self.spec.host_access && found.addresses.is_empty(), no_address)];
         warnings.into_iter().filter(|(holds, _)| *holds).map(|(_, warning)| warning).collect()
+    }
+
+    /// Stations of one LAN share its addresses; by which of its links a host is on it is its own affair.
+    fn agreement(&self) -> Option<Agreement> {
+        let Spec { pools, found, .. } = &self.spec;
+        let ranges = self.spec.ranges.clone()?;
+        let subnets: Vec<IpNet> = pools.iter().map(|pool| pool.subnet).collect();
+        let part = |range: &&IpNet| !subnets.contains(range);
+        let parts: Vec<String> = ranges.iter().filter(part).map(IpNet::to_string).collect();
+        let mode = ("mode".to_owned(), "macvlan".to_owned());
+        let range = ("--ip-range".to_owned(), parts.join(" and "));
+        let range = Some(range).filter(|(_, parts)| !parts.is_empty());
+        let reserved = pools.iter().flat_map(|pool| pool.gateway.into_iter().chain(pool.auxiliary.values().copied()));
+        Some(Agreement {
+            reserved: reserved.collect(),
+            options: [mode].into_iter().chain(range).collect(),
+            segment: Some(model::Segment { ranges, own: found.addresses.clone() }),
+            subnets,
+        })
     }
 
     /// The gateway is a router of the LAN: where the user names none there is none.

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
+
 use crate::drivers::attach::Attach;
 use crate::drivers::options::{OptionError, Options};
 use crate::model::{HostLink, IfName, Link, LinkKind, Mac, MacvlanMode, Network, Pool};
@@ -27,6 +29,8 @@ pub struct Spec {
     /// Look for strangers that have a container's address.
     pub probe: bool,
     pub pools: Vec<Pool>,
+    /// The parts of the subnets that containers have their addresses of, where hosts may share those.
+    pub ranges: Option<Vec<IpNet>>,
     pub attach: Attach,
 }
 
@@ -71,6 +75,8 @@ impl Spec {
             slaac: slaac(network, o),
             probe: o.flag(&["probe"]).unwrap_or(true),
             pools: network.pools.clone(),
+            // a segment of its own on this host has no other hosts; nor has one without addresses anything to share
+            ranges: network.ranges.clone().filter(|ranges| network.options.contains_key("parent") && !ranges.is_empty()),
             attach: Attach::parse(network, o),
             found,
         };

@@ -23,6 +23,7 @@ fn network(options: &[(&str, &str)]) -> Network {
         host_mtu: 1400,
         host_without_ipv6: false,
         host_way: Way::Engine,
+        ranges: None,
         share: None,
         host_links: BTreeMap::from([("eth0".parse().unwrap(), found())]),
     }

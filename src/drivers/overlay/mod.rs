@@ -17,7 +17,7 @@ use super::options::Options;
 use super::{Claim, Join, Mode, OptionError, PortRequest, host_side};
 use crate::model::{
     Agreement, Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, IfName, Inbound, Link, LinkKind, Mac, Member,
-    Network, NetworkId, Object, Plan, Route, RouteKind, Segment, Share, StaticRoute, Way, Zone, conf_path, family_of,
+    Network, NetworkId, Object, OnLink, Plan, Route, RouteKind, Share, StaticRoute, Way, Zone, conf_path, family_of,
 };
 use spec::{Side, Spec, Transport};
 
@@ -68,8 +68,8 @@ impl Overlay {
     /// The link and the next hop to a block of a peer's: the peer itself where it is on this host's segment and that will do, else its end of
     /// the tunnel, if there may be one.
     fn way_to<'s>(&self, share: &'s Share, peer: &Member, block: IpNet, tunnel: &'s IfName) -> Option<(&'s IfName, IpAddr)> {
-        let beside = |segment: &&Segment| segment.subnet.contains(&peer.vtep) && family_of(block.addr()) == family_of(peer.vtep);
-        let plain = share.segment.as_ref().filter(beside).map(|segment| (&segment.link, peer.vtep));
+        let beside = |on_link: &&OnLink| on_link.subnet.contains(&peer.vtep) && family_of(block.addr()) == family_of(peer.vtep);
+        let plain = share.on_link.as_ref().filter(beside).map(|on_link| (&on_link.link, peer.vtep));
         let tunneled = || Some((tunnel, of_family(&peer.homes, block.addr())?));
         match self.spec.transport {
             Transport::Vxlan => tunneled(),
@@ -287,6 +287,7 @@ impl Mode for Overlay {
             subnets: self.spec.sides.iter().map(|side| side.subnet).collect(),
             reserved: self.spec.reserved.clone(),
             options: self.spec.agreed.clone(),
+            segment: None,
         })
     }
 

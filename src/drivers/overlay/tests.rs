@@ -20,8 +20,8 @@ fn member(host: &str, last: u8, blocks: &[&str]) -> Member {
 fn share() -> Share {
     let mine = member("h1", 1, &["10.50.0.64/26", "fd00:50::1:0/112"]);
     let peers = vec![member("h2", 2, &["10.50.0.128/26", "fd00:50::2:0/112", "10.50.3.0/26", "10.50.0.9/32"])];
-    let segment = Some(Segment { link: IfName::of("eth", "0"), subnet: "192.0.2.0/29".parse().unwrap() });
-    Share { vni: 4097, mtu: 1500, segment, mine, peers }
+    let on_link = Some(OnLink { link: IfName::of("eth", "0"), subnet: "192.0.2.0/29".parse().unwrap() });
+    Share { vni: 4097, mtu: 1500, on_link, mine, peers }
 }
 
 fn network(options: &[(&str, &str)]) -> Network {
@@ -37,6 +37,7 @@ fn network(options: &[(&str, &str)]) -> Network {
         host_without_ipv6: false,
         host_way: Way::Engine,
         host_links: BTreeMap::new(),
+        ranges: None,
         share: Some(share()),
     }
 }
@@ -101,7 +102,7 @@ fn a_peer_on_the_segment_is_reached_as_it_is_where_that_may_be() {
     assert_eq!(routes("auto"), [&plain[..], &[of_v6]].concat());
     assert_eq!(routes("vxlan"), [&tunneled[..], &[of_v6]].concat());
     let far = |network: Network| {
-        let share = network.share.map(|share| Share { segment: None, ..share });
+        let share = network.share.map(|share| Share { on_link: None, ..share });
         Network { share, ipv6: false, pools: vec![pool("10.50.0.0/16", "10.50.0.1")], ..network }
     };
     let ways = |network: &Network| open(network).unwrap().network().objects.into_values().filter(|o| matches!(o, Object::Route(_))).count();
