@@ -310,7 +310,7 @@ impl Agent {
             result => result?,
         };
         let heard_at = self.addressing.lock().await.heard_at(taken.addr());
-        if let Some(heard_at) = heard_at.filter(|_| !new.gateway) {
+        if let Some(heard_at) = heard_at.filter(|_| self.settings.shared && !new.gateway) {
             sleep_until(heard_at).await;
         }
         Ok(taken)

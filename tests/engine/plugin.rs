@@ -3,6 +3,8 @@
 //! The plugin is the one of `make plugin`: the static release program. It is built here if it is not there or is older than the source.
 
 use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_until};
+use crate::overlay::Cluster;
+use crate::traffic::{addresses, icmp, reaches_all};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -146,7 +148,7 @@ pub fn an_upgrade_interrupts_nobody_and_forgets_nothing(engine: Engine) {
         n => Err(format!("{n} of 3 containers run")),
     };
     wait_until("the containers to come back", PATIENCE, running);
-    let addresses = addresses(host, &["web", "shell", "late"]);
+    let addresses = addresses_of(host, &["web", "shell", "late"]);
     assert!(addresses.len() == 3 && addresses.contains("10.20.0.7"), "three addresses, one of them fixed: {addresses:?}");
     reaches(host, "shell", "web");
     scene.sees_page(8080);
@@ -197,7 +199,7 @@ impl Conversation {
     }
 }
 
-fn addresses(host: &Host, containers: &[&str]) -> BTreeSet<String> {
+fn addresses_of(host: &Host, containers: &[&str]) -> BTreeSet<String> {
     let ask = "inspect -f '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'";
     containers.iter().map(|container| host.docker(&format!("{ask} {container}")).ok().to_owned()).collect()
 }
@@ -286,4 +288,28 @@ pub fn a_plugin_reaches_a_consul_with_a_token_below_data(engine: Engine) {
     scene.station.sh(&format!("{program} kv get -http-addr={address}:8500 rsnet/format")).says("1");
     scene.host.docker("network create -d rsnet --ipam-driver rsnet blue").ok();
     scene.host.docker("network rm blue").ok();
+}
+
+/// One host has the plugin, the other a process.
+pub fn an_overlay_network_works_through_the_plugin(engine: Engine) {
+    let from = dist().display();
+    let cluster = Cluster::new(engine, 2, "");
+    let [h1, h2] = &cluster.hosts[..] else { unreachable!() };
+    h1.stop_rsnet();
+    h1.docker(&format!("plugin create {NAME} {from}")).ok();
+    // the process that was there before has the host's own name for as long as its lease lasts
+    let settings = format!("RSNET_HOST=p1 RSNET_STORE=consul://{}:8500/rsnet", cluster.consul.machine.ipv4());
+    h1.docker(&format!("plugin set {NAME} {settings}")).ok();
+    h1.docker(&format!("plugin enable {NAME}")).ok();
+    cluster.create("--ipv6 --subnet 10.50.0.0/16 --subnet fd50::/64 blue");
+    let all = cluster.run("blue", "--restart always -p 8080:7");
+    for (n, to) in [(0, &all[1]), (1, &all[0])] {
+        reaches_all(cluster.place(n), &to.iter().map(|to| icmp(*to)).collect::<Vec<_>>());
+    }
+    h2.sh("rsnet hosts").says("p1");
+    h1.docker(&format!("plugin disable -f {NAME}")).ok();
+    h1.docker(&format!("plugin enable {NAME}")).ok();
+    h1.docker("restart -t 0 c1").ok();
+    let again = addresses(h1, "c1", "blue");
+    reaches_all(cluster.place(1), &again.iter().map(|to| icmp(*to)).collect::<Vec<_>>());
 }

@@ -97,7 +97,7 @@ pub fn no_row_ever_leads_to_a_host_that_does_not_hold_the_address(engine: Engine
     let hosts: Vec<_> = cluster.hosts.iter_mut().map(RwLock::new).collect();
     let (mut kills, mut reboots) = (0, 0);
     std::thread::scope(|scope| {
-        let lives: Vec<_> = hosts.iter().enumerate().map(|(number, host)| (number, host)).collect();
+        let lives: Vec<_> = hosts.iter().enumerate().collect();
         let lives: Vec<_> = lives
             .into_iter()
             .map(|(number, host)| {
