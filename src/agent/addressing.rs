@@ -155,7 +155,8 @@ impl Addressing {
     /// Of networks that hosts share only this host's blocks are given from, less what is kept for others; gives what is kept no longer.
     pub fn confine(&mut self, view: &View, stored: &[IpNet]) -> Vec<(IpNet, IpAddr)> {
         let (mut returned, mut had) = (Vec::new(), Vec::new());
-        for Standing { subnets, share, kept, .. } in &view.networks {
+        for network in &view.networks {
+            let Standing { subnets, share, kept, .. } = &**network;
             let blocks: Vec<IpNet> = share.mine.blocks.iter().copied().filter(|block| stored.contains(block)).collect();
             for subnet in subnets {
                 let Some(pool) = self.space.pool_mut(subnet) else { continue };

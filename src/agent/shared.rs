@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::state::{Live, declare_network};
 use super::{Agent, Error, NewAddress};
 use crate::addresses::AddressError;
-use crate::cluster::{self, Lender, Standing, View, Wanted};
+use crate::cluster::{self, Lender, View, Wanted};
 use crate::drivers::{self, Mode};
 use crate::model::{Agreement, Network, NetworkId, Share};
 
@@ -141,8 +141,8 @@ impl Agent {
     /// The same, for whoever makes a network.
     pub(super) async fn leave_unused_alone(&self) {
         let joined = self.cluster.views().borrow().networks.clone();
-        for Standing { subnets, .. } in joined.into_iter().filter(|joined| !joined.subnets.iter().any(|subnet| self.is_shared(*subnet))) {
-            self.cluster.leave(&subnets).await;
+        for unused in joined.iter().filter(|joined| !joined.subnets.iter().any(|subnet| self.is_shared(*subnet))) {
+            self.cluster.leave(&unused.subnets).await;
         }
     }
 

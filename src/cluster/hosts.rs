@@ -1,6 +1,7 @@
 //! This host among the others: its lease, its record, who else is there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tracing::{info, warn};
 
@@ -41,7 +42,8 @@ impl Cluster {
     async fn enrol(&self, lease: &mut Option<Lease>) -> Result<(), Error> {
         let Uplink { vtep, .. } = self.known(|state| state.uplink.clone()).ok_or(Error::NoWay)?;
         let failed = || Error::store(format!("register host {}", self.me.host));
-        let mine = match lease.take() {
+        let before = lease.take();
+        let mine = match before.clone() {
             Some(lease) => lease,
             None => self.store.grant(&format!("rsnet {}", self.me.host), self.times.lease).await.map_err(failed())?,
         };
@@ -50,27 +52,31 @@ impl Cluster {
             let _ = self.store.end(&mine).await;
             return Err(error);
         }
-        self.write_record(HostRecord { id: self.me.id.clone(), vtep }).await.map_err(failed())?;
+        let anew = self.write_record(HostRecord { id: self.me.id.clone(), vtep }).await.map_err(failed())? || before.is_none();
         // Who joins a network now has to know where its other hosts are; later the watch tells.
         let entries = if self.known(|state| state.recorded.is_none()) { self.store.list(&record::hosts()).await } else { Ok(vec![]) };
         let hosts = decoded(&entries.map_err(failed())?);
         *lease = Some(mine);
         self.change(|state| {
-            let known = std::mem::replace(&mut state.hosts, hosts);
-            state.hosts.extend(known);
-            state.unsettle_all();
+            // What was heard before is newer than nothing, and no older than this.
+            let known = hosts.into_iter().filter(|(name, _)| !state.hosts.contains_key(name)).collect::<Vec<_>>();
+            Arc::make_mut(&mut state.hosts).extend(known);
+            if anew {
+                state.unsettle_all();
+            }
         });
         Ok(())
     }
 
-    /// All hosts hear of what is written: only what differs is.
-    async fn write_record(&self, record: HostRecord) -> Result<(), StoreError> {
+    /// All hosts hear of what is written: only what differs is. Whether it was.
+    async fn write_record(&self, record: HostRecord) -> Result<bool, StoreError> {
         let key = host_key(&self.me.host);
         let found = self.store.get(&key).await?;
-        if found.as_ref().and_then(decode) != Some(record.clone()) {
+        let differs = found.as_ref().and_then(decode) != Some(record.clone());
+        if differs {
             self.store.put(&key, encode(&record), Expect::Any).await?;
         }
-        Ok(())
+        Ok(differs)
     }
 
     async fn hold_name(&self, lease: &Lease) -> Result<(), Error> {
@@ -111,7 +117,9 @@ impl Cluster {
             self.enrol.notify_one();
         }
         state.recorded = Some(heard.keys().cloned().collect());
-        state.hosts.extend(heard);
+        if heard.iter().any(|(name, record)| state.hosts.get(name) != Some(record)) {
+            Arc::make_mut(&mut state.hosts).extend(heard);
+        }
     }
 
     /// Who is there.

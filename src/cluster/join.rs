@@ -132,11 +132,14 @@ impl Cluster {
         entries.map(|entries| records(&entries)).map_err(Error::store(format!("read the blocks of {subnet}")))
     }
 
-    /// Adds a block to the side's own. A look afterwards shows whether somebody claimed a single address in it meanwhile: then it is
-    /// given back, and another tried.
+    /// Adds a block to the side's own. Who joins tries the first without a look at the records, which may be many: the store refuses what
+    /// is not free. A look afterwards shows whether somebody claimed a single address in it meanwhile: then it is given back, and another tried.
     async fn claim_block(&self, side: &mut Side, relied: Option<&Entry>) -> Result<Claim, Error> {
         let subnet = side.subnet;
-        let mut records = self.read(subnet).await?;
+        let mut records = Records::new();
+        if relied.is_none() || self.choice(side, &records).is_none() {
+            records = self.read(subnet).await?;
+        }
         for _ in 0..TRIES {
             let (block, mut ops) = self.choice(side, &records).ok_or(Error::Exhausted { subnet })?;
             ops.extend(relied.map(|entry| Op::Put(entry.key.clone(), entry.value.clone(), Expect::Version(entry.version))));

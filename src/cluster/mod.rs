@@ -40,7 +40,7 @@ pub use view::{Host, Standing, View};
 
 use record::{Block, HostRecord, Owner};
 use side::Side;
-use view::Network;
+use view::{Network, Told};
 
 /// This host.
 #[derive(Clone, Debug)]
@@ -158,8 +158,10 @@ struct State {
     /// None: not known yet. What is held stands; nothing can be joined.
     uplink: Option<Uplink>,
     networks: Vec<Network>,
+    /// What the last view says of them.
+    told: Vec<Told>,
     /// Where which host is: those that the store has a record of, and others for as long as that is worth keeping.
-    hosts: BTreeMap<String, HostRecord>,
+    hosts: Arc<BTreeMap<String, HostRecord>>,
     /// None: the store has not said yet.
     recorded: Option<BTreeSet<String>>,
     /// As last heard.
@@ -190,10 +192,12 @@ impl State {
     fn review_hosts(&mut self) {
         if let Some(recorded) = &self.recorded {
             // Where a host of whom a block is known was is worth keeping until its blocks are gone too.
-            let owners: BTreeSet<&String> = self.sides().flat_map(|side| side.others.values()).map(|block| &block.owner.host).collect();
-            let forgotten = |name: &String| !recorded.contains(name) && !owners.contains(name);
+            let is_owner = |name: &String| self.sides().flat_map(|side| side.others.values()).any(|block| block.owner.host == *name);
+            let forgotten = |name: &String| !recorded.contains(name) && !is_owner(name);
             let forgotten: Vec<String> = self.hosts.keys().filter(|name| forgotten(name)).cloned().collect();
-            self.hosts.retain(|name, _| !forgotten.contains(name));
+            if !forgotten.is_empty() {
+                Arc::make_mut(&mut self.hosts).retain(|name, _| !forgotten.contains(name));
+            }
         }
         let (now, before) = ((Instant::now(), SystemTime::now()), std::mem::take(&mut self.gone));
         let gone = self.hosts.keys().filter(|name| self.alive_is_heard && !self.alive.contains(*name));
@@ -248,7 +252,9 @@ impl Cluster {
         self.change(|state| {
             state.uplink.get_or_insert(Uplink { vtep: held.mine.vtep, mtu: held.mtu, on_link: held.on_link.clone() });
             for peer in &held.peers {
-                state.hosts.entry(peer.host.clone()).or_insert_with(|| HostRecord { id: String::new(), vtep: peer.vtep });
+                Arc::make_mut(&mut state.hosts)
+                    .entry(peer.host.clone())
+                    .or_insert_with(|| HostRecord { id: String::new(), vtep: peer.vtep });
             }
             let sides = wanted.sides().into_iter().map(|side| remembered(side, &held)).collect();
             state.networks.push(Network { wanted, vni: held.vni, sides });
@@ -277,7 +283,7 @@ impl Cluster {
         if !state.unsettled.is_empty() || state.unsettled_networks {
             self.work.notify_one();
         }
-        let view = Arc::new(self.view(&state));
+        let view = Arc::new(self.view(&mut state));
         self.views.send_if_modified(|seen| {
             let differs = *seen != view;
             *seen = view;
@@ -291,18 +297,31 @@ impl Cluster {
         look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn view(&self, state: &State) -> View {
+    /// A view costs what changed, not what there is: a thousand hosts have thousands of peers each.
+    fn view(&self, state: &mut State) -> View {
+        let networks = self.standings(state);
         let host = |(name, record): (&String, &HostRecord)| Host {
             name: name.clone(),
             vtep: record.vtep,
             alive: state.alive.contains(name),
             gone_since: state.gone.get(name).map(|(_, since)| *since),
         };
-        View {
-            networks: state.networks.iter().filter_map(|network| self.standing(state, network)).collect(),
-            hosts: state.hosts.iter().map(host).collect(),
-            in_touch: state.in_touch,
-        }
+        View { networks, hosts: state.hosts.iter().map(host).collect(), in_touch: state.in_touch }
+    }
+
+    fn standings(&self, state: &mut State) -> Vec<Arc<Standing>> {
+        let Some(uplink) = &state.uplink else { return vec![] };
+        let mut before = std::mem::take(&mut state.told);
+        let hosts = &state.hosts;
+        let tell = |network: &Network| match before.iter().position(|told| told.is_of(network, uplink, hosts)) {
+            Some(at) => before.swap_remove(at),
+            None => {
+                let standing = Arc::new(network.standing(&self.me, uplink, hosts));
+                Told { network: network.clone(), uplink: uplink.clone(), hosts: hosts.clone(), standing }
+            }
+        };
+        state.told = state.networks.iter().map(tell).collect();
+        state.told.iter().map(|told| told.standing.clone()).collect()
     }
 
     fn standing(&self, state: &State, network: &Network) -> Option<Standing> {
@@ -331,6 +350,6 @@ fn remembered(mut side: Side, held: &Share) -> Side {
         within(&peer.blocks).into_iter().enumerate().map(remember).collect::<Vec<_>>()
     };
     side.mine = within(&held.mine.blocks);
-    side.others = held.peers.iter().flat_map(of_peer).collect();
+    side.others = Arc::new(held.peers.iter().flat_map(of_peer).collect());
     side
 }

@@ -16,6 +16,9 @@ use super::record::{Networks, alive, asks_of, blocks_of, decode, hosts, networks
 use super::{Cluster, State};
 use crate::store::{Entry, Prefix, StoreError};
 
+/// Breaths.
+const LONG: u32 = 32;
+
 impl Cluster {
     /// Renews the lease, hears what changes, writes what is not written yet. Ends only by being dropped.
     pub async fn run(self: Arc<Self>) {
@@ -61,17 +64,22 @@ impl Cluster {
         });
     }
 
-    /// Hears a prefix for good. Between two snapshots it takes a breath: what changes once is heard at once, what changes all the time
-    /// costs no more than a reading per breath.
+    /// Hears a prefix for good. Between two snapshots it takes a breath: what changes once is heard at once. What changes all the time is
+    /// read ever less often, down to once in [`LONG`] breaths: a thousand hosts that come at once would otherwise have each of them read
+    /// what the others are only beginning to write.
     async fn listen(self: Arc<Self>, prefix: Prefix, hear: impl Fn(&Cluster, Result<Vec<Entry>, StoreError>)) {
+        let breath = self.times.breath;
         loop {
             if let Ok(mut snapshots) = self.store.watch(&prefix).await {
+                let (mut pause, mut rested) = (breath, Instant::now());
                 while let Some(heard) = snapshots.next().await {
                     if let Err(error) = &heard {
                         debug!("{error}");
                     }
                     hear(&self, heard);
-                    sleep(self.times.breath).await;
+                    pause = if rested.elapsed() < breath { (2 * pause).min(LONG * breath) } else { breath };
+                    sleep(pause).await;
+                    rested = Instant::now();
                 }
             }
             sleep(self.times.again).await;

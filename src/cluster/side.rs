@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -26,8 +27,8 @@ pub struct Side {
     pub mine: Vec<IpNet>,
     /// What was this host's until somebody else took it, and who.
     pub lost: BTreeMap<IpNet, String>,
-    /// The other hosts'.
-    pub others: BTreeMap<IpNet, Block>,
+    /// The other hosts'. The same map for as long as nothing else is heard: it may be large.
+    pub others: Arc<BTreeMap<IpNet, Block>>,
     /// The store lost its records. Until then what it no longer says of others still counts.
     pub rebuilding: Option<Instant>,
 }
@@ -42,7 +43,7 @@ pub enum Write {
 
 impl Side {
     pub fn new(subnet: IpNet, segment: Option<&Segment>) -> Self {
-        let (reserved, mine, lost, others) = (Vec::new(), Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let (reserved, mine, lost, others) = (Vec::new(), Vec::new(), BTreeMap::new(), Arc::default());
         let range = segment.and_then(|segment| segment.ranges.iter().copied().find(|range| subnet.contains(range))).unwrap_or(subnet);
         let own = segment.map(|segment| segment.own.iter().copied().filter(|own| subnet.contains(own)).collect());
         Self { subnet, range, own, reserved, mine, lost, others, rebuilding: None }
@@ -83,13 +84,14 @@ impl Side {
         self.lost.extend(taken);
         self.rebuilding = if forgotten { Some(now + patience) } else { self.rebuilding.filter(|until| now < *until) };
         let heard = records.iter().filter(|(_, found)| found.block.owner != *me && found.block.is_owned());
-        let heard: BTreeMap<IpNet, Block> = heard.map(|(net, found)| (*net, found.block.clone())).collect();
-        let before = std::mem::take(&mut self.others);
+        let mut others: BTreeMap<IpNet, Block> = heard.map(|(net, found)| (*net, found.block.clone())).collect();
         if self.rebuilding.is_some() {
-            let kept = before.into_iter().filter(|(net, _)| !records.contains_key(net) && !self.mine.contains(net));
-            self.others = kept.collect();
+            let kept = self.others.iter().filter(|(net, _)| !records.contains_key(net) && !self.mine.contains(net));
+            others.extend(kept.map(|(net, block)| (*net, block.clone())));
         }
-        self.others.extend(heard);
+        if *self.others != others {
+            self.others = Arc::new(others);
+        }
     }
 
     /// What must change in the store so that it says what this host holds. `claim` marks what is written.

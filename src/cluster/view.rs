@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
@@ -16,7 +17,8 @@ use crate::model::{Mac, Member, Share};
 /// The networks of this host and the hosts that there are, as last heard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    pub networks: Vec<Standing>,
+    /// Shared between views for as long as nothing changes: there are many hosts, and what is said of one network is large.
+    pub networks: Vec<Arc<Standing>>,
     /// By name; this host among them.
     pub hosts: Vec<Host>,
     /// Whether the store answered last time. What is told here stays as it was while it does not.
@@ -26,7 +28,7 @@ pub struct View {
 impl View {
     /// The network that a subnet belongs to.
     pub fn of(&self, subnet: IpNet) -> Option<&Standing> {
-        self.networks.iter().find(|network| network.subnets.contains(&subnet))
+        self.networks.iter().map(AsRef::as_ref).find(|network: &&Standing| network.subnets.contains(&subnet))
     }
 }
 
@@ -82,33 +84,50 @@ impl Network {
 
     /// The others, each where its host record says that it is. A block of a machine that was replaced leads nowhere.
     fn peers(&self, me: &Owner, hosts: &BTreeMap<String, HostRecord>) -> Vec<Member> {
-        let owners: BTreeSet<&Owner> = self.sides.iter().flat_map(|side| side.others.values().map(|block| &block.owner)).collect();
-        let there = |owner: &&Owner| owner.host != me.host && hosts.get(&owner.host).is_some_and(|record| is_same(&record.id, &owner.id));
-        let mut peers: BTreeMap<&str, Member> = BTreeMap::new();
-        for owner in owners.into_iter().filter(there) {
-            let member = self.peer(owner, hosts[&owner.host].vtep);
-            // Remembered and heard blocks of one host are of two owners for as long as a lost store is rebuilt.
-            let known = peers.entry(&owner.host).or_insert_with(|| Member { homes: vec![], blocks: vec![], ..member.clone() });
-            known.homes.extend(member.homes);
-            known.blocks.extend(member.blocks);
-        }
-        peers.into_values().collect()
+        let there = |owner: &Owner| owner.host != me.host && hosts.get(&owner.host).is_some_and(|record| is_same(&record.id, &owner.id));
+        let all =
+            self.sides.iter().enumerate().flat_map(|(side, of)| of.others.iter().map(move |(net, block)| Held { side, net: *net, block }));
+        let mut held: Vec<Held> = all.filter(|held| there(&held.block.owner)).collect();
+        held.sort_by(|one, next| one.order().cmp(&next.order()));
+        // Remembered and heard blocks of one host are of two owners for as long as a lost store is rebuilt.
+        let each = held.chunk_by(|one, next| one.block.owner.host == next.block.owner.host);
+        each.map(|held| self.peer(held, hosts[&held[0].block.owner.host].vtep)).collect()
     }
 
-    fn peer(&self, owner: &Owner, vtep: IpAddr) -> Member {
-        let all: Vec<_> = self.sides.iter().flat_map(|side| blocks_of(side, owner)).collect();
-        let homes = all.iter().flat_map(|(_, _, block)| block.home.iter().chain(&block.own)).copied().collect();
-        let blocks = all.iter().map(|(_, net, _)| *net).collect();
-        Member { host: owner.host.clone(), vtep, mac: mac(&owner.host, self.vni), homes, blocks }
+    /// From all that one host has, which is something.
+    fn peer(&self, held: &[Held], vtep: IpAddr) -> Member {
+        let host = held[0].block.owner.host.clone();
+        let homes = held.iter().flat_map(|held| held.block.home.iter().chain(&held.block.own)).copied().collect();
+        Member { mac: mac(&host, self.vni), host, vtep, homes, blocks: held.iter().map(|held| held.net).collect() }
     }
 }
 
-/// An owner's, in the order in which it got them.
-fn blocks_of<'s>(side: &'s Side, owner: &Owner) -> Vec<(usize, IpNet, &'s Block)> {
-    let theirs = side.others.iter().filter(|(_, block)| block.owner == *owner);
-    let mut blocks: Vec<_> = theirs.map(|(net, block)| (block.turn, *net, block)).collect();
-    blocks.sort_by_key(|(turn, net, _)| (*turn, *net));
-    blocks
+/// A block of another host.
+struct Held<'a> {
+    side: usize,
+    net: IpNet,
+    block: &'a Block,
+}
+
+impl Held<'_> {
+    /// By host; and of one host in the order in which it got them.
+    fn order(&self) -> (&Owner, usize, usize, IpNet) {
+        (&self.block.owner, self.side, self.block.turn, self.net)
+    }
+}
+
+/// What was told of a network, and all that it was told from: as long as that is the same, it is not made again.
+pub struct Told {
+    pub network: Network,
+    pub uplink: Uplink,
+    pub hosts: Arc<BTreeMap<String, HostRecord>>,
+    pub standing: Arc<Standing>,
+}
+
+impl Told {
+    pub fn is_of(&self, network: &Network, uplink: &Uplink, hosts: &Arc<BTreeMap<String, HostRecord>>) -> bool {
+        self.network == *network && self.uplink == *uplink && self.hosts == *hosts
+    }
 }
 
 /// What was remembered has no machine's number.
