@@ -4,7 +4,7 @@
 ENGINE ?= 20.10 28.5
 export ENGINE
 
-.PHONY: help run test plugin bench bench-scale fmt lint clean deps engines
+.PHONY: help run test plugin bench bench-scale bench-overlay fmt lint clean deps engines
 
 help:
 	@echo 'make run       install what is missing, build, install the plugin in the local engine, show two containers that talk'
@@ -12,6 +12,7 @@ help:
 	@echo 'make plugin    dist/plugin, for docker plugin create'
 	@echo 'make bench     rsnet beside Docker'\''s own bridge and the least remote drivers (as root)'
 	@echo 'make bench-scale  a thousand simulated hosts over a real Consul (as root); HOSTS=100 NETWORKS=10'
+	@echo 'make bench-overlay  rsnet between two hosts beside Docker'\''s own overlay (as root)'
 	@echo 'make fmt lint  format; check format and lints'
 	@echo 'make deps      the Debian packages that the tests need (as root)'
 	@echo 'make engines   the engines'\'' root file systems, in /var/cache/rsnet (as root)'
@@ -31,6 +32,9 @@ bench: deps engines
 
 bench-scale:
 	scripts/bench-scale
+
+bench-overlay: deps engines
+	scripts/bench-overlay
 
 fmt:
 	cargo fmt

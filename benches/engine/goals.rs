@@ -1,7 +1,7 @@
 //! What is to be reached, and what was seen of it.
 
 use crate::report::Report;
-use crate::{DIRECT, ENGINE, MADE, MOVED, NOTHING, Way, macvlan};
+use crate::{DIRECT, ENGINE, MADE, MOVED, NOTHING, Way, macvlan, overlay};
 
 const CREATE: &str = "network create, ms";
 const DELETE: &str = "network delete, ms";
@@ -85,6 +85,25 @@ pub fn macvlan(report: &Report) -> Vec<Option<Goal>> {
         share(report, START, macvlan::DIRECT, 0.85),
     ];
     none_worse.chain(direct).collect()
+}
+
+/// Of mode overlay: with tunnels as fast as Docker's, without them faster, and there at once.
+pub fn overlay(report: &Report) -> Vec<Option<Goal>> {
+    let late = "first reply from the other host, ms late";
+    let tunnels = [overlay::ENGINE, overlay::DIRECT].into_iter().flat_map(|way| faster(report, way, 1.0, 1.1));
+    let start = [share(report, START, overlay::DIRECT, 0.3), over(report, START, overlay::ENGINE, (START, MOVED), 5.0)];
+    let first = [overlay::ENGINE, overlay::DIRECT].map(|way| absolute(report, late, way, 5.0));
+    tunnels.chain(faster(report, overlay::ROUTED, 1.2, 0.9)).chain(start).chain(first).collect()
+}
+
+/// A throughput that is at least `times` the first way's, a round trip that takes at most `share` of it.
+fn faster(report: &Report, way: Way, times: f64, share_of_trip: f64) -> Vec<Option<Goal>> {
+    let slower = |line: &str| {
+        let what = format!("{line}, {}: \"{}\" as a share of it", way.name, report.ways()[0].name);
+        Some(Goal { what, seen: 1.0 / report.ratio(line, way)?, limit: 1.0 / times, unit: "×" })
+    };
+    let through = ["one TCP stream, Gbit/s", "eight TCP streams, Gbit/s", "UDP, Gbit/s"].into_iter().map(slower);
+    through.chain([share(report, "µs a round trip", way, share_of_trip)]).collect()
 }
 
 /// As fast as a link made by hand.

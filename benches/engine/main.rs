@@ -11,6 +11,7 @@ mod goals;
 mod lifecycle;
 mod load;
 mod macvlan;
+mod overlay;
 mod probe;
 mod report;
 mod traffic;
@@ -44,6 +45,7 @@ fn main() {
         [_, "floor", kind] => floor::serve(kind),
         [_, "answer", port] => probe::answer(port),
         [_, "ask", address, rounds] => probe::ask(address, rounds),
+        [_, "latency", address, rounds] => probe::latency(address, rounds),
         [_, "connect", address, rounds] => probe::connect(address, rounds),
         _ => measure(),
     }
@@ -51,6 +53,11 @@ fn main() {
 
 fn measure() {
     let quick = std::env::var("BENCH").is_ok_and(|mode| mode == "quick");
+    let parts = std::env::var("PARTS").unwrap_or_else(|_| "bridge macvlan".to_owned());
+    tell_machine();
+    if parts.contains("overlay") {
+        return overlay::measure(quick);
+    }
     let lab = Lab::new();
     let segment = &lab.segment(macvlan::PREFIXES);
     let [second, third] = &["10.78.0.0/24", "10.79.0.0/24"].map(|prefix| lab.segment([prefix]));
@@ -61,19 +68,18 @@ fn measure() {
     host.start_rsnet_with("RSNET_LOG=info RSNET_DATA_DIR=/var/lib/docker/rsnet");
     // thousands of connections to one port leave no free one behind
     station.sh("sysctl -qw net.ipv4.tcp_tw_reuse=1").ok();
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!(
-        "Engine {}, kernel {}. Medians; in brackets the ratio to the first column in the same run.\n",
-        engine.version(),
-        kernel.trim()
-    );
-    let parts = std::env::var("PARTS").unwrap_or_else(|_| "bridge macvlan".to_owned());
     if parts.contains("bridge") {
         measure_bridge(&host, &station, quick);
     }
     if parts.contains("macvlan") {
         measure_macvlan(&host, &station, quick);
     }
+}
+
+fn tell_machine() {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let version = Engine::V28_5.version();
+    println!("Engine {version}, kernel {}. Medians; in brackets the ratio to the first column in the same run.\n", kernel.trim());
 }
 
 fn measure_bridge(host: &Host, station: &Host, quick: bool) {

@@ -30,6 +30,23 @@ pub fn ask(address: &str, rounds: &str) {
     println!("{}", crate::report::median((0..number(rounds)).map(|_| round()).collect()));
 }
 
+/// Prints questions and answers a second, and the microseconds of one: the median, what 99 of 100 take at most, and 999 of 1,000.
+pub fn latency(address: &str, rounds: &str) {
+    let mut stream = TcpStream::connect(address).expect("to connect");
+    stream.set_nodelay(true).expect("a TCP socket");
+    let begin = Instant::now();
+    let mut round = || {
+        let (start, mut byte) = (Instant::now(), [1]);
+        stream.write_all(&byte).and_then(|()| stream.read_exact(&mut byte)).expect("an answer");
+        start.elapsed().as_secs_f64() * 1e6
+    };
+    let mut times: Vec<f64> = (0..number(rounds)).map(|_| round()).collect();
+    let rate = f64::from(number(rounds)) / begin.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let [half, most, worst] = [0.5, 0.99, 0.999].map(|part| times[(times.len() as f64 * part) as usize]);
+    println!("{rate} {half} {most} {worst}");
+}
+
 /// Prints how many connections a second were made, asked something and closed, one after the other.
 pub fn connect(address: &str, rounds: &str) {
     let start = Instant::now();

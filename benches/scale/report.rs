@@ -40,18 +40,30 @@ impl Report {
         self.facts.push(fact);
     }
 
+    /// A figure with the most that it may be.
+    pub fn goal(&mut self, what: String, seen: f64, limit: f64) {
+        let verdict = if seen < limit { "reached" } else { "**not reached**" };
+        self.fact(format!("{what}: {seen:.2}, reach < {limit}: {verdict}"));
+    }
+
     pub fn print(&self, json: bool) {
         if json {
             println!("{:#}", self.json());
             return;
         }
-        let row = |cells: &[String]| println!("| {} |", cells.join(" | "));
         println!("{}\n", self.title);
+        if !self.lines.is_empty() {
+            self.print_lines();
+        }
+        self.facts.iter().for_each(|fact| println!("- {fact}"));
+    }
+
+    fn print_lines(&self) {
+        let row = |cells: &[String]| println!("| {} |", cells.join(" | "));
         row(&COLUMNS.map(String::from));
         row(&COLUMNS.map(|_| "---".to_owned()));
         self.lines.iter().for_each(|line| row(&self.cells(line)));
         println!();
-        self.facts.iter().for_each(|fact| println!("- {fact}"));
     }
 
     fn cells(&self, Line { what, seconds, limit, used }: &Line) -> Vec<String> {

@@ -71,15 +71,16 @@ impl Cluster {
         let breath = self.times.breath;
         loop {
             if let Ok(mut snapshots) = self.store.watch(&prefix).await {
-                let (mut pause, mut rested) = (breath, Instant::now());
+                let (mut pause, mut rested) = (breath, None::<Instant>);
                 while let Some(heard) = snapshots.next().await {
                     if let Err(error) = &heard {
                         debug!("{error}");
                     }
                     hear(&self, heard);
-                    pause = if rested.elapsed() < breath { (2 * pause).min(LONG * breath) } else { breath };
+                    let ready = rested.is_some_and(|since| since.elapsed() < breath);
+                    pause = if ready { (2 * pause).min(LONG * breath) } else { breath };
                     sleep(pause).await;
-                    rested = Instant::now();
+                    rested = Some(Instant::now());
                 }
             }
             sleep(self.times.again).await;
