@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
@@ -29,10 +28,6 @@ pub const SPACE: &str = "rsnet-local";
 const ULA: &str = "host/ula";
 /// Below it are the pools of segments.
 const SEGMENT: &str = "segment";
-/// So long after this host got a block, or an address back that it had lent, nobody gets an address of it: until then others may not have
-/// heard, and lead what is for it to who had it before. They hear twice a second (`cluster::Times::breath`) and need a moment to act on it.
-const HEARD: Duration = Duration::from_secs(1);
-
 /// A pool as the engine asks for it; no subnet: ours to choose.
 #[derive(Clone, Debug)]
 pub struct NewPool {
@@ -59,8 +54,8 @@ pub struct Addressing {
     /// Who had an address last, and the other way round.
     macs: HashMap<IpAddr, Mac>,
     homes: HashMap<(IpNet, Mac), IpAddr>,
-    /// Since when this process has known which blocks to be this host's, and which addresses not to be lent any more.
-    had: HashMap<IpNet, Instant>,
+    /// The blocks of this host, and addresses that it had lent: when nobody leads what is for them to who had them before.
+    had: BTreeMap<IpNet, Instant>,
     back: HashMap<IpAddr, Instant>,
     /// Where the records are: nothing in front, or `segment/eth1/`.
     root: String,
@@ -112,7 +107,7 @@ impl Addressing {
             ula,
             macs: HashMap::new(),
             homes: HashMap::new(),
-            had: HashMap::new(),
+            had: BTreeMap::new(),
             back: HashMap::new(),
             root,
             segments: BTreeMap::new(),
@@ -154,34 +149,36 @@ impl Addressing {
 
     /// Of networks that hosts share only this host's blocks are given from, less what is kept for others; gives what is kept no longer.
     pub fn confine(&mut self, view: &View, stored: &[IpNet]) -> Vec<(IpNet, IpAddr)> {
-        let (mut returned, mut had) = (Vec::new(), Vec::new());
+        let (mut returned, mut had) = (Vec::new(), BTreeMap::new());
         for network in &view.networks {
-            let Standing { subnets, share, kept, .. } = &**network;
+            let Standing { subnets, share, kept, heard_within, .. } = &**network;
+            let heard_at = Instant::now() + *heard_within;
             let blocks: Vec<IpNet> = share.mine.blocks.iter().copied().filter(|block| stored.contains(block)).collect();
             for subnet in subnets {
                 let Some(pool) = self.space.pool_mut(subnet) else { continue };
-                returned.extend(pool.confine(&blocks, kept).into_iter().map(|address| (*subnet, address)));
+                let back = pool.confine(&blocks, kept);
+                self.back.extend(back.iter().map(|address| (*address, heard_at)));
+                returned.extend(back.into_iter().map(|address| (*subnet, address)));
             }
-            had.extend(blocks);
+            had.extend(blocks.into_iter().map(|block| (block, heard_at)));
         }
-        self.note(&had, &returned);
+        self.note(had);
         returned
     }
 
-    fn note(&mut self, had: &[IpNet], returned: &[(IpNet, IpAddr)]) {
-        let now = Instant::now();
-        self.had.retain(|block, _| had.contains(block));
-        for block in had {
-            self.had.entry(*block).or_insert(now);
+    /// Blocks that this host has, with when the others have heard of those that it did not have before.
+    fn note(&mut self, mut had: BTreeMap<IpNet, Instant>) {
+        for (block, heard_at) in &mut had {
+            *heard_at = self.had.get(block).copied().unwrap_or(*heard_at);
         }
-        self.back.retain(|_, since| *since + HEARD > now);
-        self.back.extend(returned.iter().map(|(_, address)| (*address, now)));
+        self.had = had;
+        self.back.retain(|_, heard_at| *heard_at > Instant::now());
     }
 
     /// When all other hosts have heard that the address is this host's to give.
     fn heard_at(&self, address: IpAddr) -> Option<Instant> {
-        let blocks = self.had.iter().filter(|(block, _)| block.contains(&address)).map(|(_, since)| since);
-        blocks.chain(self.back.get(&address)).max().map(|since| *since + HEARD)
+        let blocks = self.had.iter().filter(|(block, _)| block.contains(&address)).map(|(_, heard_at)| heard_at);
+        blocks.chain(self.back.get(&address)).max().copied()
     }
 
     /// Whether the address is one that may be given here without asking other hosts.
@@ -375,6 +372,8 @@ impl Agent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -382,16 +381,21 @@ mod tests {
         let mut addressing = Addressing::empty("fd00::/48".parse().unwrap(), String::new());
         let (old, new): (IpNet, IpNet) = ("10.50.0.0/30".parse().unwrap(), "10.50.0.8/30".parse().unwrap());
         let back: IpAddr = "10.50.0.2".parse().unwrap();
-        addressing.note(&[old], &[]);
-        tokio::time::advance(2 * HEARD).await;
-        addressing.note(&[old, new], &[(old, back)]);
+        let rest = Duration::from_secs(1);
+        let hold = |addressing: &mut Addressing, blocks: &[IpNet]| {
+            addressing.note(blocks.iter().map(|block| (*block, Instant::now() + rest)).collect());
+        };
+        hold(&mut addressing, &[old]);
+        tokio::time::advance(2 * rest).await;
+        addressing.back.insert(back, Instant::now() + rest);
+        hold(&mut addressing, &[old, new]);
         let waits = |addressing: &Addressing, address: IpAddr| addressing.heard_at(address).is_some_and(|at| at > Instant::now());
         assert!(waits(&addressing, new.addr()) && waits(&addressing, back) && !waits(&addressing, "10.50.0.1".parse().unwrap()));
-        tokio::time::advance(HEARD).await;
-        addressing.note(&[old, new], &[]);
+        tokio::time::advance(rest).await;
+        hold(&mut addressing, &[old, new]);
         assert!(!waits(&addressing, new.addr()) && !waits(&addressing, back));
-        addressing.note(&[old], &[]);
-        addressing.note(&[old, new], &[]);
+        hold(&mut addressing, &[old]);
+        hold(&mut addressing, &[old, new]);
         assert!(waits(&addressing, new.addr()), "it was another host's meanwhile");
     }
 }

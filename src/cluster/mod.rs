@@ -114,6 +114,17 @@ pub struct Times {
     pub limit: Duration,
 }
 
+/// Breaths.
+const LONGEST_PAUSE: usize = 32;
+
+impl Times {
+    /// The longest rest between two readings of a prefix that has so many records and changes all the time.
+    pub fn pause(&self, records: usize) -> Duration {
+        let breaths = (1 + records / 64).min(LONGEST_PAUSE);
+        self.breath * u32::try_from(breaths).unwrap_or(1)
+    }
+}
+
 impl Default for Times {
     fn default() -> Self {
         let s = Duration::from_secs;
@@ -316,7 +327,7 @@ impl Cluster {
         let tell = |network: &Network| match before.iter().position(|told| told.is_of(network, uplink, hosts)) {
             Some(at) => before.swap_remove(at),
             None => {
-                let standing = Arc::new(network.standing(&self.me, uplink, hosts));
+                let standing = Arc::new(network.standing(&self.me, uplink, hosts, &self.times));
                 Told { network: network.clone(), uplink: uplink.clone(), hosts: hosts.clone(), standing }
             }
         };
@@ -325,7 +336,7 @@ impl Cluster {
     }
 
     fn standing(&self, state: &State, network: &Network) -> Option<Standing> {
-        Some(network.standing(&self.me, state.uplink.as_ref()?, &state.hosts))
+        Some(network.standing(&self.me, state.uplink.as_ref()?, &state.hosts, &self.times))
     }
 
     /// No answer is waited for without end: what the store then still does is found and set right later.

@@ -16,9 +16,6 @@ use super::record::{Networks, alive, asks_of, blocks_of, decode, hosts, networks
 use super::{Cluster, State};
 use crate::store::{Entry, Prefix, StoreError};
 
-/// Breaths.
-const LONG: u32 = 32;
-
 impl Cluster {
     /// Renews the lease, hears what changes, writes what is not written yet. Ends only by being dropped.
     pub async fn run(self: Arc<Self>) {
@@ -65,8 +62,8 @@ impl Cluster {
     }
 
     /// Hears a prefix for good. Between two snapshots it takes a breath: what changes once is heard at once. What changes all the time is
-    /// read ever less often, down to once in [`LONG`] breaths: a thousand hosts that come at once would otherwise have each of them read
-    /// what the others are only beginning to write.
+    /// read ever less often, see [`Times::pause`]: a thousand hosts that come at once would otherwise have each of them read what the
+    /// others are only beginning to write.
     async fn listen(self: Arc<Self>, prefix: Prefix, hear: impl Fn(&Cluster, Result<Vec<Entry>, StoreError>)) {
         let breath = self.times.breath;
         loop {
@@ -76,9 +73,10 @@ impl Cluster {
                     if let Err(error) = &heard {
                         debug!("{error}");
                     }
+                    let longest = self.times.pause(heard.as_ref().map_or(0, Vec::len));
                     hear(&self, heard);
                     let ready = rested.is_some_and(|since| since.elapsed() < breath);
-                    pause = if ready { (2 * pause).min(LONG * breath) } else { breath };
+                    pause = if ready { (2 * pause).min(longest) } else { breath };
                     sleep(pause).await;
                     rested = Some(Instant::now());
                 }

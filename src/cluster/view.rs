@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
-use super::Uplink;
 use super::blocks;
 use super::hash::hash;
 use super::record::{Block, HostRecord, Owner};
 use super::side::Side;
+use super::{Times, Uplink};
 use crate::model::{Mac, Member, Share};
 
 /// The networks of this host and the hosts that there are, as last heard.
@@ -40,6 +40,8 @@ pub struct Standing {
     pub share: Share,
     /// Addresses in this host's blocks that its allocator must give to nobody: its own, and those that other hosts asked for.
     pub kept: Vec<IpAddr>,
+    /// So long after something was written all hosts that can be reached have acted on it.
+    pub heard_within: Duration,
     /// Blocks that were this host's until another took them, with that one's name: nothing on this host may use them.
     pub lost: BTreeMap<IpNet, String>,
 }
@@ -69,11 +71,14 @@ pub fn mac(host: &str, vni: u32) -> Mac {
 }
 
 impl Network {
-    pub fn standing(&self, me: &Owner, uplink: &Uplink, hosts: &BTreeMap<String, HostRecord>) -> Standing {
+    pub fn standing(&self, me: &Owner, uplink: &Uplink, hosts: &BTreeMap<String, HostRecord>, times: &Times) -> Standing {
         let Uplink { vtep, mtu, on_link } = uplink.clone();
         let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers: self.peers(me, hosts) };
         let lost = self.sides.iter().flat_map(|side| side.lost.clone()).collect();
-        Standing { subnets: self.wanted.agreement().subnets, share, kept: self.sides.iter().flat_map(kept).collect(), lost }
+        let records = self.sides.iter().map(|side| side.others.len() + side.mine.len()).max();
+        let heard_within = times.pause(records.unwrap_or_default()) + times.breath;
+        let kept = self.sides.iter().flat_map(kept).collect();
+        Standing { subnets: self.wanted.agreement().subnets, share, kept, heard_within, lost }
     }
 
     fn mine(&self, me: &Owner, vtep: IpAddr) -> Member {
