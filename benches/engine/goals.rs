@@ -100,7 +100,7 @@ pub fn overlay(report: &Report) -> Vec<Option<Goal>> {
 fn faster(report: &Report, way: Way, times: f64, share_of_trip: f64) -> Vec<Option<Goal>> {
     let slower = |line: &str| {
         let what = format!("{line}, {}: \"{}\" as a share of it", way.name, report.ways()[0].name);
-        Some(Goal { what, seen: 1.0 / report.ratio(line, way)?, limit: 1.0 / times, unit: "×" })
+        Some(Goal { what, seen: 1.0 / report.ratio(line, way)?, limit: (100.0 / times).round() / 100.0, unit: "×" })
     };
     let through = ["one TCP stream, Gbit/s", "eight TCP streams, Gbit/s", "UDP, Gbit/s"].into_iter().map(slower);
     through.chain([share(report, "µs a round trip", way, share_of_trip)]).collect()
