@@ -2,6 +2,7 @@
 
 pub mod live;
 pub mod overlap;
+pub mod shared;
 mod table;
 
 use std::time::Duration;
