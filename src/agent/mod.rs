@@ -9,6 +9,7 @@
 mod addressing;
 mod alter;
 mod endpoints;
+mod holders;
 mod locks;
 mod networks;
 mod publish;
@@ -35,6 +36,7 @@ use crate::store::{Expect, InvalidKey, Key, Store, StoreError};
 pub use addressing::{NewAddress, NewPool, SPACE, pool_id};
 pub use alter::{ChangeSources, Sources};
 pub use endpoints::{Joined, NewEndpoint};
+pub use holders::{Holder, Holders, Holding, Of};
 pub use networks::NewNetwork;
 pub use publish::Published;
 pub use shared::{Forget, HostSeen, Hosts};

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod addresses;
 mod cleanup;
 mod client;
 mod hosts;
@@ -27,6 +28,8 @@ enum Command {
     Ports(ports::Arguments),
     /// Show or change what of a macvlan network can change while containers are on it
     Macvlan(macvlan::Arguments),
+    /// Show which host has which addresses of a network, and which of this host's containers
+    Addresses(addresses::Arguments),
     /// Show the hosts that share networks with this one
     Hosts(hosts::Arguments),
     /// What can be done about one of them
@@ -41,6 +44,7 @@ pub fn run() -> ExitCode {
         Command::Serve(given) => serve::run(&given),
         Command::Ports(arguments) => ports::run(&arguments),
         Command::Macvlan(arguments) => macvlan::run(&arguments),
+        Command::Addresses(arguments) => addresses::run(&arguments),
         Command::Hosts(arguments) => hosts::run(&arguments),
         Command::Host(arguments) => hosts::run_host(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),

@@ -4,13 +4,14 @@
 //! which networks the engine has forgotten. No call's answer depends on it; without an engine's API there are ids instead of names.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::query_parameters::{EventsOptionsBuilder, ListNetworksOptions};
+use bollard::query_parameters::{EventsOptionsBuilder, InspectNetworkOptions, ListNetworksOptions};
 use futures_util::StreamExt;
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::model::NetworkId;
@@ -22,7 +23,11 @@ const PATIENCE: u64 = 30;
 
 /// The names that users gave to networks.
 #[derive(Default)]
-pub struct Names(RwLock<Known>);
+pub struct Names {
+    known: RwLock<Known>,
+    /// Where the engine is asked.
+    engine: OnceLock<PathBuf>,
+}
 
 #[derive(Default)]
 struct Known {
@@ -34,12 +39,12 @@ struct Known {
 impl Names {
     /// The name, if the engine was asked since the network was made.
     pub fn of(&self, network: &NetworkId) -> Option<String> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).names.get(network).cloned()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).names.get(network).cloned()
     }
 
     /// Whether the engine says now that it has no such network. False while the engine cannot be asked.
     pub fn lack(&self, network: &NetworkId) -> bool {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.counts && !known.names.contains_key(network)
     }
 
@@ -49,16 +54,27 @@ impl Names {
     }
 
     fn replace(&self, known: Known) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = known;
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
     }
 
     /// The names are kept, for people; they say no more what the engine lacks.
     fn grow_old(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).counts = false;
+        self.known.write().unwrap_or_else(PoisonError::into_inner).counts = false;
+    }
+
+    /// The names of the containers on a network, by endpoint; none if the engine does not tell within 2 s. Not for the engine's own calls.
+    pub async fn containers(&self, network: &NetworkId) -> HashMap<String, String> {
+        let asked = async {
+            let engine = connect(self.engine.get()?).await.ok()?;
+            engine.inspect_network(network.as_str(), None::<InspectNetworkOptions>).await.ok()?.containers
+        };
+        let found = timeout(Duration::from_secs(2), asked).await.ok().flatten().unwrap_or_default();
+        found.into_values().filter_map(|container| Some((container.endpoint_id?, container.name?))).collect()
     }
 
     /// Asks the engine at `socket`, now and whenever it says that a network came or went; until the process ends.
     pub async fn learn(&self, socket: &Path) {
+        self.engine.get_or_init(|| socket.to_owned());
         loop {
             if let Err(error) = self.follow(socket).await {
                 debug!(socket = %socket.display(), %error, "the engine does not tell the names of networks; asking again");
@@ -70,8 +86,7 @@ impl Names {
 
     /// The events are asked for before the list, so that nothing falls between.
     async fn follow(&self, socket: &Path) -> Result<(), bollard::errors::Error> {
-        let path = socket.to_string_lossy();
-        let engine = Docker::connect_with_unix(&path, PATIENCE, bollard::API_DEFAULT_VERSION)?.negotiate_version().await?;
+        let engine = connect(socket).await?;
         let networks = HashMap::from([("type", vec!["network"])]);
         let mut events = engine.events(Some(EventsOptionsBuilder::new().filters(&networks).build()));
         self.replace(list(&engine).await?);
@@ -82,6 +97,10 @@ impl Names {
         }
         Ok(())
     }
+}
+
+async fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {
+    Docker::connect_with_unix(&socket.to_string_lossy(), PATIENCE, bollard::API_DEFAULT_VERSION)?.negotiate_version().await
 }
 
 async fn list(engine: &Docker) -> Result<Known, bollard::errors::Error> {

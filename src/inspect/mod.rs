@@ -15,6 +15,7 @@ pub fn router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/rsnet/ports", get(async |State(agent): State<Arc<Agent>>| reply(&agent.published())))
         .route("/rsnet/macvlan/sources", post(sources))
+        .route("/rsnet/addresses", post(addresses))
         .route("/rsnet/hosts", get(async |State(agent): State<Arc<Agent>>| reply(&agent.hosts())))
         .route("/rsnet/hosts/forget", post(forget))
         .with_state(agent)
@@ -22,6 +23,10 @@ pub fn router(agent: Arc<Agent>) -> Router {
 
 async fn forget(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
     call("host forget", body, async |query| agent.forget_host(&query).await).await
+}
+
+async fn addresses(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
+    call("addresses", body, async |query| agent.holders(&query).await).await
 }
 
 async fn sources(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
