@@ -160,7 +160,10 @@ impl Addressing {
                 self.back.extend(back.iter().map(|address| (*address, heard_at)));
                 returned.extend(back.into_iter().map(|address| (*subnet, address)));
             }
-            had.extend(blocks.into_iter().map(|block| (block, heard_at)));
+            // on a segment nobody leads packets to hosts: nobody has to hear of a block first
+            if share.vni > 0 {
+                had.extend(blocks.into_iter().map(|block| (block, heard_at)));
+            }
         }
         self.note(had);
         returned

@@ -27,6 +27,8 @@ pub struct NewEndpoint {
     pub addresses: Vec<IpNet>,
     /// `None`: ours to choose.
     pub mac: Option<Mac>,
+    /// Whether a user chose it: the engine chooses one where nobody does.
+    pub mac_given: bool,
     pub interface_name: Option<IfName>,
     pub sysctls: Vec<(String, String)>,
 }
@@ -49,16 +51,21 @@ impl Agent {
         // the network must not go meanwhile
         let _network = self.locks.hold(new.network.as_str()).await;
         let _held = self.locks.hold(new.id.as_str()).await;
-        let NewEndpoint { id, network, addresses, mac, interface_name, sysctls } = new;
+        let NewEndpoint { id, network, addresses, mac, mac_given, interface_name, sysctls } = new;
         let mac = mac.or_else(|| self.last_mac(&network, &addresses)).unwrap_or_else(|| Mac::local(rand::random()));
-        let endpoint = Endpoint { id, network, addresses, mac, interface_name, sysctls, attached: Attached::No, bindings: Vec::new() };
+        let (attached, bindings) = (Attached::No, Vec::new());
+        let endpoint = Endpoint { id, network, addresses, mac, mac_given, interface_name, sysctls, attached, bindings };
         if let Some(mode) = { self.state().mode(&endpoint.network) } {
             mode.check(&endpoint).map_err(Error::Refused)?;
         }
         self.refuse_twins(&endpoint).await?;
+        self.claim_mac(&endpoint).await?;
         self.ask_for_strangers(&endpoint);
-        self.declare(endpoint, Presence::awaited()).await?;
-        Ok(mac)
+        let declared = self.declare(endpoint.clone(), Presence::awaited()).await;
+        if declared.is_err() {
+            self.give_up_mac(&endpoint);
+        }
+        declared.map(|()| mac)
     }
 
     fn ask_for_strangers(&self, endpoint: &Endpoint) {
@@ -130,6 +137,7 @@ impl Agent {
         if let Some(live) = self.state().networks.get_mut(network) {
             live.endpoints.remove(id);
         }
+        self.give_up_mac(&known.endpoint);
         Ok(())
     }
 

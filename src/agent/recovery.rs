@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::addressing::{Addressing, SPACE, pool_id};
 use super::shared::wanted;
 use super::state::{Known, Live, Origin, Presence, State, endpoint_owner, network_owner};
+use super::twins::at;
 use super::{Agent, Error, Settings};
 use crate::cluster::Cluster;
 use crate::drivers::{self, Mode};
@@ -45,6 +46,9 @@ impl Agent {
             if let Some(share) = network.share.clone() {
                 cluster.resume(wanted(agreement, BTreeSet::new()), share);
             }
+        }
+        for Known { endpoint, .. } in state.endpoints() {
+            state.lan_of(endpoint).into_iter().for_each(|subnet| cluster.resume_mac(subnet, endpoint.mac, &at(endpoint)));
         }
         addressing.confine(&cluster.views().borrow(), &state.blocks());
         let (state, addressing) = (Mutex::new(state), tokio::sync::Mutex::new(addressing));

@@ -102,6 +102,12 @@ impl State {
         shared.filter_map(|live| Some((live, live.mode.agreement()?)))
     }
 
+    /// What names the LAN whose addresses hosts share, if the endpoint is on one with a MAC that a user chose.
+    pub fn lan_of(&self, endpoint: &Endpoint) -> Option<IpNet> {
+        let live = self.networks.get(&endpoint.network).filter(|live| endpoint.mac_given && live.network.share.is_some())?;
+        live.mode.agreement().filter(|agreement| agreement.segment.is_some())?.subnets.iter().min().copied()
+    }
+
     pub fn mode(&self, network: &NetworkId) -> Option<Arc<dyn Mode>> {
         self.networks.get(network).map(|live| live.mode.clone())
     }

@@ -1,4 +1,5 @@
-//! Twins: two containers of this host with one MAC on the segment of one parent. Their frames would go to either.
+//! Twins: two containers with one MAC on one segment. Their frames would go to either. Of this host's it is known which have which; those of
+//! other hosts are asked for by the store, where hosts share the addresses of the segment and a user chose the MAC.
 
 use super::state::Known;
 use super::{Agent, Error};
@@ -18,12 +19,29 @@ impl Agent {
                     held.mac,
                     held.id.short(),
                     self.names.show(&held.network),
-                    held.addresses.iter().map(|address| address.addr().to_string()).collect::<Vec<_>>().join(", "),
+                    at(held),
                 )));
             }
             self.delete_endpoint(&held.network, &held.id).await?;
         }
         Ok(())
+    }
+
+    /// Makes a MAC that a user chose this host's, or says which host has it.
+    pub(super) async fn claim_mac(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        let Some(subnet) = self.state().lan_of(endpoint) else { return Ok(()) };
+        Ok(self.cluster.claim_mac(subnet, endpoint.mac, &at(endpoint)).await?)
+    }
+
+    /// Other hosts may have it, unless another container here does.
+    pub(super) fn give_up_mac(&self, endpoint: &Endpoint) {
+        let subnet = {
+            let state = self.state();
+            let again = state.networks.get(&endpoint.network).into_iter().flat_map(|live| live.endpoints.values());
+            let again = again.filter(|other| other.endpoint.mac == endpoint.mac && other.endpoint.id != endpoint.id).count() > 0;
+            state.lan_of(endpoint).filter(|_| !again)
+        };
+        subnet.into_iter().for_each(|subnet| self.cluster.give_up_mac(subnet, endpoint.mac));
     }
 
     /// Another that has joined, and whether its container is lost.
@@ -38,6 +56,11 @@ impl Agent {
             beside.flat_map(|live| live.endpoints.values().map(move |known| (live, known))).find(|(_, known)| is_twin(known))?;
         Some((twin.clone(), self.has_vanished(&*live.mode, twin)))
     }
+}
+
+/// Its addresses, for people.
+pub fn at(endpoint: &Endpoint) -> String {
+    endpoint.addresses.iter().map(|address| address.addr().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// The link of the host on whose segment a network's containers are.

@@ -4,6 +4,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::text::list;
+use crate::model::Mac;
 use crate::store::StoreError;
 
 /// Why a host did not get what it asked for. What it has it keeps in every case.
@@ -62,6 +63,9 @@ pub enum Error {
     /// It belongs to a host that does not answer.
     #[error("claim {address} in {subnet}: it belongs to host {host}, which does not answer; choose another address, or see to that host")]
     Silent { subnet: IpNet, address: IpAddr, host: String },
+    /// A container of another host has it.
+    #[error("claim MAC {mac}: host {host} has it ({at}); give another --mac-address, or remove that container")]
+    MacTaken { mac: Mac, host: String, at: String },
     /// It is the network's own, or kept.
     #[error("claim {address} in {subnet}: no container can have it; choose another address")]
     Unusable { subnet: IpNet, address: IpAddr },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::error::Error;
-use super::record::{self, Block, HostRecord, alive_key, block_at, block_key, blocks, decode, encode, host_key, last};
+use super::record::{self, Block, HostRecord, Owner, alive_key, block_key, blocks, decode, encode, host_key, last, macs, subnet_at};
 use super::{Cluster, State, Uplink};
 use crate::store::{Entry, Expect, Lease, Op, PORTABLE_OPS, StoreError};
 
@@ -143,9 +143,7 @@ impl Cluster {
         let unknown = || Error::Unknown { host: host.to_owned() };
         let known = self.known(|state| state.hosts.contains_key(host)) && !host.is_empty();
         let record = if known { self.store.get(&host_key(host)).await.map_err(failed())? } else { None };
-        let entries = self.store.list(&blocks()).await.map_err(failed())?;
-        let theirs: Vec<Entry> =
-            entries.into_iter().filter(|entry| decode::<Block>(entry).is_some_and(|block| block.owner.host == host)).collect();
+        let theirs = self.all_of(host).await.map_err(failed())?;
         if record.is_none() && theirs.is_empty() {
             return Err(unknown());
         }
@@ -158,9 +156,17 @@ impl Cluster {
                 done => done.map(drop).map_err(failed())?,
             }
         }
-        let subnets: Vec<_> = theirs.iter().filter_map(|entry| Some(block_at(&entry.key)?.0)).collect();
+        let subnets: Vec<_> = theirs.iter().filter_map(|entry| subnet_at(&entry.key)).collect();
         self.change(|state| state.unsettled.extend(subnets));
         Ok(())
+    }
+
+    /// The records of all that a host has.
+    pub(super) async fn all_of(&self, host: &str) -> Result<Vec<Entry>, StoreError> {
+        let (blocks, macs) = (blocks(), macs());
+        let (blocks, macs) = tokio::try_join!(self.store.list(&blocks), self.store.list(&macs))?;
+        let entries = blocks.into_iter().chain(macs);
+        Ok(entries.filter(|entry| decode::<Owner>(entry).is_some_and(|owner| owner.host == host)).collect())
     }
 
     /// Gives a block's record to another host, see [`super::single`].

@@ -182,7 +182,7 @@ impl Cluster {
         Some((block, vec![put(block, Expect::Version(found.version)), gone]))
     }
 
-    fn is_long_gone(&self, host: &str) -> bool {
+    pub(super) fn is_long_gone(&self, host: &str) -> bool {
         self.known(|state| state.gone.get(host).is_some_and(|(since, _)| since.elapsed() >= self.times.grace))
     }
 

@@ -14,6 +14,7 @@ mod error;
 mod hash;
 mod hosts;
 mod join;
+mod mac;
 mod record;
 mod run;
 mod settle;
@@ -32,7 +33,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::model::{Agreement, OnLink, Segment, Share};
+use crate::model::{Agreement, Mac, OnLink, Segment, Share};
 use crate::store::{Lease, Leases};
 
 pub use error::Error;
@@ -186,6 +187,8 @@ struct State {
     unsettled: BTreeSet<IpNet>,
     /// The same of the networks' record.
     unsettled_networks: bool,
+    /// MACs that users of this host chose, by the first subnet of their network.
+    macs: BTreeMap<(IpNet, Mac), mac::Held>,
     /// Addresses that other hosts were asked for: granted, they are not strays.
     asking: BTreeSet<IpNet>,
 }

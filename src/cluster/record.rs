@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::model::Agreement;
+use crate::model::{Agreement, Mac};
 use crate::store::{Entry, InvalidKey, Key, Prefix};
 
 /// A host, and which machine has that name: a replacement has the name, not the number.
@@ -70,6 +70,15 @@ pub struct Ask {
     pub refused: Option<String>,
 }
 
+/// `cluster/mac/SUBNET/MAC`: whose container has a MAC that a user chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacRecord {
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// For people: its addresses.
+    pub at: String,
+}
+
 /// What the store says of one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -102,6 +111,28 @@ pub fn blocks() -> Prefix {
 
 pub fn blocks_of(subnet: IpNet) -> Prefix {
     below(&format!("cluster/block/{}", segment(subnet)))
+}
+
+pub fn macs() -> Prefix {
+    below("cluster/mac")
+}
+
+pub fn macs_of(subnet: IpNet) -> Prefix {
+    below(&format!("cluster/mac/{}", segment(subnet)))
+}
+
+pub fn mac_key(subnet: IpNet, mac: Mac) -> Key {
+    sound(Key::new(format!("cluster/mac/{}/{mac}", segment(subnet))))
+}
+
+/// The MAC in a key below `cluster/mac`.
+pub fn mac_at(key: &Key) -> Option<Mac> {
+    last(key).parse().ok()
+}
+
+/// The subnet of a key below `cluster/block` or `cluster/mac`.
+pub fn subnet_at(key: &Key) -> Option<IpNet> {
+    net(key.as_str().split('/').nth(2)?)
 }
 
 pub fn asks_of(host: &str) -> Prefix {

@@ -4,11 +4,11 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::Cluster;
 use super::error::Error;
-use super::record::{Records, block_at, block_key, blocks, decode, encode};
+use super::record::{Records, block_key, encode, subnet_at};
 use super::side::{Side, Write};
 use super::text::list;
-use super::{Cluster, record};
 use crate::store::{Expect, Op, PORTABLE_OPS, StoreError};
 
 /// A deletion counts twice.
@@ -22,6 +22,7 @@ impl Cluster {
         let subnets: std::collections::BTreeSet<IpNet> = subnets.iter().map(IpNet::trunc).collect();
         self.change(|state| {
             state.networks.retain(|network| !network.sides.iter().any(|side| subnets.contains(&side.subnet)));
+            state.macs.retain(|(subnet, _), _| !subnets.contains(subnet));
             state.unsettled.extend(&subnets);
         });
         for subnet in subnets {
@@ -48,6 +49,7 @@ impl Cluster {
     async fn settle_alone(&self, subnet: IpNet) -> Result<(), Error> {
         let _alone = self.writes.lock().await;
         self.register().await?;
+        self.settle_macs(subnet).await?;
         for _ in 0..TRIES {
             let records = self.read(subnet).await?;
             let (joined, writes) = self.decide(subnet, &records);
@@ -135,9 +137,8 @@ impl Cluster {
 
     /// Looks for blocks of this host in networks that it has no part in: a crash left them.
     pub(super) async fn sweep(&self) -> Result<(), Error> {
-        let entries = self.store.list(&blocks()).await.map_err(Error::store("read the blocks of all networks"))?;
-        let mine = entries.iter().filter(|entry| decode::<record::Block>(entry).is_some_and(|block| block.owner.host == self.me.host));
-        let subnets: Vec<IpNet> = mine.filter_map(|entry| Some(block_at(&entry.key)?.0)).collect();
+        let entries = self.all_of(&self.me.host).await.map_err(Error::store("read the blocks of all networks"))?;
+        let subnets: Vec<IpNet> = entries.iter().filter_map(|entry| subnet_at(&entry.key)).collect();
         self.change(|state| {
             let strange = subnets.into_iter().filter(|subnet| !state.sides().any(|side| side.subnet == *subnet));
             let strange: Vec<IpNet> = strange.collect();

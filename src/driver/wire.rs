@@ -133,6 +133,9 @@ pub struct CreateEndpoint {
 /// `ProgramExternalConnectivity`.
 #[derive(Default, Deserialize)]
 struct EndpointOptions {
+    /// Only there if the user gave one; in base64.
+    #[serde(rename = "com.docker.network.endpoint.macaddress", default)]
+    mac: Value,
     #[serde(rename = "com.docker.network.endpoint.ifname", default)]
     interface_name: Value,
     #[serde(rename = "com.docker.network.endpoint.sysctls", default)]
@@ -158,6 +161,7 @@ impl CreateEndpoint {
         Ok(NewEndpoint {
             addresses: addresses.into_iter().flatten().collect(),
             mac: if mac.is_empty() { None } else { Some(mac.parse::<Mac>()?) },
+            mac_given: !self.options.mac.is_null(),
             interface_name,
             sysctls,
             id: self.endpoint,

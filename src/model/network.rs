@@ -90,6 +90,9 @@ pub struct Endpoint {
     /// At most one of each family, with the pool's prefix length.
     pub addresses: Vec<IpNet>,
     pub mac: Mac,
+    /// Whether a user chose the MAC.
+    #[serde(default)]
+    pub mac_given: bool,
     /// The name a user asked for inside the container (`interface_name` of compose, engine 28.1 and newer).
     pub interface_name: Option<IfName>,
     /// `NAME=VALUE` pairs of `com.docker.network.endpoint.sysctls`, with `IFNAME` for the link's name (engine 27.0.1 and newer).

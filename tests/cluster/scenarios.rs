@@ -1,10 +1,14 @@
 //! What hosts of a network go through, on the embedded store; `consul` repeats the part that depends on the store.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use ipnet::IpNet;
+use rsnet::cluster::Wanted;
+use rsnet::model::{Mac, Segment};
 use rsnet::store::{Expect, Key, Leases, Op};
 
 use super::world::*;
@@ -332,4 +336,92 @@ async fn a_damaged_record_is_written_again_by_its_owner() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     until("agreement", || agree(&all, BLUE)).await;
     assert!(hosts.iter().all(|host| host.standing(BLUE).lost.is_empty()));
+}
+
+fn lan(own: &str) -> Wanted {
+    let segment = Segment { ranges: vec![net("10.77.0.64/27")], own: vec![address(own)] };
+    let options = [("mode".to_owned(), "macvlan".to_owned()), ("--ip-range".to_owned(), "10.77.0.64/27".to_owned())].into();
+    Wanted { segment: Some(segment), options, ..wanted(&["10.77.0.0/24"]) }
+}
+
+const LAN: &str = "10.77.0.0/24";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lan_has_no_number_and_blocks_of_its_range_without_the_hosts_own_addresses() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    a.cluster.join(&lan("10.77.0.66")).await.unwrap();
+    b.cluster.join(&lan("10.77.0.67")).await.unwrap();
+    while a.cluster.grow(net(LAN)).await.is_ok() {}
+    let a_and_b = [&a, &b];
+    until("agreement", || agree(&a_and_b, LAN)).await;
+    let all: BTreeSet<IpNet> = a.mine().union(&b.mine()).copied().collect();
+    assert!(all.len() == 8 && all.iter().all(|block| block.prefix_len() == 30 && net("10.77.0.64/27").contains(block)), "{all:?}");
+    let standing = a.standing(LAN);
+    assert_eq!((standing.share.vni, standing.share.mine.homes), (0, vec![address("10.77.0.66")]));
+    let kept: Vec<_> = a_and_b.iter().flat_map(|host| host.standing(LAN).kept).collect();
+    let own = [address("10.77.0.66"), address("10.77.0.67")];
+    assert!(own.iter().all(|own| kept.contains(own)) && kept.len() == 2, "whoever has the block keeps them: {kept:?}");
+    b.cluster.stand_at(&[net(LAN)], &[address("10.77.0.70")]);
+    until("the new address to be heard of", || {
+        let kept: Vec<_> = a_and_b.iter().flat_map(|host| host.standing(LAN).kept).collect();
+        when(kept.contains(&address("10.77.0.70")) && !kept.contains(&address("10.77.0.67")))
+    })
+    .await;
+    let mut wide = lan("10.77.0.68");
+    wide.options.insert("--ip-range".into(), "10.77.0.64/26".into());
+    let error = Host::start(&store, "c", 3).cluster.join(&wide).await.unwrap_err().to_string();
+    assert!(error.contains("option --ip-range is 10.77.0.64/26 here and 10.77.0.64/27 on host a"), "{error}");
+    let error = Host::start(&store, "d", 4).cluster.join(&wanted(&[LAN])).await.unwrap_err().to_string();
+    assert!(error.contains("option --ip-range is not given here"), "{error}");
+}
+
+async fn macs(store: &Arc<dyn Leases>) -> Vec<String> {
+    let entries = store.list(&rsnet::store::Prefix::below(&Key::new("cluster/mac").unwrap())).await.unwrap();
+    entries.into_iter().map(|entry| entry.key.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mac_is_one_hosts_until_that_gives_it_up_or_is_gone_for_long() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    for (host, own) in [(&a, "10.77.0.66"), (&b, "10.77.0.67")] {
+        host.cluster.join(&lan(own)).await.unwrap();
+    }
+    let mac: Mac = "02:00:00:00:00:77".parse().unwrap();
+    let claim = async |host: &Host| host.cluster.claim_mac(net(LAN), mac, "10.77.0.80").await.map_err(|error| error.to_string());
+    // at once: one of them
+    let (one, other) = tokio::join!(claim(&a), claim(&b));
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+    let (has, wants) = if one.is_ok() { (&a, &b) } else { (&b, &a) };
+    let refusal = claim(wants).await.unwrap_err();
+    assert!(refusal.contains(&format!("host {} has it (10.77.0.80)", has.name)), "{refusal}");
+    assert_eq!(macs(&store).await, ["cluster/mac/10.77.0.0-24/02:00:00:00:00:77"]);
+    // a container that starts again while the store is down; the store's loss of all
+    has.cut(true);
+    has.cluster.give_up_mac(net(LAN), mac);
+    claim(has).await.unwrap();
+    has.cut(false);
+    claim(wants).await.unwrap_err();
+    store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap())]).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while macs(&store).await.is_empty() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // given up, it is the other's
+    has.cluster.give_up_mac(net(LAN), mac);
+    while claim(wants).await.is_err() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // whose line is cut for longer than the grace
+    wants.cut(true);
+    wants.expire().await;
+    while let Err(error) = claim(has).await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    has.cluster.leave(&[net(LAN)]).await;
+    assert_eq!(macs(&store).await, Vec::<String>::new());
 }

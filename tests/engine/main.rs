@@ -133,6 +133,7 @@ on_every_engine! {
     macvlan::publishing_is_refused_or_explained,
     macvlan_live::router_advertisements_are_heeded_where_asked_for_and_nowhere_else,
     macvlan_overlap::one_subnet_may_be_behind_two_parents_with_rsnets_ipam,
+    macvlan_shared::a_mac_that_a_user_chose_is_one_host_s_of_a_lan,
     macvlan_shared::three_hosts_never_give_one_address_of_a_lan_twice,
     macvlan_live::whom_containers_hear_in_mode_source_changes_at_once_and_for_good,
     macvlan::a_lost_child_or_parent_comes_back_into_the_container,

@@ -40,6 +40,7 @@ fn endpoint(way: Way) -> Endpoint {
         network: network(&[]).id,
         addresses: vec!["10.5.0.2/16".parse().unwrap(), "fd00:5::2/64".parse().unwrap()],
         mac: "02:00:00:00:00:02".parse().unwrap(),
+        mac_given: false,
         interface_name: None,
         sysctls: vec![("net/ipv4/conf/IFNAME/log_martians".into(), "1".into())],
         attached: Attached::Joined(Sandbox { path: "/var/run/docker/netns/abc".into(), way }),

@@ -39,6 +39,7 @@ fn endpoint(addresses: &[&str]) -> Endpoint {
         network: network(&[]).id,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         mac: "02:00:00:00:00:02".parse().unwrap(),
+        mac_given: false,
         interface_name: None,
         sysctls: Vec::new(),
         attached: Attached::Joined(Sandbox { path: "/var/run/docker/netns/abc".into(), way: Way::Engine }),

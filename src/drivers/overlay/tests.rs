@@ -53,6 +53,7 @@ fn endpoint(way: Way) -> Endpoint {
         network: network(&[]).id,
         addresses: vec!["10.50.0.66/16".parse().unwrap(), "fd00:50::1:2/64".parse().unwrap()],
         mac: "02:00:00:00:00:02".parse().unwrap(),
+        mac_given: false,
         interface_name: None,
         sysctls: Vec::new(),
         attached: Attached::Joined(Sandbox { path: "/var/run/docker/netns/abc".into(), way }),
