@@ -4,6 +4,9 @@
 
 #[path = "../lab/mod.rs"]
 mod lab;
+#[path = "../store/proxy.rs"]
+#[allow(dead_code)]
+mod proxy;
 
 mod beside;
 mod compose;
@@ -80,6 +83,16 @@ on_every_engine! {
     overlay::addresses_are_those_of_the_host_unless_a_user_names_one,
     overlay::dockers_own_ipam_is_refused_with_a_word,
     overlay::no_row_ever_leads_to_a_host_that_does_not_hold_the_address,
+    overlay::first_packets_arrive_and_nothing_is_written_for_a_container,
+    overlay::each_of_many_hosts_reaches_each_other_at_once,
+    overlay::an_outage_of_consul_is_not_noticed_and_over_at_once,
+    overlay::a_slow_consul_holds_up_nobody,
+    overlay::the_loss_of_consuls_leader_is_not_noticed,
+    overlay::a_consul_that_comes_up_after_everything_else_finds_all_at_work,
+    overlay::in_no_partition_an_address_is_held_twice,
+    overlay::tunnels_leave_by_the_address_that_was_announced,
+    overlay::an_underlay_of_ipv6_carries_both_families,
+    overlay::a_router_that_says_nothing_is_no_hindrance_at_any_mtu,
     matrix::the_default_network,
     matrix::an_internal_network,
     matrix::a_network_without_icc,

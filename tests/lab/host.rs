@@ -190,6 +190,11 @@ impl Host {
         self.nics.iter().for_each(|nic| nic.set_mtu(self.space().init, mtu));
     }
 
+    /// The same for one card.
+    pub fn set_mtu_of(&self, card: usize, mtu: u32) {
+        self.nics[card].set_mtu(self.space().init, mtu);
+    }
+
     /// The switch is a reflective relay for the machine (IEEE 802.1Qbg).
     pub fn reflect(&self) {
         self.nics.iter().for_each(Nic::reflect);

@@ -24,15 +24,20 @@ pub enum Fault {
     Says(&'static str, &'static str),
 }
 
-/// Listens on 127.0.0.1:9500 and passes on to 127.0.0.1:8500.
+/// Passes on to 127.0.0.1:8500 of the network in which it was started.
 pub struct Proxy {
     script: Arc<Mutex<Vec<Fault>>>,
 }
 
 impl Proxy {
-    /// One that does nothing bad.
+    /// One on 127.0.0.1:9500 that does nothing bad.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:9500").unwrap();
+        Self::start_at("127.0.0.1:9500")
+    }
+
+    /// One that listens there.
+    pub fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let script = Arc::new(Mutex::new(vec![Fault::None]));
         let own = script.clone();
         std::thread::spawn(move || {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::RngExt;
 
@@ -35,18 +35,26 @@ impl Pool {
     }
 }
 
+/// Says so when it goes, also when it goes by a panic: threads that wait for it would wait for good.
+pub struct AtTheEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for AtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// What all hosts' life comes to.
 struct Life {
     pool: Pool,
     started: AtomicUsize,
     refused: Mutex<Vec<String>>,
     over: AtomicBool,
-    until: Instant,
 }
 
 impl Life {
     fn goes_on(&self, starts: usize) -> bool {
-        self.started.load(Ordering::SeqCst) < starts && Instant::now() < self.until
+        !self.over.load(Ordering::SeqCst) && self.started.load(Ordering::SeqCst) < starts
     }
 
     /// Starts containers on a host and removes them, every other one with an address that another host had last.
@@ -86,28 +94,19 @@ pub fn no_row_ever_leads_to_a_host_that_does_not_hold_the_address(engine: Engine
     let settings = cluster.settings();
     let starts = size().reuses;
     let pool = Pool(Mutex::new((4..16).map(|n| (IpAddr::from(Ipv4Addr::new(10, 50, 0, n * 2)), usize::MAX)).collect()));
-    let life = Life {
-        pool,
-        started: AtomicUsize::new(0),
-        refused: Mutex::default(),
-        over: AtomicBool::new(false),
-        until: Instant::now() + Duration::from_secs(1500),
-    };
+    let life = Life { pool, started: AtomicUsize::new(0), refused: Mutex::default(), over: AtomicBool::new(false) };
     let witness = Witness::of(&cluster.hosts);
     let hosts: Vec<_> = cluster.hosts.iter_mut().map(RwLock::new).collect();
     let (mut kills, mut reboots) = (0, 0);
     std::thread::scope(|scope| {
-        let lives: Vec<_> = hosts.iter().enumerate().collect();
-        let lives: Vec<_> = lives
-            .into_iter()
-            .map(|(number, host)| {
-                scope.spawn({
-                    let life = &life;
-                    move || life.lead(number, host, starts)
-                })
-            })
-            .collect();
+        let over = AtTheEnd(&life.over);
+        let lead = |(number, host)| {
+            let life = &life;
+            scope.spawn(move || life.lead(number, host, starts))
+        };
+        let lives: Vec<_> = hosts.iter().enumerate().map(lead).collect();
         let chaos = scope.spawn(|| {
+            let _over = AtTheEnd(&life.over);
             while !life.over.load(Ordering::SeqCst) {
                 std::thread::sleep(Duration::from_millis(rand::random_range(500..2500)));
                 let number = rand::random_range(0..hosts.len());
@@ -131,7 +130,7 @@ pub fn no_row_ever_leads_to_a_host_that_does_not_hold_the_address(engine: Engine
             }
         });
         lives.into_iter().for_each(|life| life.join().expect("life goes on"));
-        life.over.store(true, Ordering::SeqCst);
+        drop(over);
         chaos.join().expect("chaos goes on");
     });
     let findings = witness.tell();

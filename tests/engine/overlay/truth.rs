@@ -91,6 +91,24 @@ pub fn doubles(holdings: &[Holding]) -> Vec<(Holding, Holding)> {
     pairs.collect()
 }
 
+/// A host could not reach the store from then until then, and had these blocks as it began.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    pub host: usize,
+    pub from: Duration,
+    pub until: Duration,
+    pub blocks: Vec<IpNet>,
+}
+
+/// What a host began to hold while it was cut off, and that is not of the blocks that it had.
+pub fn outside(holdings: &[Holding], cuts: &[Cut]) -> Vec<Holding> {
+    let strange = |holding: &&Holding| {
+        let during = cuts.iter().filter(|cut| cut.host == holding.host && (cut.from..cut.until).contains(&holding.from));
+        during.into_iter().any(|cut| !cut.blocks.iter().any(|block| block.contains(&holding.address)))
+    };
+    holdings.iter().filter(strange).copied().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,5 +177,15 @@ mod tests {
         let looks = [at(0, &[&[A], &[]]), at(1, &[&[], &[A]]), at(2, &[&[A], &[]])];
         assert_eq!(holdings(&looks).len(), 3);
         assert_eq!(doubles(&holdings(&looks)), []);
+    }
+
+    #[test]
+    fn what_a_host_that_was_cut_off_took_of_others_is_found_and_nothing_else() {
+        let second = Duration::from_secs;
+        let cut = Cut { host: 0, from: second(1), until: second(3), blocks: vec!["10.50.0.16/28".parse().unwrap()] };
+        let holding = |host, address: &str, from| Holding { address: address.parse().unwrap(), host, from: second(from), until: second(9) };
+        let strange = holding(0, A, 2);
+        let all = [strange, holding(0, A, 0), holding(0, A, 3), holding(1, A, 2), holding(0, "10.50.0.17", 2)];
+        assert_eq!(outside(&all, &[cut]), [strange]);
     }
 }

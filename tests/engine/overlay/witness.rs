@@ -46,6 +46,7 @@ impl Seat {
 pub struct Witness {
     seats: Arc<Mutex<Vec<Seat>>>,
     stop: Arc<AtomicBool>,
+    began: Instant,
     looking: JoinHandle<Vec<Look>>,
 }
 
@@ -54,8 +55,14 @@ impl Witness {
         let seats = Arc::new(Mutex::new(hosts.into_iter().map(Seat::of).collect::<Vec<_>>()));
         let stop = Arc::new(AtomicBool::new(false));
         let (own, over) = (seats.clone(), stop.clone());
-        let looking = std::thread::spawn(move || look_on(&own, &over));
-        Witness { seats, stop, looking }
+        let began = Instant::now();
+        let looking = std::thread::spawn(move || look_on(began, &own, &over));
+        Witness { seats, stop, began, looking }
+    }
+
+    /// The time by which it tells.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// A host that was rebooted is another to look at.
@@ -80,8 +87,8 @@ pub struct Findings {
     pub looks: usize,
     /// The longest time between two looks.
     pub gap: Duration,
-    /// Holdings of addresses that were seen.
-    pub holdings: usize,
+    /// Holdings of addresses.
+    pub seen: Vec<Holding>,
     /// Row seconds: how long rows led to a host that does not hold the address, and for how long to nobody.
     pub wrong: Duration,
     pub nowhere: Duration,
@@ -115,16 +122,17 @@ impl Findings {
         let held = holdings(looks);
         let (wrong, nowhere) = (sum(&|row| !row.deaf && row.leads.is_some()), sum(&|row| !row.deaf && row.leads.is_none()));
         let (deaf, doubles) = (sum(&|row| row.deaf), doubles(&held));
-        Findings { looks: looks.len(), gap, holdings: held.len(), wrong, nowhere, deaf, rows, doubles }
+        Findings { looks: looks.len(), gap, seen: held, wrong, nowhere, deaf, rows, doubles }
     }
 }
 
 impl std::fmt::Display for Findings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Findings { looks, gap, holdings, wrong, nowhere, deaf, .. } = self;
+        let Findings { looks, gap, seen, wrong, nowhere, deaf, .. } = self;
         writeln!(
             f,
-            "{looks} looks, {gap:.2?} apart at most; {holdings} holdings; wrong rows: {wrong:.1?}; to nobody: {nowhere:.1?}; where rsnet was away: {deaf:.1?}"
+            "{looks} looks, {gap:.2?} apart at most; {} holdings; wrong rows: {wrong:.1?}; to nobody: {nowhere:.1?}; where rsnet was away: {deaf:.1?}",
+            seen.len()
         )?;
         for (Wrong { on, address, leads, holder, deaf }, from, long) in self.rows.iter().take(40) {
             let leads = leads.map_or("nobody".to_owned(), |host| format!("h{}", host + 1));
@@ -135,19 +143,30 @@ impl std::fmt::Display for Findings {
     }
 }
 
-fn look_on(seats: &Mutex<Vec<Seat>>, stop: &AtomicBool) -> Vec<Look> {
-    let (began, mut looks) = (Instant::now(), Vec::new());
+fn look_on(began: Instant, seats: &Mutex<Vec<Seat>>, stop: &AtomicBool) -> Vec<Look> {
+    let mut looks = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let now = Instant::now();
         let seats = seats.lock().expect("no panic while held").clone();
-        let held = || seats.iter().map(held).collect();
-        let before = held();
-        let rows = seats.iter().map(|seat| rows(seat, &seats)).collect();
-        let deaf = seats.iter().enumerate().filter(|(_, seat)| seat.deaf.is_some_and(|until| now < until)).map(|(number, _)| number);
-        looks.push(Look { at: began.elapsed(), before, rows, after: held(), deaf: deaf.collect() });
+        looks.push(look_once(began, &seats));
         std::thread::sleep((now + PERIOD).saturating_duration_since(Instant::now()));
     }
     looks
+}
+
+fn look_once(began: Instant, seats: &[Seat]) -> Look {
+    let (at, now) = (began.elapsed(), Instant::now());
+    let held = || seats.iter().map(held).collect();
+    let before = held();
+    let rows = seats.iter().map(|seat| rows(seat, seats)).collect();
+    let deaf = seats.iter().enumerate().filter(|(_, seat)| seat.deaf.is_some_and(|until| now < until)).map(|(number, _)| number);
+    Look { at, before, rows, after: held(), deaf: deaf.collect() }
+}
+
+/// One look.
+pub fn look(hosts: &[Host]) -> Look {
+    let seats: Vec<Seat> = hosts.iter().map(Seat::of).collect();
+    std::thread::scope(|scope| scope.spawn(|| look_once(Instant::now(), &seats)).join().expect("looking did not panic"))
 }
 
 /// The addresses of the host's containers, and its own on the network. None where the machine is off.
