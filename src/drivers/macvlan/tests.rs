@@ -141,3 +141,19 @@ fn a_parent_in_mode_passthru_is_one_network_s_alone() {
     let meet = |a: &str, b: &str| claims(a).iter().any(|claim| claims(b).iter().any(|other| claim.meets(other)));
     assert!(meet("passthru", "bridge") && meet("private", "passthru") && !meet("bridge", "private"));
 }
+
+#[test]
+fn hosts_agree_on_the_addresses_of_a_lan_and_on_nothing_of_the_parent() {
+    let subnets: Vec<IpNet> = ["10.77.0.0/24", "10.78.0.0/24", "fd77::/64"].map(|subnet| subnet.parse().unwrap()).into();
+    let ranges: Vec<IpNet> = ["10.77.0.128/25", "10.78.0.0/24", "fd77::/64"].map(|range| range.parse().unwrap()).into();
+    let network = network(&[("parent", "eth0"), ("macvlan_mode", "vepa")]);
+    assert_eq!(open(&network).unwrap().agreement(), None, "another IPAM gives the addresses");
+    let agreement = open(&Network { ranges: Some(ranges.clone()), ..network.clone() }).unwrap().agreement().unwrap();
+    let options = [("--ip-range", "10.77.0.128/25"), ("mode", "macvlan")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!((agreement.subnets, agreement.options), (subnets, BTreeMap::from(options)));
+    assert_eq!(agreement.reserved, ["10.77.0.254", "10.78.0.254"].map(|gateway| gateway.parse::<IpAddr>().unwrap()));
+    assert_eq!(agreement.segment, Some(crate::model::Segment { ranges: ranges.clone(), own: found().addresses }));
+    let options = BTreeMap::from([("mode".to_owned(), "macvlan".to_owned())]);
+    let alone = Network { options, internal: true, ranges: Some(ranges), ..network };
+    assert_eq!(open(&alone).unwrap().agreement(), None, "a segment of its own has no other hosts");
+}
