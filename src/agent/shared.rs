@@ -160,6 +160,7 @@ impl Agent {
     async fn grow(&self) {
         let short = self.addressing.lock().await.short();
         for subnet in short.into_iter().filter(|subnet| self.is_shared(*subnet)) {
+            let _growing = self.locks.hold(&format!("grow {subnet}")).await;
             if let Err(error) = self.grow_one(subnet).await {
                 warn!(%subnet, %error, "no block of addresses ahead; trying again with the next container");
             }
@@ -176,11 +177,16 @@ impl Agent {
     pub(super) async fn take_more(&self, new: &NewAddress, dry: Error) -> Result<IpNet, Error> {
         let Some(subnet) = new.pool.parse().ok().filter(|subnet| self.is_shared(*subnet)) else { return Err(dry) };
         let _growing = self.locks.hold(&format!("grow {subnet}")).await;
-        match self.take(new).await {
+        // a block ahead may have come and not be taken in yet
+        match self.take_heard(new).await {
             Err(Error::Address(AddressError::Exhausted { .. })) => {}
             taken => return taken,
         }
         self.grow_one(subnet).await?;
+        self.take_heard(new).await
+    }
+
+    async fn take_heard(&self, new: &NewAddress) -> Result<IpNet, Error> {
         let view = self.cluster.views().borrow().clone();
         self.take_in(&view).await?;
         self.take(new).await

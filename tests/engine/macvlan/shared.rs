@@ -81,7 +81,7 @@ pub fn a_mac_that_a_user_chose_is_one_host_s_of_a_lan(engine: Engine) {
     for part in ["h1", "h2", "one", &one.to_string(), "02:00:00:00:00:77", "plain", "10.77.0.200"] {
         here.says(part);
     }
-    let there: Value = serde_json::from_str(&cluster.hosts[1].sh("rsnet addresses lan --json").ok()).expect("JSON");
+    let there: Value = serde_json::from_str(cluster.hosts[1].sh("rsnet addresses lan --json").ok()).expect("JSON");
     let blocks = |host: &str| {
         let hosts = there["hosts"].as_array().cloned().unwrap_or_default();
         let found = hosts.into_iter().find(|seen| seen["host"] == host).unwrap_or_else(|| panic!("{host} in {there}"));
