@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
     ("inspect", &["agent", "plugin"]),
-    ("cli", &["agent", "app", "config", "telemetry"]),
+    ("cli", &["agent", "app", "config", "docker", "telemetry"]),
 ];
 
 /// A library → the rooms that name it: one, unless it is a layer below several.

@@ -48,24 +48,23 @@ pub struct Holder {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Holding {
     pub endpoint: String,
-    /// Its name, where the engine tells.
+    /// Its name: whoever asks for people adds it, the engine knows it.
     pub container: Option<String>,
     pub addresses: Vec<IpAddr>,
     pub mac: Mac,
 }
 
 impl Agent {
-    /// Asks the engine for the names of containers: no call of the engine's may wait for this.
-    pub async fn holders(&self, of: &Of) -> Result<Holders, Error> {
+    /// As this host last heard.
+    pub fn holders(&self, of: &Of) -> Result<Holders, Error> {
         let id = self.find(&of.network)?;
-        let names = self.names.containers(&id).await;
         let network = self.network(&id)?;
         let containers: Vec<Holding> = {
             let state = self.state();
             let endpoints = state.networks.get(&id).into_iter().flat_map(|live| live.endpoints.values());
             let holding = |endpoint: &crate::model::Endpoint| Holding {
                 endpoint: endpoint.id.to_string(),
-                container: names.get(endpoint.id.as_str()).cloned(),
+                container: None,
                 addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
                 mac: endpoint.mac,
             };

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::{Failure, client, runtime};
 use crate::agent::{Holder, Holders, Holding, Of};
+use crate::docker::Seen;
 
 /// What a screen has room for.
 const ROWS: usize = 20;
@@ -28,14 +29,22 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let of = Of { network: arguments.network.clone() };
-    let holders: Holders = runtime()?.block_on(client::post(&arguments.socket, "/rsnet/addresses", &of))?;
+    let holders = runtime()?.block_on(ask(arguments))?;
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&holders)?);
     } else {
         print(&holders);
     }
     Ok(())
+}
+
+async fn ask(arguments: &Arguments) -> Result<Holders, Failure> {
+    let Seen { id, containers } = client::network(&arguments.network).await;
+    let mut holders: Holders = client::post(&arguments.socket, "/rsnet/addresses", &Of { network: id }).await?;
+    for holding in &mut holders.containers {
+        holding.container = containers.get(&holding.endpoint).cloned();
+    }
+    Ok(holders)
 }
 
 fn print(holders: &Holders) {

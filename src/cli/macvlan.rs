@@ -47,8 +47,11 @@ fn sources(arguments: &SourcesArguments) -> Result<(), Failure> {
     let SourcesArguments { network, add, remove, json, socket } = arguments;
     let add = add.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?;
     let remove = remove.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?;
-    let change = ChangeSources { network: network.clone(), add, remove };
-    let now: Sources = runtime()?.block_on(client::post(socket, "/rsnet/macvlan/sources", &change))?;
+    let asked = async {
+        let change = ChangeSources { network: client::network(network).await.id, add, remove };
+        client::post(socket, "/rsnet/macvlan/sources", &change).await
+    };
+    let now: Sources = runtime()?.block_on(asked)?;
     if *json {
         println!("{}", serde_json::to_string_pretty(&now)?);
     } else {

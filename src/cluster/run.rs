@@ -126,6 +126,10 @@ impl Cluster {
     /// Three times in a lease's time; at once when the store says that this host is not there.
     async fn keep_lease(self: Arc<Self>) {
         let mut again = false;
+        // The way out is looked for at the same time.
+        if self.known(|state| state.uplink.is_none()) {
+            let _ = timeout(self.times.again, self.enrol.notified()).await;
+        }
         loop {
             let renewed = self.within("renew this host's lease".to_owned(), self.renew(again)).await;
             let pause = if renewed.is_ok() { self.times.lease / 3 } else { self.jitter(self.times.again) };

@@ -4,8 +4,8 @@
 //! which networks the engine has forgotten. No call's answer depends on it; without an engine's API there are ids instead of names.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -25,8 +25,6 @@ const PATIENCE: u64 = 30;
 #[derive(Default)]
 pub struct Names {
     known: RwLock<Known>,
-    /// Where the engine is asked.
-    engine: OnceLock<PathBuf>,
 }
 
 #[derive(Default)]
@@ -62,19 +60,8 @@ impl Names {
         self.known.write().unwrap_or_else(PoisonError::into_inner).counts = false;
     }
 
-    /// The names of the containers on a network, by endpoint; none if the engine does not tell within 2 s. Not for the engine's own calls.
-    pub async fn containers(&self, network: &NetworkId) -> HashMap<String, String> {
-        let asked = async {
-            let engine = connect(self.engine.get()?).await.ok()?;
-            engine.inspect_network(network.as_str(), None::<InspectNetworkOptions>).await.ok()?.containers
-        };
-        let found = timeout(Duration::from_secs(2), asked).await.ok().flatten().unwrap_or_default();
-        found.into_values().filter_map(|container| Some((container.endpoint_id?, container.name?))).collect()
-    }
-
     /// Asks the engine at `socket`, now and whenever it says that a network came or went; until the process ends.
     pub async fn learn(&self, socket: &Path) {
-        self.engine.get_or_init(|| socket.to_owned());
         loop {
             if let Err(error) = self.follow(socket).await {
                 debug!(socket = %socket.display(), %error, "the engine does not tell the names of networks; asking again");
@@ -97,6 +84,22 @@ impl Names {
         }
         Ok(())
     }
+}
+
+/// A network as the engine knows it.
+pub struct Seen {
+    pub id: String,
+    /// The names of its containers, by endpoint.
+    pub containers: HashMap<String, String>,
+}
+
+/// What the engine at `socket` has by this name, id or beginning of one; none if it does not tell within 2 s.
+pub async fn look(socket: &Path, network: &str) -> Option<Seen> {
+    let asked = async { connect(socket).await.ok()?.inspect_network(network, None::<InspectNetworkOptions>).await.ok() };
+    let found = timeout(Duration::from_secs(2), asked).await.ok().flatten()?;
+    let containers = found.containers.unwrap_or_default().into_values();
+    let containers = containers.filter_map(|container| Some((container.endpoint_id?, container.name?))).collect();
+    Some(Seen { id: found.id?, containers })
 }
 
 async fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {

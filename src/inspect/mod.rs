@@ -26,7 +26,7 @@ async fn forget(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
 }
 
 async fn addresses(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
-    call("addresses", body, async |query| agent.holders(&query).await).await
+    call("addresses", body, async |query| agent.holders(&query)).await
 }
 
 async fn sources(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {

@@ -51,7 +51,7 @@ on_every_engine! {
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
     plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
     plugin::a_macvlan_network_works_through_the_plugin,
-    plugin::an_overlay_network_works_through_the_plugin,
+    plugin::two_machines_share_a_network_as_the_readme_says,
     plugin::a_plugin_with_a_wrong_setting_says_which,
     plugin::a_plugin_reaches_a_consul_with_a_token_below_data,
     beside::all_stands_beside_docker_where_bridges_are_filtered,

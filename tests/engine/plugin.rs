@@ -3,8 +3,7 @@
 //! The plugin is the one of `make plugin`: the static release program. It is built here if it is not there or is older than the source.
 
 use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_until};
-use crate::overlay::Cluster;
-use crate::traffic::{addresses, icmp, reaches_all};
+use crate::traffic::{Place, addresses, icmp, reaches_all};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +11,7 @@ use std::sync::OnceLock;
 
 /// The plugin's name in the engine. Not `rsnet`: that would hide the driver `rsnet` (see docs/install.md).
 const NAME: &str = "rsnet/driver";
+const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
 /// Where the registry's station stores it, after the station's address and port.
 const REPOSITORY: &str = "5000/rsnet/driver";
 
@@ -274,8 +274,7 @@ pub fn a_plugin_reaches_a_consul_with_a_token_below_data(engine: Engine) {
     let scene = Scene::new(engine);
     scene.push("1", "the first");
     let address = scene.station.ipv4();
-    let program = "/var/cache/rsnet/consul/usr/bin/consul";
-    let _consul = scene.station.spawn("consul", &format!("{program} agent -dev -bind {address} -client {address}"));
+    let _consul = scene.station.spawn("consul", &format!("{CONSUL} agent -dev -bind {address} -client {address}"));
     scene.install(&format!("RSNET_STORE=consul://{address} RSNET_STORE_TOKEN_FILE=/data/consul.token")).ok();
     let engine_says = |words: &str| {
         let log = || std::fs::read_to_string(scene.host.log("dockerd")).unwrap_or_default();
@@ -285,31 +284,42 @@ pub fn a_plugin_reaches_a_consul_with_a_token_below_data(engine: Engine) {
     let data = format!("data=/var/lib/docker/plugins/$(docker plugin inspect -f '{{{{.Id}}}}' {NAME})/propagated-mount");
     scene.host.sh(&format!("{data}; echo any >token; install -m 600 token $data/consul.token")).ok();
     engine_says(&format!("the store consul://{address}:8500/rsnet is there"));
-    scene.station.sh(&format!("{program} kv get -http-addr={address}:8500 rsnet/format")).says("1");
+    scene.station.sh(&format!("{CONSUL} kv get -http-addr={address}:8500 rsnet/format")).says("1");
     scene.host.docker("network create -d rsnet --ipam-driver rsnet blue").ok();
     scene.host.docker("network rm blue").ok();
 }
 
-/// One host has the plugin, the other a process.
-pub fn an_overlay_network_works_through_the_plugin(engine: Engine) {
-    let from = dist().display();
-    let cluster = Cluster::new(engine, 2, "");
-    let [h1, h2] = &cluster.hosts[..] else { unreachable!() };
-    h1.stop_rsnet();
-    h1.docker(&format!("plugin create {NAME} {from}")).ok();
-    // the process that was there before has the host's own name for as long as its lease lasts
-    let settings = format!("RSNET_HOST=p1 RSNET_STORE=consul://{}:8500/rsnet", cluster.consul.machine.ipv4());
-    h1.docker(&format!("plugin set {NAME} {settings}")).ok();
-    h1.docker(&format!("plugin enable {NAME}")).ok();
-    cluster.create("--ipv6 --subnet 10.50.0.0/16 --subnet fd50::/64 blue");
-    let all = cluster.run("blue", "--restart always -p 8080:7");
-    for (n, to) in [(0, &all[1]), (1, &all[0])] {
-        reaches_all(cluster.place(n), &to.iter().map(|to| icmp(*to)).collect::<Vec<_>>());
+/// The README's chapter on two machines, typed on each.
+pub fn two_machines_share_a_network_as_the_readme_says(engine: Engine) {
+    let lab = Lab::new();
+    let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
+    let station = lab.station("consul", &[&lan]);
+    let address = station.ipv4();
+    let _consul = station.spawn("consul", &format!("{CONSUL} agent -dev -bind {address} -client {address}"));
+    station.wait_listening("tcp", 8500);
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
+    let chapter = readme.split("```console needs two machines").nth(1).expect("a block for two machines");
+    let commands = chapter.lines().skip(1).take_while(|line| *line != "```").collect::<Vec<_>>().join("\n");
+    let commands = commands.replace("10.0.0.5", &address.to_string());
+    let hosts = ["h1", "h2"].map(|name| lab.make(&HostSpec::new(name).engine(engine).on(&[&lan]).showing(dist())));
+    for host in &hosts {
+        host.docker("tag box busybox").ok();
+        host.docker(&format!("plugin create {NAME} {}", dist().display())).ok();
+        host.docker(&format!("plugin enable {NAME}")).ok();
+        host.sh(&format!("set -e\n{commands}")).ok();
     }
-    h2.sh("rsnet hosts").says("p1");
+    let [h1, h2] = &hosts;
+    h2.sh("rsnet hosts").says("h1");
+    let place = |host| Place::Container(host, "web");
+    for (from, to) in [(h1, h2), (h2, h1)] {
+        let to = addresses(to, "web", "blue")[0];
+        reaches_all(place(from), &[icmp(to)]);
+        let seen = from.sh("rsnet addresses blue");
+        ["h1", "h2", "web"].iter().for_each(|part| drop(seen.says(part).to_owned()));
+    }
+    // a plugin that ends and starts again has what it had
     h1.docker(&format!("plugin disable -f {NAME}")).ok();
     h1.docker(&format!("plugin enable {NAME}")).ok();
-    h1.docker("restart -t 0 c1").ok();
-    let again = addresses(h1, "c1", "blue");
-    reaches_all(cluster.place(1), &again.iter().map(|to| icmp(*to)).collect::<Vec<_>>());
+    h1.docker("restart -t 0 web").ok();
+    reaches_all(place(h2), &[icmp(addresses(h1, "web", "blue")[0])]);
 }
