@@ -28,16 +28,13 @@ const BARE: Way = Way { name: "bare segment", driver: "", options: "{}" };
 const ALL: [Way; 5] = [DOCKER, ENGINE, DIRECT, BARE, MOVED];
 const WITH_ROUTED: [Way; 6] = [DOCKER, ENGINE, DIRECT, ROUTED, BARE, MOVED];
 
-const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
-
 /// `ROUTED=no` leaves `transport=direct` out.
 pub fn measure(quick: bool) {
     let lab = Lab::new();
     let segment = lab.segment(["10.77.0.0/24"]);
     let machine = lab.station("consul", &[&segment]);
     let store = machine.ipv4();
-    let _consul = machine.spawn("consul", &format!("{CONSUL} agent -dev -bind {store} -client {store}"));
-    machine.wait_listening("tcp", 8500);
+    let _consul = machine.start_consul();
     let [near, far] = ["near", "far"].map(|name| {
         let host = lab.make(&HostSpec::new(name).engine(Engine::V28_5).on(&[&segment]).showing(&me()));
         host.start_rsnet_with(&format!("RSNET_LOG=info RSNET_DATA_DIR=/var/lib/docker/rsnet RSNET_STORE=consul://{store}:8500/rsnet"));

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use crate::lab::{Host, Lab, PATIENCE, wait_until};
 use crate::report::Report;
 
-const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
 const NETWORK: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const SUBNET: &str = "10.50.0.0/16";
 /// Containers that are started to see what that costs the store: fewer than make a host claim a second block.
@@ -18,8 +17,7 @@ pub fn measure(count: usize, report: &mut Report) {
     let segment = lab.segment(["10.77.0.0/24"]);
     let machine = lab.station("consul", &[&segment]);
     let store = machine.ipv4();
-    let _consul = machine.spawn("consul", &format!("{CONSUL} agent -dev -bind {store} -client {store}"));
-    machine.wait_listening("tcp", 8500);
+    let _consul = machine.start_consul();
     let settings = format!("RSNET_LOG=info RSNET_DOCKER=none RSNET_STORE=consul://{store}:8500/rsnet");
     let hosts: Vec<Host> = (1..=count).map(|n| lab.station(&format!("h{n}"), &[&segment])).collect();
     hosts.iter().for_each(|host| host.start_rsnet_with(&settings));

@@ -11,7 +11,6 @@ use std::sync::OnceLock;
 
 /// The plugin's name in the engine. Not `rsnet`: that would hide the driver `rsnet` (see docs/install.md).
 const NAME: &str = "rsnet/driver";
-const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
 /// Where the registry's station stores it, after the station's address and port.
 const REPOSITORY: &str = "5000/rsnet/driver";
 
@@ -274,7 +273,7 @@ pub fn a_plugin_reaches_a_consul_with_a_token_below_data(engine: Engine) {
     let scene = Scene::new(engine);
     scene.push("1", "the first");
     let address = scene.station.ipv4();
-    let _consul = scene.station.spawn("consul", &format!("{CONSUL} agent -dev -bind {address} -client {address}"));
+    let _consul = scene.station.start_consul();
     scene.install(&format!("RSNET_STORE=consul://{address} RSNET_STORE_TOKEN_FILE=/data/consul.token")).ok();
     let engine_says = |words: &str| {
         let log = || std::fs::read_to_string(scene.host.log("dockerd")).unwrap_or_default();
@@ -284,7 +283,7 @@ pub fn a_plugin_reaches_a_consul_with_a_token_below_data(engine: Engine) {
     let data = format!("data=/var/lib/docker/plugins/$(docker plugin inspect -f '{{{{.Id}}}}' {NAME})/propagated-mount");
     scene.host.sh(&format!("{data}; echo any >token; install -m 600 token $data/consul.token")).ok();
     engine_says(&format!("the store consul://{address}:8500/rsnet is there"));
-    scene.station.sh(&format!("{CONSUL} kv get -http-addr={address}:8500 rsnet/format")).says("1");
+    scene.station.sh(&format!("{} kv get -http-addr={address}:8500 rsnet/format", Host::CONSUL)).says("1");
     scene.host.docker("network create -d rsnet --ipam-driver rsnet blue").ok();
     scene.host.docker("network rm blue").ok();
 }
@@ -295,8 +294,7 @@ pub fn two_machines_share_a_network_as_the_readme_says(engine: Engine) {
     let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
     let station = lab.station("consul", &[&lan]);
     let address = station.ipv4();
-    let _consul = station.spawn("consul", &format!("{CONSUL} agent -dev -bind {address} -client {address}"));
-    station.wait_listening("tcp", 8500);
+    let _consul = station.start_consul();
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
     let chapter = readme.split("```console needs two machines").nth(1).expect("a block for two machines");
     let commands = chapter.lines().skip(1).take_while(|line| *line != "```").collect::<Vec<_>>().join("\n");

@@ -378,6 +378,19 @@ impl Host {
     }
 }
 
+impl Host {
+    /// What `scripts/consul` brings.
+    pub const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
+
+    /// Starts a Consul that keeps nothing, and waits until it takes connections.
+    pub fn start_consul(&self) -> Process {
+        let address = self.ipv4();
+        let consul = self.spawn("consul", &format!("{} agent -dev -bind {address} -client {address}", Host::CONSUL));
+        self.wait_listening("tcp", 8500);
+        consul
+    }
+}
+
 /// The daemon under test, as a plain process.
 impl Host {
     /// Starts `rsnet serve` and waits until it takes connections.

@@ -31,7 +31,7 @@ pub use soak::*;
 pub use transport::*;
 pub use underlay::*;
 
-const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
+const CONSUL: &str = Host::CONSUL;
 /// The options of every network here.
 const NETWORK: &str = "-d rsnet --ipam-driver rsnet -o mode=overlay";
 
