@@ -553,11 +553,10 @@ async fn the_way_out_is_told_by_link_by_address_and_by_destination() {
     assert_eq!(host.kernel.underlay(&Underlay::Link(name("uplink"))).await.unwrap(), way("2001:db8::2", 1460));
 }
 
-/// The gateway's address stands on every port. Not a bound to be proud of but one that tells a cost that grows with the ports.
+/// The gateway's address stands on every port.
 #[tokio::test]
-async fn one_more_port_costs_the_same_with_2000_as_with_ten() {
+async fn two_thousand_ports_stand_side_by_side() {
     let host = Host::new();
-    let mut took: Vec<Vec<Duration>> = Vec::new();
     for n in 0..2000_u16 {
         let attachment = routed(here(&format!("p{n}")));
         let link = attachment.host.clone();
@@ -573,33 +572,13 @@ async fn one_more_port_costs_the_same_with_2000_as_with_ten() {
             to(format!("10.50.{}.{b}/32", a + 1)),
             to(format!("fd50::{}:{b}/128", a + 1)),
         ];
-        took.push(Vec::new());
         for object in &objects {
-            let start = Instant::now();
             host.put(object).await;
-            took[usize::from(n)].push(start.elapsed());
         }
     }
-    let median = |from: usize, object: usize| {
-        let mut times: Vec<Duration> = took[from..from + 50].iter().map(|times| times[object]).collect();
-        times.sort();
-        times[25]
-    };
-    for (n, what) in ["pair", "IPv4 address", "IPv6 address", "IPv4 route", "IPv6 route"].into_iter().enumerate() {
-        println!("{what}: {:?} with 10 ports, {:?} with 1000, {:?} with 1950", median(10, n), median(1000, n), median(1950, n));
-    }
-    let all = |from: usize| (0..5).map(|object| median(from, object)).sum::<Duration>();
-    assert!(all(1950) < all(10) * 5, "{:?} with 10 ports, {:?} with 1950", all(10), all(1950));
-    let start = Instant::now();
     assert_eq!(host.kernel.observe(&[]).await.unwrap().len(), 5 * 2000);
-    println!("a look at them all: {:?}", start.elapsed());
-    let start = Instant::now();
-    host.kernel.surroundings().await.unwrap();
-    println!("a look at the surroundings: {:?}", start.elapsed());
     for address in ["10.50.0.1/32", "fd50::1/128"] {
-        let start = Instant::now();
         host.kernel.delete(&Key::Address(name("rsv-p1000"), net(address))).await.unwrap();
-        println!("{address} of one port deleted: {:?}", start.elapsed());
     }
     let mut left = host.kernel.observe(&[]).await.unwrap();
     left.retain(|object| object.key().link().or(object.key().stands_on()) != Some(&name("rsv-p1000")));
