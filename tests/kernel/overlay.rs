@@ -604,9 +604,8 @@ async fn making_a_routed_port_waits_for_no_grace_period() {
             side.kernel.delete(&object.key()).await.unwrap();
         }
     }
-    took.sort();
-    println!("{:?} (median of 20)", took[10]);
-    assert!(took[10] < Duration::from_millis(10), "{took:?}");
+    // a grace period is waited for each time or never: the machine may be busy at one time and another
+    assert!(took.iter().min() < Some(&Duration::from_millis(10)), "{took:?}");
 }
 
 #[tokio::test]
