@@ -1,13 +1,13 @@
 //! `rsnet addresses`: which host has which addresses of a network, and which of this host's containers.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use ipnet::IpNet;
 
+use super::client::Asking;
 use super::{Failure, client, runtime};
 use crate::agent::{Holder, Holders, Holding, Of};
 use crate::docker::Seen;
@@ -20,27 +20,22 @@ const BLOCKS: usize = 6;
 pub struct Arguments {
     /// Name or id of the network
     network: String,
-    /// Print JSON, with all blocks and containers
-    #[arg(long)]
-    json: bool,
-    /// The daemon's socket
-    #[arg(long, default_value = client::SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let holders = runtime()?.block_on(ask(arguments))?;
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&holders)?);
-    } else {
-        print(&holders);
+    if arguments.asking.json {
+        return client::print_json(&holders);
     }
+    print(&holders);
     Ok(())
 }
 
 async fn ask(arguments: &Arguments) -> Result<Holders, Failure> {
     let Seen { id, containers } = client::network(&arguments.network).await;
-    let mut holders: Holders = client::post(&arguments.socket, "/rsnet/addresses", &Of { network: id }).await?;
+    let mut holders: Holders = client::post(&arguments.asking.socket, "/rsnet/addresses", &Of { network: id }).await?;
     for holding in &mut holders.containers {
         holding.container = containers.get(&holding.endpoint).cloned();
     }

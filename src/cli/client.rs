@@ -1,8 +1,9 @@
 //! Asks the running daemon.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -17,7 +18,24 @@ use super::Failure;
 use crate::docker::{self, Seen};
 
 /// Where the daemon listens on the host, as a process and as a managed plugin.
-pub const SOCKET: &str = "/run/docker/plugins/rsnet.sock";
+const SOCKET: &str = "/run/docker/plugins/rsnet.sock";
+
+/// What every question to the daemon can be asked with.
+#[derive(Args)]
+pub struct Asking {
+    /// Print JSON, with all there is
+    #[arg(long)]
+    pub json: bool,
+    /// The daemon's socket
+    #[arg(long, default_value = SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Prints an answer as it is.
+pub fn print_json(answer: &impl Serialize) -> Result<(), Failure> {
+    println!("{}", serde_json::to_string_pretty(answer)?);
+    Ok(())
+}
 
 /// Where the engine tells people's names for things; a managed plugin cannot ask there.
 const ENGINE: &str = "/var/run/docker.sock";

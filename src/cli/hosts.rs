@@ -1,23 +1,12 @@
 //! `rsnet hosts`, `rsnet host forget`: who shares networks with this host.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
+use super::client::Asking;
 use super::{Failure, client, runtime};
 use crate::agent::{Forget, HostSeen, Hosts};
-
-#[derive(Args)]
-pub struct Arguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// The daemon's socket
-    #[arg(long, default_value = client::SOCKET)]
-    socket: PathBuf,
-}
 
 #[derive(Args)]
 pub struct HostArguments {
@@ -32,11 +21,11 @@ enum HostCommand {
         /// As `rsnet hosts` shows it
         name: String,
         #[command(flatten)]
-        arguments: Arguments,
+        arguments: Asking,
     },
 }
 
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Asking) -> Result<(), Failure> {
     let seen = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/hosts"))?;
     print(arguments, &seen)
 }
@@ -48,10 +37,9 @@ pub fn run_host(arguments: &HostArguments) -> Result<(), Failure> {
     print(arguments, &seen)
 }
 
-fn print(arguments: &Arguments, seen: &Hosts) -> Result<(), Failure> {
+fn print(arguments: &Asking, seen: &Hosts) -> Result<(), Failure> {
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(seen)?);
-        return Ok(());
+        return client::print_json(seen);
     }
     if !seen.in_touch {
         println!("The store does not answer. What was last heard:");

@@ -1,9 +1,8 @@
 //! `rsnet macvlan`: what can change of a macvlan network while containers are on it.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
 
+use super::client::Asking;
 use super::{Failure, client, runtime};
 use crate::agent::{ChangeSources, Sources};
 
@@ -29,12 +28,8 @@ struct SourcesArguments {
     /// A MAC address to hear no more
     #[arg(long, value_name = "MAC")]
     remove: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// The daemon's socket
-    #[arg(long, default_value = client::SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -44,19 +39,18 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn sources(arguments: &SourcesArguments) -> Result<(), Failure> {
-    let SourcesArguments { network, add, remove, json, socket } = arguments;
+    let SourcesArguments { network, add, remove, asking } = arguments;
     let add = add.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?;
     let remove = remove.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?;
     let asked = async {
         let change = ChangeSources { network: client::network(network).await.id, add, remove };
-        client::post(socket, "/rsnet/macvlan/sources", &change).await
+        client::post(&asking.socket, "/rsnet/macvlan/sources", &change).await
     };
     let now: Sources = runtime()?.block_on(asked)?;
-    if *json {
-        println!("{}", serde_json::to_string_pretty(&now)?);
-    } else {
-        println!("{}", show(&now));
+    if asking.json {
+        return client::print_json(&now);
     }
+    println!("{}", show(&now));
     Ok(())
 }
 

@@ -25,13 +25,13 @@ enum Command {
     /// Run the daemon
     Serve(crate::config::Given),
     /// Show the ports that rsnet publishes on this host
-    Ports(ports::Arguments),
+    Ports(client::Asking),
     /// Show or change what of a macvlan network can change while containers are on it
     Macvlan(macvlan::Arguments),
     /// Show which host has which addresses of a network, and which of this host's containers
     Addresses(addresses::Arguments),
     /// Show the hosts that share networks with this one
-    Hosts(hosts::Arguments),
+    Hosts(client::Asking),
     /// What can be done about one of them
     Host(hosts::HostArguments),
     /// Remove from this host all that rsnet made: links, routes, firewall. Only while the daemon is stopped

@@ -1,29 +1,18 @@
 //! `rsnet ports`: what `docker ps` cannot show of a plugin's networks.
 
-use std::path::PathBuf;
-
-use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
+use super::client::Asking;
 use super::{Failure, client, runtime};
 use crate::agent::Published;
 
-#[derive(Args)]
-pub struct Arguments {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// The daemon's socket
-    #[arg(long, default_value = client::SOCKET)]
-    socket: PathBuf,
-}
-
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Asking) -> Result<(), Failure> {
     let ports: Vec<Published> = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/ports"))?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&ports)?);
-    } else if ports.is_empty() {
+        return client::print_json(&ports);
+    }
+    if ports.is_empty() {
         println!("Nothing is published. Publish with `docker run --network NAME -p 8080:80 …` on a network of `-d rsnet`.");
     } else {
         println!("{}", table(&ports));
