@@ -9,13 +9,9 @@ use tracing::error;
 use super::Cluster;
 use super::error::Error;
 use super::record::{MacRecord, alive_key, decode, encode, mac_at, mac_key, macs_of};
+use super::settle::{AT_ONCE, TRIES};
 use crate::model::Mac;
-use crate::store::{Entry, Expect, Op, PORTABLE_OPS, StoreError};
-
-/// A deletion counts twice.
-const AT_ONCE: usize = PORTABLE_OPS / 2;
-/// So often others may be faster.
-const TRIES: usize = 20;
+use crate::store::{Entry, Expect, Op, StoreError};
 
 /// A MAC of this host's.
 #[derive(Clone, Debug)]

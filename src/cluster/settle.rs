@@ -12,9 +12,9 @@ use super::text::list;
 use crate::store::{Expect, Op, PORTABLE_OPS, StoreError};
 
 /// A deletion counts twice.
-const AT_ONCE: usize = PORTABLE_OPS / 2;
+pub(super) const AT_ONCE: usize = PORTABLE_OPS / 2;
 /// So often others may be faster.
-const TRIES: usize = 20;
+pub(super) const TRIES: usize = 20;
 
 impl Cluster {
     /// Gives the blocks back and forgets the network. If the store does not take it now it is done later.
