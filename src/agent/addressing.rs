@@ -28,6 +28,7 @@ pub const SPACE: &str = "rsnet-local";
 const ULA: &str = "host/ula";
 /// Below it are the pools of segments.
 const SEGMENT: &str = "segment";
+
 /// A pool as the engine asks for it; no subnet: ours to choose.
 #[derive(Clone, Debug)]
 pub struct NewPool {
@@ -189,7 +190,7 @@ impl Addressing {
         self.space.pool(&subnet).is_none_or(|pool| pool.covers(address))
     }
 
-    /// The pools that are more than half used.
+    /// The pools that have little left, see [`Pool::is_short`].
     pub fn short(&self) -> Vec<IpNet> {
         self.space.pools().filter(|pool| pool.is_short()).map(Pool::subnet).collect()
     }
@@ -310,11 +311,18 @@ impl Agent {
             Err(error @ Error::Address(AddressError::Exhausted { .. })) => self.take_more(&new, error).await?,
             result => result?,
         };
-        let heard_at = self.addressing.lock().await.heard_at(taken.addr());
-        if let Some(heard_at) = heard_at.filter(|_| self.settings.shared && !new.gateway) {
-            sleep_until(heard_at).await;
+        if self.settings.shared && !new.gateway {
+            self.rest(taken.addr()).await;
         }
         Ok(taken)
+    }
+
+    /// Waits until the other hosts have heard that the address is this one's to give.
+    async fn rest(&self, address: IpAddr) {
+        let heard_at = self.addressing.lock().await.heard_at(address);
+        if let Some(heard_at) = heard_at {
+            sleep_until(heard_at).await;
+        }
     }
 
     pub(super) async fn take(&self, new: &NewAddress) -> Result<IpNet, Error> {

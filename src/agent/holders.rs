@@ -75,7 +75,7 @@ impl Agent {
         Ok(Holders {
             network_name: self.names.of(&id),
             shared: network.share.is_some(),
-            in_touch: self.cluster.views().borrow().in_touch,
+            in_touch: self.view().in_touch,
             hosts: self.each_holder(&network, &subnets, in_use),
             network: id,
             subnets,
@@ -89,7 +89,7 @@ impl Agent {
             let host = "this host".to_owned();
             return vec![Holder { host, alive: true, own: Vec::new(), blocks: subnets.to_vec(), in_use: Some(in_use) }];
         };
-        let view = self.cluster.views().borrow().clone();
+        let view = self.view();
         let is_alive = |name: &str| view.hosts.iter().any(|host| host.name == name && host.alive);
         let of = |member: &Member, in_use: Option<usize>| Holder {
             host: member.host.clone(),

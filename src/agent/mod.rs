@@ -83,7 +83,7 @@ pub struct Agent {
     names: Arc<Names>,
     strangers: strangers::Strangers,
     cluster: Arc<Cluster>,
-    /// A pool that hosts share is more than half used.
+    /// A pool that hosts share has little left.
     short: Notify,
     /// A network that hosts share is gone.
     left: Notify,

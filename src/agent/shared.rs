@@ -1,7 +1,7 @@
 //! Networks that hosts share: what this host agrees on with the others, and what it hears of them.
 //!
-//! Nothing of it is on the way of a container's start. An address comes from this host's own blocks; what the others do reaches the host as
-//! a new plan of the network.
+//! Of a container's start only what is new to this host waits: an address comes from its own blocks, and rests while others may not have
+//! heard whose it is; where the blocks are full, the start waits for the next one. What the others do reaches the host as a new plan of the network.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -69,8 +69,8 @@ impl Agent {
     pub async fn follow(&self) {
         let mut views = self.cluster.views();
         loop {
-            let view = views.borrow_and_update().clone();
-            let taken = self.take_in(&view).await;
+            views.mark_unchanged();
+            let taken = self.take_in().await;
             if let Err(error) = &taken {
                 warn!(%error, "what other hosts did could not be followed whole; trying again");
                 self.reconciler.look_again();
@@ -84,9 +84,9 @@ impl Agent {
     }
 
     /// Makes all that is heard so. No address of a block is given before the block is on disk, nor after it is another host's.
-    async fn take_in(&self, view: &View) -> Result<(), Error> {
+    async fn take_in(&self) -> Result<(), Error> {
         self.confine().await;
-        for id in self.stale(view) {
+        for id in self.stale(&self.view()) {
             self.hear(&id).await?;
         }
         self.confine().await;
@@ -96,8 +96,9 @@ impl Agent {
     /// The networks of which something new is heard.
     fn stale(&self, view: &View) -> Vec<NetworkId> {
         let state = self.state();
-        let stale =
-            state.shared().filter(|(live, agreement)| heard(view, agreement).is_some_and(|share| live.network.share != Some(share)));
+        let stale = state
+            .shared()
+            .filter(|(live, agreement)| heard(view, agreement).is_some_and(|share| live.network.share.as_ref() != Some(share)));
         stale.map(|(live, _)| live.network.id.clone()).collect()
     }
 
@@ -105,9 +106,10 @@ impl Agent {
     async fn hear(&self, id: &NetworkId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
         // what is heard by now: a call may have been faster
-        let view = self.cluster.views().borrow().clone();
+        let view = self.view();
         let share = self.state().shared().find(|(live, _)| live.network.id == *id).and_then(|(_, agreement)| heard(&view, &agreement));
-        let network = Network { share: Some(share.ok_or_else(|| Error::UnknownNetwork(id.clone()))?), ..self.network(id)? };
+        let share = share.ok_or_else(|| Error::UnknownNetwork(id.clone()))?.clone();
+        let network = Network { share: Some(share), ..self.network(id)? };
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
         let before = self.state().mode(id).map_or_else(Vec::new, |mode| mode.warnings());
         let news = mode.warnings().into_iter().filter(|warning| !before.contains(warning));
@@ -122,9 +124,8 @@ impl Agent {
 
     /// Lets containers have addresses of this host's blocks only, those that it holds and has on disk, less those kept for others.
     pub(super) async fn confine(&self) {
-        let view = self.cluster.views().borrow().clone();
         let stored = self.state().blocks();
-        let returned = self.addressing.lock().await.confine(&view, &stored);
+        let returned = self.addressing.lock().await.confine(&self.view(), &stored);
         for (subnet, address) in returned {
             if let Err(error) = self.release_address(&subnet.to_string(), address).await {
                 warn!(%error, %address, "an address that was kept for another host could not be freed");
@@ -140,8 +141,7 @@ impl Agent {
 
     /// The same, for whoever makes a network.
     pub(super) async fn leave_unused_alone(&self) {
-        let joined = self.cluster.views().borrow().networks.clone();
-        for unused in joined.iter().filter(|joined| !joined.subnets.iter().any(|subnet| self.is_shared(*subnet))) {
+        for unused in self.view().networks.iter().filter(|joined| !joined.subnets.iter().any(|subnet| self.is_shared(*subnet))) {
             self.cluster.leave(&unused.subnets).await;
         }
     }
@@ -152,8 +152,7 @@ impl Agent {
             return Ok(());
         }
         self.cluster.claim(subnet, address).await?;
-        let view = self.cluster.views().borrow().clone();
-        self.take_in(&view).await
+        self.take_in().await
     }
 
     /// One more block for each pool that has little left.
@@ -187,8 +186,7 @@ impl Agent {
     }
 
     async fn take_heard(&self, new: &NewAddress) -> Result<IpNet, Error> {
-        let view = self.cluster.views().borrow().clone();
-        self.take_in(&view).await?;
+        self.take_in().await?;
         self.take(new).await
     }
 
@@ -201,9 +199,14 @@ impl Agent {
         }
     }
 
+    /// What the cluster last heard.
+    pub(super) fn view(&self) -> Arc<View> {
+        self.cluster.views().borrow().clone()
+    }
+
     /// The hosts that share networks.
     pub fn hosts(&self) -> Hosts {
-        let view = self.cluster.views().borrow().clone();
+        let view = self.view();
         let gone_for = |since: SystemTime| since.elapsed().unwrap_or_default().as_secs();
         let seen = |host: &cluster::Host| HostSeen {
             name: host.name.clone(),
@@ -233,8 +236,8 @@ impl Agent {
     }
 }
 
-fn heard(view: &View, agreement: &Agreement) -> Option<Share> {
-    Some(view.of(*agreement.subnets.first()?)?.share.clone())
+fn heard<'v>(view: &'v View, agreement: &Agreement) -> Option<&'v Share> {
+    Some(&view.of(*agreement.subnets.first()?)?.share)
 }
 
 /// Another host's user wants an address that is in a block of this one.
