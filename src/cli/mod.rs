@@ -5,6 +5,7 @@ mod cleanup;
 mod client;
 mod hosts;
 mod macvlan;
+mod manual;
 mod ports;
 mod serve;
 
@@ -36,6 +37,9 @@ enum Command {
     Host(hosts::HostArguments),
     /// Remove from this host all that rsnet made: links, routes, firewall. Only while the daemon is stopped
     Cleanup(cleanup::Arguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(manual::Arguments),
 }
 
 /// Runs what the command line asks for; 0: done, 1: could not, 2: not understood.
@@ -48,6 +52,7 @@ pub fn run() -> ExitCode {
         Command::Hosts(arguments) => hosts::run(&arguments),
         Command::Host(arguments) => hosts::run_host(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),
+        Command::Man(arguments) => manual::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
