@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The pages that have commands; each has a test below.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "docs/install.md",
     "docs/bridge.md",
@@ -17,6 +17,7 @@ const PAGES: [&str; 8] = [
     "docs/none.md",
     "docs/macvlan.md",
     "docs/overlay.md",
+    "docs/migrating.md",
 ];
 
 fn text(page: &str) -> String {
@@ -136,4 +137,9 @@ fn the_page_on_macvlan_networks_runs() {
 #[test]
 fn the_page_on_overlay_networks_runs() {
     runs(PAGES[7], Host::start_rsnet);
+}
+
+#[test]
+fn the_page_on_migrating_runs() {
+    runs(PAGES[8], Host::start_rsnet);
 }

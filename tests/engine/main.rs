@@ -46,6 +46,7 @@ macro_rules! on_every_engine {
 on_every_engine! {
     compose::the_bridge_example_does_what_dockers_bridge_does,
     compose::the_none_example_runs_where_nothing_is_reached,
+    compose::the_isolated_job_hands_its_result_to_who_may_show_it,
     packaging::two_capabilities_are_enough,
     plugin::a_plugin_from_a_registry_carries_a_network,
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,

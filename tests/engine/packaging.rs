@@ -74,7 +74,9 @@ pub fn two_capabilities_are_enough(engine: Engine) {
 fn release(version: &str, at: &Path) -> Output {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = format!("scripts/release && cp -r dist/release/. {}", at.display());
-    Output::of("this machine", "scripts/release", Command::new("sh").args(["-c", &script]).env("VERSION", version).current_dir(project))
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).env("VERSION", version).current_dir(project);
+    Output::of("this machine", "scripts/release", command)
 }
 
 /// The program of the package, as its unit starts it.
@@ -98,10 +100,10 @@ fn the_debian_package_is_upgraded_and_put_back_without_a_packet_lost() {
     }
     let mut rsnet = serve(&host);
     carries_a_network(&host);
-    host.docker("network create -d rsnet --ipam-driver rsnet blue").ok();
-    host.docker("run -d --name web --network blue box sleep 1000").ok();
+    host.docker("network create -d rsnet --ipam-driver rsnet --subnet 10.20.0.0/24 blue").ok();
+    host.docker("run -d --name web --network blue --ip 10.20.0.7 box sleep 1000").ok();
     host.docker("run -d --name shell --network blue box sleep 1000").ok();
-    let ping = host.spawn_in_container("shell", "ping", "ping -q -i 0.01 web");
+    let ping = host.spawn_in_container("shell", "ping", "ping -q -i 0.01 10.20.0.7");
     for version in ["0.2.0", "0.1.0"] {
         install(version).ok();
         assert!(rsnet.end_by(Signal::SIGTERM).success());

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Cluster, ways};
-use crate::compose::COMPOSE;
+use crate::compose::{compose, install};
 use crate::lab::{Engine, Host};
 use crate::traffic::{Place, addresses, ask, icmp, reaches, reaches_all, reaches_none, run, serve, serve_at, tcp, udp};
 
@@ -118,12 +118,9 @@ fn page(host: IpAddr, port: u16) -> String {
 
 pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
     let cluster = Cluster::new(engine, 3, "");
-    let compose = |host: &Host, arguments: &str| {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/compose-examples/overlay");
-        host.sh(&format!("cd {directory} && IMAGE=box docker compose {arguments} 2>&1"))
-    };
+    let compose = |host: &Host, arguments: &str| compose(host, "overlay", arguments);
     for host in &cluster.hosts {
-        host.sh(&format!("mkdir -p /root/.docker/cli-plugins && ln -s {COMPOSE} /root/.docker/cli-plugins/")).ok();
+        install(host);
         compose(host, "up -d").ok();
     }
     for to in &cluster.hosts {
