@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use futures_util::FutureExt;
@@ -17,6 +17,7 @@ use crate::agent::{self, Agent};
 use crate::cluster::{Cluster, Identity, Times, Uplink};
 use crate::config::{self, Settings};
 use crate::firewall::nftables::Nftables;
+use crate::inspect::Sources;
 use crate::kernel::{Kernel, Netlink, NetlinkConfig, Underlay};
 use crate::model::OnLink;
 use crate::plugin::{self, Sockets};
@@ -68,7 +69,10 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     let agent_settings = agent::Settings { way: settings.attach, shared: consul.is_some() };
     let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), cluster.clone(), agent_settings).await?);
     let metrics = Arc::new(Metrics::default());
-    let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(inspect::router(agent.clone()));
+    let sources =
+        Arc::new(Sources { agent: agent.clone(), reconciler: reconciler.clone(), consul: consul.clone(), started: Instant::now() });
+    let told = inspect::router(agent.clone()).merge(inspect::state_router(sources));
+    let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(told);
     let shown = match settings.metrics {
         Some(address) => Some((TcpListener::bind(address).await?, metrics.router())),
         None => None,

@@ -22,8 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["model", "addresses", "cluster", "docker", "drivers", "kernel", "reconcile", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
-    ("inspect", &["agent", "plugin"]),
-    ("cli", &["agent", "app", "config", "docker", "telemetry"]),
+    ("inspect", &["agent", "plugin", "reconcile", "store"]),
+    ("cli", &["agent", "app", "config", "docker", "inspect", "model", "telemetry"]),
 ];
 
 /// A library → the rooms that name it: one, unless it is a layer below several.

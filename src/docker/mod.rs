@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::query_parameters::{EventsOptionsBuilder, InspectNetworkOptions, ListNetworksOptions};
+use bollard::query_parameters::{EventsOptionsBuilder, InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptions};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use tracing::debug;
@@ -100,6 +100,40 @@ pub async fn look(socket: &Path, network: &str) -> Option<Seen> {
     let containers = found.containers.unwrap_or_default().into_values();
     let containers = containers.filter_map(|container| Some((container.endpoint_id?, container.name?))).collect();
     Some(Seen { id: found.id?, containers })
+}
+
+/// What people call things, as the engine of this host tells.
+#[derive(Default)]
+pub struct Engine {
+    /// Its own version: `28.5.1`.
+    pub version: String,
+    /// Names of the networks that are rsnet's, by id.
+    pub networks: HashMap<String, String>,
+    /// Names of containers, by the id of each of their endpoints.
+    pub containers: HashMap<String, String>,
+}
+
+/// Asks the engine at `socket`; `Err` says why it does not tell, 2 s at most.
+pub async fn ask(socket: &Path) -> Result<Engine, String> {
+    let asked = timeout(Duration::from_secs(2), ask_patiently(socket)).await;
+    let told = asked.map_err(|_| "no answer within 2 s".to_owned())?;
+    told.map_err(|error| error.to_string())
+}
+
+async fn ask_patiently(socket: &Path) -> Result<Engine, bollard::errors::Error> {
+    let engine = connect(socket).await?;
+    let version = engine.version().await?.version.unwrap_or_default();
+    let networks = engine.list_networks(None::<ListNetworksOptions>).await?.into_iter();
+    let ours = networks.filter(|network| network.driver.as_ref().is_some_and(|driver| driver.starts_with("rsnet")));
+    let networks = ours.filter_map(|network| Some((network.id?, network.name?))).collect();
+    let mut containers = HashMap::new();
+    for container in engine.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await? {
+        let name = container.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
+        let places = container.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let endpoints = places.into_values().filter_map(|place| place.endpoint_id);
+        containers.extend(endpoints.map(|endpoint| (endpoint, name.trim_start_matches('/').to_owned())));
+    }
+    Ok(Engine { version, networks, containers })
 }
 
 async fn connect(socket: &Path) -> Result<Docker, bollard::errors::Error> {

@@ -94,6 +94,11 @@ impl Firewall for Fake {
         Ok(differences)
     }
 
+    async fn compare(&self, all: &BTreeSet<Entry>) -> Result<Vec<String>, FirewallError> {
+        let state = self.state();
+        Ok(state.entries.symmetric_difference(all).map(|entry| format!("{entry:?}")).collect())
+    }
+
     async fn clear(&self) -> Result<(), FirewallError> {
         let mut state = self.state();
         state.called("clear", Call::Clear)?;

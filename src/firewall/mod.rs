@@ -56,6 +56,8 @@ pub trait Firewall: Send + Sync {
     async fn apply(&self, remove: &[Entry], add: &[Entry]) -> Result<(), FirewallError>;
     /// Makes the table, its rules and the way through iptables' `FORWARD` be exactly those of `all`; says how many differences it mended.
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError>;
+    /// What [`Firewall::converge`] would change, in words; changes nothing.
+    async fn compare(&self, all: &BTreeSet<Entry>) -> Result<Vec<String>, FirewallError>;
     /// Takes our table and our way through iptables' `FORWARD` away.
     async fn clear(&self) -> Result<(), FirewallError>;
     /// Wakes when somebody else changed our table or the chains we depend on. To be called once.

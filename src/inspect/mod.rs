@@ -1,5 +1,7 @@
 //! What rsnet tells people about itself, and takes from them: the command line's questions, as `/rsnet/…` on the plugin's own socket.
 
+mod overview;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -10,15 +12,26 @@ use axum::routing::{get, post};
 
 use crate::agent::Agent;
 use crate::plugin::{call, reply};
+pub use overview::{Drift, HostsSeen, Overview, Sources, StoreSeen, Version};
 
 pub fn router(agent: Arc<Agent>) -> Router {
     Router::new()
         .route("/rsnet/ports", get(async |State(agent): State<Arc<Agent>>| reply(&agent.published())))
+        .route("/rsnet/networks", get(async |State(agent): State<Arc<Agent>>| reply(&agent.list_networks())))
+        .route("/rsnet/endpoints", get(async |State(agent): State<Arc<Agent>>| reply(&agent.list_endpoints())))
         .route("/rsnet/macvlan/sources", post(sources))
         .route("/rsnet/addresses", post(addresses))
         .route("/rsnet/hosts", get(async |State(agent): State<Arc<Agent>>| reply(&agent.hosts())))
         .route("/rsnet/hosts/forget", post(forget))
         .with_state(agent)
+}
+
+/// What tells of the daemon itself.
+pub fn state_router(sources: Arc<Sources>) -> Router {
+    Router::new()
+        .route("/rsnet/version", get(async |State(sources): State<Arc<Sources>>| reply(&sources.version())))
+        .route("/rsnet/status", get(async |State(sources): State<Arc<Sources>>| reply(&sources.overview())))
+        .with_state(sources)
 }
 
 async fn forget(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {

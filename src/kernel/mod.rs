@@ -157,7 +157,7 @@ pub struct KernelError {
 }
 
 /// An object as an error names it.
-fn describe(key: &Key) -> String {
+pub fn describe(key: &Key) -> String {
     match key {
         Key::HostPort { protocol, host, ports } => format!("host port {ports}/{protocol} on {host}"),
         Key::HostSysctl(path) | Key::LinkSysctl(path) => format!("sysctl net/{path}"),

@@ -1,7 +1,8 @@
 //! One question to Consul's HTTP API and its answer: addressing, time-outs, and what a failure means. Knows nothing of keys and values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use http_body_util::{BodyExt, Full, Limited};
@@ -90,6 +91,15 @@ pub struct Traffic {
     pub heard: u64,
 }
 
+/// How it stands with Consul.
+#[derive(Clone, Debug, Default)]
+pub struct Contact {
+    /// When it last answered.
+    pub heard: Option<Instant>,
+    /// Why the last question had no answer; none: it had one, or nothing was asked yet.
+    pub problem: Option<String>,
+}
+
 /// Asks.
 pub struct Client {
     pub settings: Settings,
@@ -97,16 +107,32 @@ pub struct Client {
     at_once: Semaphore,
     asked: AtomicU64,
     heard: AtomicU64,
+    contact: Mutex<Contact>,
 }
 
 impl Client {
     pub fn new(settings: Settings) -> Self {
-        let (asked, heard) = Default::default();
-        Self { settings, door: Door::default(), at_once: Semaphore::new(AT_ONCE), asked, heard }
+        let (asked, heard, contact) = Default::default();
+        Self { settings, door: Door::default(), at_once: Semaphore::new(AT_ONCE), asked, heard, contact }
     }
 
     pub fn traffic(&self) -> Traffic {
         Traffic { asked: self.asked.load(Ordering::Relaxed), heard: self.heard.load(Ordering::Relaxed) }
+    }
+
+    /// How it stands.
+    pub fn contact(&self) -> Contact {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how a question ended. What Consul refuses it has heard.
+    fn note<T>(&self, ended: Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        contact.problem = ended.as_ref().err().map(ToString::to_string);
+        if !matches!(ended, Err(StoreError::Unreachable { .. })) {
+            contact.heard = Some(Instant::now());
+        }
+        ended
     }
 
     /// Asks, and again a few times: a question that can be repeated whatever went wrong, another only where Consul has not heard it.
@@ -119,7 +145,7 @@ impl Client {
             (|| self.ask_once(&ask)).retry(pauses).when(again).await
         };
         let late = || self.unreachable(&ask, true, format!("no answer within {} s", PATIENCE.as_secs()));
-        timeout(PATIENCE, all).await.unwrap_or_else(|_| Err(late()))
+        self.note(timeout(PATIENCE, all).await.unwrap_or_else(|_| Err(late())))
     }
 
     /// Asks one question that Consul may take `wait` to answer.
@@ -127,7 +153,7 @@ impl Client {
         // Consul adds up to a sixteenth, so that not all wake together.
         let patience = wait + wait / 16 + PATIENCE;
         let late = || self.unreachable(&ask, true, format!("no answer within {} s", patience.as_secs()));
-        timeout(patience, self.ask_once(&ask)).await.unwrap_or_else(|_| Err(late()))
+        self.note(timeout(patience, self.ask_once(&ask)).await.unwrap_or_else(|_| Err(late())))
     }
 
     async fn ask_once(&self, ask: &Ask) -> Result<Answer, StoreError> {

@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::client::{Answer, Ask, Client};
 use super::{Entry, Expect, FORMAT, FORMAT_KEY, Key, Op, Prefix, Snapshots, Store, StoreError, check};
 
-pub use client::Traffic;
+pub use client::{Contact, Traffic};
 pub use settings::{Address, Identity, Settings, Token};
 
 /// Consul's limit for a transaction.
@@ -65,6 +65,11 @@ impl Consul {
     /// Where it is.
     pub fn address(&self) -> &Address {
         &self.kv.client.settings.address
+    }
+
+    /// How it stands with it.
+    pub fn contact(&self) -> Contact {
+        self.kv.client.contact()
     }
 
     /// What this host asked and was answered.

@@ -1,0 +1,7 @@
+//! The operator's side: the command line, `doctor` and what is seen from outside, on a daemon in a network namespace of its own. No engine.
+
+mod commands;
+mod daemon;
+#[path = "../store/server.rs"]
+#[allow(dead_code, reason = "the suite of the store uses the rest")]
+mod server;
