@@ -26,7 +26,8 @@ pub fn nfproto(family: Family) -> u8 {
     }
 }
 
-/// What can be loaded from a packet or stand in the key of a set. Ports are read from the transport header's bytes 2 and 3.
+/// What can be loaded from a packet or stand in the key of a set. Ports are read from the transport header's bytes 2 and 3, VXLAN's number with
+/// the zeros behind it from bytes 12 to 15: the kernel takes no frame with others there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     Iifname,
@@ -36,6 +37,7 @@ pub enum Field {
     Source(Family),
     Destination(Family),
     Port,
+    Vni,
 }
 
 impl Field {
@@ -43,7 +45,7 @@ impl Field {
     pub fn length(self) -> u32 {
         match self {
             Field::Iifname | Field::Oifname | Field::Source(Family::V6) | Field::Destination(Family::V6) => 16,
-            Field::Source(Family::V4) | Field::Destination(Family::V4) => 4,
+            Field::Source(Family::V4) | Field::Destination(Family::V4) | Field::Vni => 4,
             Field::Port => 2,
             Field::Nfproto | Field::L4proto => 1,
         }
@@ -53,7 +55,8 @@ impl Field {
     pub fn datatype(self) -> u32 {
         match self {
             Field::Nfproto => 2,
-            Field::Source(Family::V4) | Field::Destination(Family::V4) => 7,
+            // `nft` has no type for numbers of four bytes in network order but this.
+            Field::Source(Family::V4) | Field::Destination(Family::V4) | Field::Vni => 7,
             Field::Source(Family::V6) | Field::Destination(Family::V6) => 8,
             Field::L4proto => 12,
             Field::Port => 13,
@@ -76,6 +79,7 @@ impl Field {
             Field::Destination(Family::V4) => payload(NETWORK_HEADER, 16, 4, word),
             Field::Destination(Family::V6) => payload(NETWORK_HEADER, 24, 16, word),
             Field::Port => payload(TRANSPORT_HEADER, 2, 2, word),
+            Field::Vni => payload(TRANSPORT_HEADER, 12, 4, word),
         }
     }
 }
@@ -210,6 +214,10 @@ pub fn to_multicast(of: Family) -> Vec<Expression> {
         Family::V6 => vec![payload(NETWORK_HEADER, 24, 1, 0), compare(EQ, &[0xff])],
     };
     [family(of), matching].concat()
+}
+
+pub fn is_udp() -> Vec<Expression> {
+    begins(Field::L4proto, &[17])
 }
 
 /// An ICMP or ICMPv6 echo request.
