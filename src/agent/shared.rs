@@ -127,7 +127,7 @@ impl Agent {
         let stored = self.state().blocks();
         let returned = self.addressing.lock().await.confine(&self.view(), &stored);
         for (subnet, address) in returned {
-            if let Err(error) = self.release_address(&subnet.to_string(), address).await {
+            if let Err(error) = self.free(&subnet.to_string(), address).await {
                 warn!(%error, %address, "an address that was kept for another host could not be freed");
             }
         }
@@ -181,8 +181,25 @@ impl Agent {
             Err(Error::Address(AddressError::Exhausted { .. })) => {}
             taken => return taken,
         }
-        self.grow_one(subnet).await?;
-        self.take_heard(new).await
+        loop {
+            self.grow_or_borrow(subnet).await?;
+            match self.take_heard(new).await {
+                // somebody was faster, who needed no more than there was
+                Err(Error::Address(AddressError::Exhausted { .. })) => {}
+                taken => return taken,
+            }
+        }
+    }
+
+    /// One more block, or where none is left one address of another host's.
+    async fn grow_or_borrow(&self, subnet: IpNet) -> Result<(), Error> {
+        match self.grow_one(subnet).await {
+            Err(Error::Cluster(cluster::Error::Exhausted { .. })) => {}
+            grown => return grown,
+        }
+        let address = self.cluster.borrow(subnet).await?;
+        info!(%subnet, %address, "no block is left; this host borrowed an address");
+        Ok(())
     }
 
     async fn take_heard(&self, new: &NewAddress) -> Result<IpNet, Error> {
@@ -196,6 +213,7 @@ impl Agent {
         let alone = self.state().networks.values().any(alone);
         if alone {
             self.cluster.release(subnet, address).await;
+            self.confine().await;
         }
     }
 
@@ -251,6 +269,13 @@ impl Lender for Agent {
             Err(error) => return Err(error.to_string()),
         }
         Ok(())
+    }
+
+    async fn lend_any(&self, subnet: IpNet, to: &str) -> Result<IpAddr, String> {
+        let wanted = NewAddress { pool: subnet.to_string(), address: None, gateway: false, mac: None };
+        let lent = self.take(&wanted).await.map_err(|_| "has none free".to_owned())?;
+        info!(address = %lent.addr(), host = to, "lent to another host");
+        Ok(lent.addr())
     }
 
     async fn restore(&self, address: IpAddr) {

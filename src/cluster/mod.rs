@@ -141,6 +141,9 @@ pub trait Lender: Send + Sync {
     /// [`Standing::kept`] had it and has it no more.
     async fn lend(&self, address: IpAddr, to: &str) -> Result<(), String>;
 
+    /// The same with any address of this host's blocks that is free, and which.
+    async fn lend_any(&self, subnet: IpNet, to: &str) -> Result<IpAddr, String>;
+
     /// The other host does not take it.
     async fn restore(&self, address: IpAddr);
 }

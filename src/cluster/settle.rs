@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Cluster;
+use super::blocks::single;
 use super::error::Error;
 use super::record::{Records, block_key, encode, subnet_at};
 use super::side::{Side, Write};
@@ -74,7 +75,10 @@ impl Cluster {
             side.hear(&self.me, records, Instant::now(), self.times.rebuild);
             tell_lost(&before, side);
             let mut writes = side.writes(&self.me, records, rand::random());
-            writes.retain(|write| !matches!(write, Write::Delete(block, _) if asking.contains(block)));
+            // Which of them another host gave is looked at by who asked for any.
+            let any = asking.contains(&single(subnet.network()));
+            let asked = |block: &IpNet, side: &Side| asking.contains(block) || any && side.is_single(*block);
+            writes.retain(|write| !matches!(write, Write::Delete(block, _) if asked(block, side)));
             (true, writes)
         })
     }

@@ -274,7 +274,7 @@ async fn one_address_is_claimed_lent_refused_or_not_answered_for() {
     let (lent, busy) = (inside.next().unwrap(), inside.next().unwrap());
     let error = a.cluster.claim(net(BLUE), lent).await.unwrap_err().to_string();
     assert!(error.contains("belongs to host b, which does not answer"), "{error}");
-    let owner = Arc::new(Owner { refuses: Some(busy), lent: Default::default() });
+    let owner = Arc::new(Owner { refuses: Some(busy), free: Default::default(), lent: Default::default() });
     b.cluster.lend_by(owner.clone());
     a.cluster.claim(net(BLUE), lent).await.unwrap();
     assert_eq!(*owner.lent.lock().unwrap(), [(lent, "a".to_owned())]);
