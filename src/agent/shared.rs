@@ -116,9 +116,7 @@ impl Agent {
         news.for_each(|warning| warn!(network = %id, "{warning}"));
         let (kept, made) = self.make(declare_network(id, Some((&network, &*mode)))).await;
         kept?;
-        for endpoint in self.replace(network, mode) {
-            self.renew(id, &endpoint).await?;
-        }
+        self.adopt(network, mode).await?;
         Ok(made?)
     }
 
@@ -247,6 +245,11 @@ impl Agent {
         for Agreement { subnets, segment, .. } in shared {
             segment.iter().for_each(|segment| self.cluster.stand_at(&subnets, &segment.own));
         }
+    }
+
+    /// Whether hosts share this network.
+    pub fn shares(&self, network: &NetworkId) -> bool {
+        self.state().networks.get(network).is_some_and(|live| live.network.share.is_some())
     }
 
     fn is_shared(&self, subnet: IpNet) -> bool {
