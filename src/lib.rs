@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod ipam;
 pub mod kernel;
 pub mod model;
+pub mod names;
 pub mod plugin;
 pub mod reconcile;
 pub mod store;

@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("docker", &["model"]),
     ("cluster", &["model", "store"]),
+    ("names", &["model"]),
     ("plugin", &[]),
     ("telemetry", &[]),
     ("config", &["model", "store"]),
