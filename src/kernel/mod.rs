@@ -14,6 +14,7 @@ mod observe;
 mod port;
 mod ports;
 mod route;
+pub mod sandbox;
 mod sysctl;
 mod underlay;
 mod vxlan;
