@@ -328,6 +328,16 @@ pub fn verdict(verdict: Verdict) -> Vec<Expression> {
     vec![expression("immediate", [number(1, 0), nest(2, [verdict_data(verdict.code(), verdict.chain())])])]
 }
 
+/// The packet carries another mark than this, or none.
+pub fn marked_otherwise(mark: u32) -> Vec<Expression> {
+    vec![meta(3, 0), compare(NEQ, &mark.to_ne_bytes())]
+}
+
+/// Puts a value into the register at a word.
+pub fn load_value(word: u32, value: &[u8]) -> Expression {
+    expression("immediate", [number(1, register(word)), nest(2, [bytes(1, value)])])
+}
+
 fn load(fields: &[Field]) -> impl Iterator<Item = Expression> {
     fields.iter().scan(0, |word, field| {
         let at = *word;

@@ -30,6 +30,7 @@
 mod attribute;
 mod batch;
 mod conntrack;
+pub mod divert;
 mod docker;
 mod element;
 mod expression;
