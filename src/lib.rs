@@ -6,6 +6,7 @@ pub mod app;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod dns;
 pub mod docker;
 pub mod driver;
 pub mod drivers;

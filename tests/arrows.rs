@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["model", "store"]),
     ("cluster", &["model", "store"]),
     ("reconcile", &["model", "kernel", "firewall"]),
+    ("dns", &["model", "kernel", "firewall", "names"]),
     ("agent", &["model", "addresses", "cluster", "docker", "drivers", "kernel", "reconcile", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
@@ -41,6 +42,7 @@ const ONE_ROOM: &[(&str, &[&str])] = &[
     ("hyper_rustls", &["store"]),
     ("backon", &["store"]),
     ("bollard", &["docker"]),
+    ("hickory_proto", &["dns"]),
     ("clap", &["cli", "config"]),
 ];
 
