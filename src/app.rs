@@ -10,16 +10,20 @@ use futures_util::FutureExt;
 use listenfd::ListenFd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agent::{self, Agent};
 use crate::cluster::{Cluster, Identity, Times, Uplink};
 use crate::config::{self, Settings};
+use crate::dns::Dns;
 use crate::firewall::nftables::Nftables;
 use crate::inspect::Sources;
+use crate::kernel::sandbox::Mounts;
 use crate::kernel::{Kernel, Netlink, NetlinkConfig, Underlay};
 use crate::model::OnLink;
+use crate::names::Directory;
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
 use crate::store::consul::Consul;
@@ -39,6 +43,11 @@ const ETHERNET: u32 = 1500;
 /// How often a shared store that cannot be reached is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// How often sandboxes are looked at where nothing says that they are others.
+const SANDBOXES: Duration = Duration::from_secs(5);
+/// How soon they are looked at again: several come at once, and a look costs 3 µs for each.
+const GATHERED: Duration = Duration::from_millis(50);
+
 /// The daemon, ready to run.
 pub struct App {
     agent: Arc<Agent>,
@@ -51,6 +60,7 @@ pub struct App {
     kernel: Arc<Netlink>,
     underlay: Option<config::Underlay>,
     consul: Option<Arc<Consul>>,
+    dns: Arc<Dns>,
 }
 
 /// Opens the store and the kernel, reads what is declared, and listens; answers nothing yet and leaves the host as it is.
@@ -85,7 +95,8 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET, on_link: None });
     }
     let (underlay, docker) = (settings.underlay, settings.docker);
-    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul })
+    let dns = Arc::new(Dns::new(Arc::new(Directory::default())));
+    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul, dns })
 }
 
 /// What tells this machine from another that gets its name: random, on its own disk.
@@ -126,6 +137,7 @@ impl App {
         // its first look has the host to itself before any call is answered
         let _ = (&mut watch).now_or_never();
         let names = self.agent.names();
+        let (dns, joined) = (self.dns.clone(), self.agent.clone());
         let (collector, follower, cluster) = (self.agent.clone(), self.agent, self.cluster.clone());
         let mut background = vec![
             tokio::spawn(watch),
@@ -136,14 +148,35 @@ impl App {
         let store = self.consul.as_ref().map(|consul| consul.address().authority.clone());
         background.extend(store.map(|store| tokio::spawn(find_way_out(self.kernel, self.underlay, store, self.cluster))));
         background.extend(self.docker.map(|socket| tokio::spawn(async move { names.learn(&socket).await })));
+        if self.consul.is_some() {
+            // there are other hosts
+            background.push(tokio::spawn(answer_in_sandboxes(dns, joined)));
+        }
         background.extend(self.consul.map(|store| tokio::spawn(reach(store))));
         let metrics = self.metrics.map(|(listener, router)| tokio::spawn(axum::serve(listener, router).into_future()));
         info!("rsnet {} is ready", env!("CARGO_PKG_VERSION"));
         plugin::serve(self.sockets, self.router, stop).await;
         background.iter().for_each(tokio::task::JoinHandle::abort);
         metrics.inspect(tokio::task::JoinHandle::abort);
-        self.reconciler.idle(LAST_DELETIONS).await;
+        tokio::join!(self.reconciler.idle(LAST_DELETIONS), timeout(LAST_DELETIONS, self.dns.close()).map(drop));
         Ok(())
+    }
+}
+
+/// Has queries answered in the sandboxes that there are, whenever they may be others: when the engine says so, and when one is mounted, which
+/// engines up to 27 do a while after they named it, or unmounted, which they all do without a word after a crash.
+async fn answer_in_sandboxes(dns: Arc<Dns>, agent: Arc<Agent>) {
+    let mounts = Mounts::watch().inspect_err(|error| warn!(%error, "watch the mounts: names are answered in new containers late"));
+    loop {
+        dns.keep(&agent.sandboxes());
+        let mounted = async {
+            match &mounts {
+                Ok(mounts) => mounts.changed().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        sleep(GATHERED).await;
+        tokio::select! { () = agent.sandboxes_change() => {}, _ = mounted => {}, () = sleep(SANDBOXES) => {} }
     }
 }
 
@@ -177,7 +210,7 @@ async fn find_way_out(kernel: Arc<Netlink>, setting: Option<config::Underlay>, s
                 break;
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        sleep(AGAIN).await;
     }
 }
 
@@ -190,7 +223,7 @@ async fn reach(store: Arc<Consul>) {
             warn!("{reason}. Networks of this host are served all the same; asking again every {} s", AGAIN.as_secs());
         }
         told = reason;
-        tokio::time::sleep(AGAIN).await;
+        sleep(AGAIN).await;
     }
     info!("the store {} is there", store.address());
 }

@@ -15,6 +15,7 @@ mod networks;
 mod overview;
 mod publish;
 mod recovery;
+mod sandboxes;
 mod shared;
 mod state;
 mod strangers;
@@ -89,6 +90,8 @@ pub struct Agent {
     short: Notify,
     /// A network that hosts share is gone.
     left: Notify,
+    /// A container came to a network or left it.
+    moved: Notify,
     settings: Settings,
 }
 
