@@ -16,6 +16,7 @@ pub mod ipam;
 pub mod kernel;
 pub mod model;
 pub mod names;
+pub mod peers;
 pub mod plugin;
 pub mod reconcile;
 pub mod store;

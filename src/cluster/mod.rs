@@ -323,7 +323,12 @@ impl Cluster {
             alive: state.alive.contains(name),
             gone_since: state.gone.get(name).map(|(_, since)| *since),
         };
-        View { networks, hosts: state.hosts.iter().map(host).collect(), in_touch: state.in_touch }
+        View {
+            networks,
+            hosts: state.hosts.iter().map(host).collect(),
+            in_touch: state.in_touch,
+            vtep: state.uplink.as_ref().map(|uplink| uplink.vtep),
+        }
     }
 
     fn standings(&self, state: &mut State) -> Vec<Arc<Standing>> {
