@@ -23,7 +23,8 @@ use crate::inspect::Sources;
 use crate::kernel::sandbox::Mounts;
 use crate::kernel::{Kernel, Netlink, NetlinkConfig, Underlay};
 use crate::model::OnLink;
-use crate::names::Directory;
+use crate::names::Names;
+use crate::peers::{self, Peers, Secret};
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
 use crate::store::consul::Consul;
@@ -61,6 +62,9 @@ pub struct App {
     underlay: Option<config::Underlay>,
     consul: Option<Arc<Consul>>,
     dns: Arc<Dns>,
+    names: Arc<Names>,
+    /// What other hosts know this one by, and the port where they ask it; none: there are none, or hosts do not ask each other.
+    listening: Option<(Arc<Secret>, u16)>,
 }
 
 /// Opens the store and the kernel, reads what is declared, and listens; answers nothing yet and leaves the host as it is.
@@ -75,13 +79,20 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         None => store.clone(),
     };
     let identity = Identity { host: settings.host.clone(), id: machine_id(&*store).await? };
-    let cluster = Cluster::new(shared, identity, Times::default())?;
+    let cluster = Cluster::new(shared.clone(), identity, Times::default())?;
+    let listening = match settings.peer_port.filter(|_| consul.is_some()) {
+        Some(port) => Some((Secret::load(store.clone(), shared).await?, port)),
+        None => None,
+    };
+    let peer = |(secret, port): &(Arc<Secret>, u16)| Peers::new(settings.host.clone(), *port, secret.clone(), cluster.views());
+    let peers = listening.as_ref().map(peer).map(Arc::new);
     let agent_settings = agent::Settings { way: settings.attach, shared: consul.is_some() };
     let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), cluster.clone(), agent_settings).await?);
+    let names = Names::new(settings.host.clone(), agent.clone(), cluster.views(), peers);
     let metrics = Arc::new(Metrics::default());
     let sources =
         Arc::new(Sources { agent: agent.clone(), reconciler: reconciler.clone(), consul: consul.clone(), started: Instant::now() });
-    let told = inspect::router(agent.clone()).merge(inspect::state_router(sources));
+    let told = inspect::router(agent.clone(), names.clone()).merge(inspect::state_router(sources));
     let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(told);
     let shown = match settings.metrics {
         Some(address) => Some((TcpListener::bind(address).await?, metrics.router())),
@@ -95,8 +106,8 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET, on_link: None });
     }
     let (underlay, docker) = (settings.underlay, settings.docker);
-    let dns = Arc::new(Dns::new(Arc::new(Directory::default())));
-    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul, dns })
+    let dns = Arc::new(Dns::new(names.directory().clone()));
+    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul, dns, names, listening })
 }
 
 /// What tells this machine from another that gets its name: random, on its own disk.
@@ -146,6 +157,10 @@ impl App {
             tokio::spawn(async move { cluster.run().await }),
         ];
         let store = self.consul.as_ref().map(|consul| consul.address().authority.clone());
+        let (views, routes) = (self.cluster.views(), self.names.routes());
+        background.push(tokio::spawn(self.names.run()));
+        background.extend(self.listening.iter().map(|(secret, _)| tokio::spawn(secret.clone().follow())));
+        background.extend(self.listening.map(|(secret, port)| tokio::spawn(peers::serve(routes, secret, views, port))));
         background.extend(store.map(|store| tokio::spawn(find_way_out(self.kernel, self.underlay, store, self.cluster))));
         background.extend(self.docker.map(|socket| tokio::spawn(async move { names.learn(&socket).await })));
         if self.consul.is_some() {

@@ -59,7 +59,7 @@ impl Agent {
         Ok(())
     }
 
-    pub(super) fn find(&self, wanted: &str) -> Result<NetworkId, Error> {
+    pub fn find(&self, wanted: &str) -> Result<NetworkId, Error> {
         let known: Vec<NetworkId> = self.state().networks.keys().cloned().collect();
         let named = known.iter().find(|id| id.as_str() == wanted || self.names.of(id).as_deref() == Some(wanted));
         let mut begun = known.iter().filter(|id| !wanted.is_empty() && id.as_str().starts_with(wanted));

@@ -220,6 +220,11 @@ impl Agent {
         self.cluster.views().borrow().clone()
     }
 
+    /// The networks that hosts share, with all subnets of each.
+    pub fn shared_networks(&self) -> Vec<(NetworkId, Vec<IpNet>)> {
+        self.state().shared().map(|(live, agreement)| (live.network.id.clone(), agreement.subnets)).collect()
+    }
+
     /// The hosts that share networks.
     pub fn hosts(&self) -> Hosts {
         let view = self.view();

@@ -8,6 +8,7 @@ mod endpoints;
 mod hosts;
 mod macvlan;
 mod manual;
+mod names;
 mod networks;
 mod ports;
 mod print;
@@ -46,6 +47,8 @@ enum Command {
     Macvlan(macvlan::Arguments),
     /// Show which host has which addresses of a network, and which of this host's containers
     Addresses(addresses::Arguments),
+    /// Show what containers of a network are called, on all hosts
+    Names(names::Arguments),
     /// Show the hosts that share networks with this one
     Hosts(client::Asking),
     /// What can be done about one of them
@@ -80,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::Ports(arguments) => ports::run(&arguments),
         Command::Macvlan(arguments) => macvlan::run(&arguments),
         Command::Addresses(arguments) => addresses::run(&arguments),
+        Command::Names(arguments) => names::run(&arguments),
         Command::Hosts(arguments) => hosts::run(&arguments),
         Command::Host(arguments) => hosts::run_host(&arguments),
         Command::Cleanup(arguments) => cleanup::run(&arguments),

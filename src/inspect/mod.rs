@@ -11,10 +11,12 @@ use axum::response::Response;
 use axum::routing::{get, post};
 
 use crate::agent::Agent;
+use crate::names::Names;
 use crate::plugin::{call, reply};
 pub use overview::{Drift, HostsSeen, Overview, Sources, StoreSeen, Version};
 
-pub fn router(agent: Arc<Agent>) -> Router {
+pub fn router(agent: Arc<Agent>, names: Arc<Names>) -> Router {
+    let of_names = Router::new().route("/rsnet/names", post(of_network)).with_state(names);
     Router::new()
         .route("/rsnet/ports", get(async |State(agent): State<Arc<Agent>>| reply(&agent.published())))
         .route("/rsnet/networks", get(async |State(agent): State<Arc<Agent>>| reply(&agent.list_networks())))
@@ -24,6 +26,11 @@ pub fn router(agent: Arc<Agent>) -> Router {
         .route("/rsnet/hosts", get(async |State(agent): State<Arc<Agent>>| reply(&agent.hosts())))
         .route("/rsnet/hosts/forget", post(forget))
         .with_state(agent)
+        .merge(of_names)
+}
+
+async fn of_network(State(names): State<Arc<Names>>, body: Bytes) -> Response {
+    call("names", body, async |query| names.of(&query)).await
 }
 
 /// What tells of the daemon itself.

@@ -163,9 +163,14 @@ impl Directory {
         news
     }
 
-    /// This host's containers on a network.
-    pub fn here(&self, key: IpNet) -> Vec<Named> {
-        self.read().here.get(&key).map_or_else(Vec::new, |page| page.all.clone())
+    /// This host's containers on a network; none: it has no such network.
+    pub fn here(&self, key: IpNet) -> Option<Vec<Named>> {
+        Some(self.read().here.get(&key)?.all.clone())
+    }
+
+    /// The other hosts that are alive.
+    pub fn alive(&self) -> BTreeSet<String> {
+        self.read().alive.clone()
     }
 
     /// Another host's containers on a network, all of them, unless it said something later already. Its latest version; none: this host has

@@ -67,6 +67,7 @@ on_every_engine! {
     smoke::a_paused_host_answers_again_when_resumed,
     smoke::a_cut_host_is_reached_again_when_mended,
     smoke::two_segments_are_joined_by_a_router,
+    overlay::what_containers_are_called_is_known_on_the_other_hosts,
     overlay::containers_on_three_hosts_reach_each_other,
     overlay::the_compose_example_talks_across_three_hosts,
     overlay::hosts_and_containers_of_all_hosts_see_each_others_true_addresses,

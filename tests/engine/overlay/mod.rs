@@ -2,6 +2,7 @@
 
 mod faults;
 mod first;
+mod names;
 mod outage;
 mod partition;
 mod reach;
@@ -23,6 +24,7 @@ use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_un
 use crate::traffic::{Place, addresses, run};
 pub use faults::*;
 pub use first::*;
+pub use names::*;
 pub use outage::*;
 pub use partition::*;
 pub use reach::*;
