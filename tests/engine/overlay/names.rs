@@ -98,6 +98,7 @@ pub fn what_containers_are_called_is_known_on_the_other_hosts(engine: Engine) {
     h2.docker("start web2").ok();
     knows(h1, "h2", &["web2"]);
 
+    h1.docker("rm -f shell").ok();
     h1.docker("network rm blue").ok();
     cluster.create_on(&[0], "--ipv6 --subnet 10.50.0.0/16 --subnet fd00:50::/64 blue");
     knows(h1, "h2", &["web2"]);
