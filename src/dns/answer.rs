@@ -126,3 +126,168 @@ fn encoded_length(record: &Record) -> Option<usize> {
     };
     Some(12 + data)
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::MessageType;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::names::{Named, Zone};
+
+    fn id(text: &str) -> NetworkId {
+        text.parse().unwrap()
+    }
+
+    /// `web` has two addresses of each family on blue (1); `db` one on red (2); `many` two hundred on blue.
+    fn directory() -> Directory {
+        let zone =
+            |name: &str, subnets: &[&str]| Zone { name: Some(name.into()), subnets: subnets.iter().map(|s| s.parse().unwrap()).collect() };
+        let named = |name: &str, addresses: &[&str]| Named {
+            names: vec![name.into()],
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        let directory = Directory::default();
+        directory.set_zones([(id("1"), zone("blue", &["10.50.0.0/16", "fd50::/64"])), (id("2"), zone("red", &["10.60.0.0/16"]))].into());
+        directory.set_hosts(&["b".to_owned()].into(), ["b".to_owned()].into());
+        let many: Vec<String> = (0..200).flat_map(|n| [format!("10.50.2.{n}"), format!("fd50::2:{n}")]).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let web = named("web", &["10.50.1.2", "10.50.1.3", "fd50::2", "fd50::3"]);
+        directory.hear("b", "10.50.0.0/16".parse().unwrap(), 1, vec![web, named("many", &many)]);
+        directory.hear("b", "10.60.0.0/16".parse().unwrap(), 1, vec![named("db", &["10.60.1.2"])]);
+        directory
+    }
+
+    fn question(name: &str, kind: RecordType) -> Message {
+        let mut message = Message::new(77, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        message
+    }
+
+    fn with_payload(mut message: Message, payload: u16) -> Message {
+        let mut edns = Edns::new();
+        edns.set_max_payload(payload).set_dnssec_ok(true);
+        message.set_edns(edns);
+        message
+    }
+
+    /// On blue alone.
+    fn ask(message: &Message, transport: Transport, turn: usize) -> Option<(Message, usize)> {
+        let bytes = answer(&directory(), &[id("1")], &message.to_vec().unwrap(), transport, turn)?;
+        Some((Message::from_vec(&bytes).unwrap(), bytes.len()))
+    }
+
+    fn data(message: &Message) -> Vec<String> {
+        message.answers.iter().map(|record| record.data.to_string()).collect()
+    }
+
+    fn told(name: &str, kind: RecordType) -> Option<Vec<String>> {
+        ask(&question(name, kind), Transport::Udp, 0).map(|(answer, _)| data(&answer))
+    }
+
+    #[test]
+    fn a_known_name_has_its_addresses_of_the_family_asked_for() {
+        assert_eq!(told("web.", RecordType::A).unwrap(), ["10.50.1.2", "10.50.1.3"]);
+        assert_eq!(told("web.blue.", RecordType::AAAA).unwrap(), ["fd50::2", "fd50::3"]);
+        let (answer, _) = ask(&question("wEb.", RecordType::A), Transport::Udp, 0).unwrap();
+        assert_eq!(answer.queries[0].name().to_ascii(), "wEb.", "the question comes back as it was asked");
+        let Message { metadata, answers, edns, .. } = answer;
+        assert_eq!((metadata.id, metadata.message_type, metadata.response_code), (77, MessageType::Response, ResponseCode::NoError));
+        assert!(metadata.authoritative && metadata.recursion_available && metadata.recursion_desired && !metadata.truncation);
+        assert!(answers.iter().all(|record| (record.ttl, record.name.to_ascii().as_str()) == (5, "wEb.")));
+        assert_eq!(edns, None, "who did not offer EDNS gets none");
+    }
+
+    #[test]
+    fn a_known_name_without_the_type_asked_for_has_no_data_and_is_not_said_to_be_missing() {
+        for (name, kind) in [("web.", RecordType::MX), ("web.", RecordType::HTTPS), ("web.", RecordType::TXT), ("web.", RecordType::ANY)] {
+            let (answer, _) = ask(&question(name, kind), Transport::Udp, 0).unwrap();
+            assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 0), "{kind}");
+        }
+        let only_v4 = answer(&directory(), &[id("2")], &question("db.", RecordType::AAAA).to_vec().unwrap(), Transport::Udp, 0).unwrap();
+        assert_eq!(data(&Message::from_vec(&only_v4).unwrap()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_not_known_on_the_networks_of_the_sandbox_is_left_to_docker() {
+        for name in ["other.", "db.", "db.red.", "web.example.com.", "."] {
+            assert_eq!(told(name, RecordType::A), None, "{name}");
+        }
+        let mut chaos = question("web.", RecordType::A);
+        chaos.queries[0].set_query_class(DNSClass::CH);
+        let mut later = with_payload(question("web.", RecordType::A), 1232);
+        later.edns.as_mut().unwrap().set_version(1);
+        let mut two = question("web.", RecordType::A);
+        two.add_query(two.queries[0].clone());
+        for strange in [chaos, later, two] {
+            assert_eq!(ask(&strange, Transport::Udp, 0), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn another_address_is_first_with_each_turn() {
+        let first = |turn| data(&ask(&question("web.", RecordType::A), Transport::Udp, turn).unwrap().0)[0].clone();
+        assert_eq!([0, 1, 2, usize::MAX].map(first), ["10.50.1.2", "10.50.1.3", "10.50.1.2", "10.50.1.3"]);
+    }
+
+    #[test]
+    fn an_address_has_the_name_of_its_container() {
+        let six = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.5.d.f.ip6.arpa.";
+        for known in ["2.1.50.10.in-addr.arpa.", "2.1.50.10.IN-ADDR.arpa.", six] {
+            assert_eq!(told(known, RecordType::PTR).unwrap(), ["web.blue."], "{known}");
+        }
+        for unknown in ["9.9.50.10.in-addr.arpa.", "2.1.60.10.in-addr.arpa.", "1.50.10.in-addr.arpa.", "x.in-addr.arpa.", "web."] {
+            assert_eq!(told(unknown, RecordType::PTR), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_cut_to_what_the_asker_takes_and_says_so() {
+        for (payload, kind, most, count) in
+            [(None, RecordType::A, 512, 30), (Some(1232), RecordType::AAAA, 1232, 42), (Some(4096), RecordType::A, 4096, 200)]
+        {
+            let plain = question("many.", kind);
+            let asked = payload.map_or(plain.clone(), |payload| with_payload(plain, payload));
+            let (answer, length) = ask(&asked, Transport::Udp, 3).unwrap();
+            assert!(length <= most, "{length} bytes in place of {most}");
+            assert_eq!((answer.answers.len(), answer.metadata.truncation), (count, count < 200));
+            assert_eq!(answer.edns.map(|edns| (edns.max_payload(), edns.flags().dnssec_ok)), payload.map(|_| (1232, true)));
+        }
+        let (answer, _) = ask(&question("many.", RecordType::AAAA), Transport::Tcp, 0).unwrap();
+        assert_eq!((answer.answers.len(), answer.metadata.truncation), (200, false));
+    }
+
+    #[test]
+    fn that_nobody_can_be_asked_is_said_to_who_asked() {
+        let failed = Message::from_vec(&failure(&question("other.", RecordType::A).to_vec().unwrap()).unwrap()).unwrap();
+        assert_eq!((failed.metadata.id, failed.metadata.response_code), (77, ResponseCode::ServFail));
+        assert_eq!(failed.queries[0].name().to_ascii(), "other.");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_and_no_answer_is_longer_than_asked(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            plain in any::<bool>(),
+            sound in any::<bool>(),
+        ) {
+            if sound {
+                let known = with_payload(question("many.", RecordType::A), 600).to_vec().unwrap();
+                bytes = bytes.iter().enumerate().fold(known, |mut known, (n, byte)| {
+                    // a bit of it altered here and there
+                    let at = (n * 31 + usize::from(*byte)) % known.len();
+                    if n < 3 { known[at] ^= byte }
+                    known
+                });
+            } else if plain && bytes.len() >= 12 {
+                bytes[2..12].copy_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+            }
+            for transport in [Transport::Udp, Transport::Tcp] {
+                let answer = answer(&directory(), &[id("1"), id("2")], &bytes, transport, 1);
+                prop_assert!(answer.is_none_or(|answer| Message::from_vec(&answer).is_ok()));
+            }
+            let _ = failure(&bytes);
+        }
+    }
+}
