@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::firewall::divert::Divert;
+use crate::kernel::holders::Holders;
 use crate::kernel::sandbox::Sandbox;
 use crate::model::NetworkId;
 use crate::names::Directory;
@@ -41,6 +43,7 @@ pub struct Dns {
 struct Shared {
     directory: Arc<Directory>,
     hands: Semaphore,
+    diverts: Holders<Divert>,
     /// The kernel knows no tables with an owner: no post can be made.
     unsupported: AtomicBool,
 }
@@ -66,7 +69,7 @@ pub struct Posts {
 
 impl Dns {
     pub fn new(directory: Arc<Directory>) -> Self {
-        let shared = Shared { directory, hands: Semaphore::new(AT_ONCE), unsupported: AtomicBool::new(false) };
+        let shared = Shared { directory, hands: Semaphore::new(AT_ONCE), diverts: Holders::default(), unsupported: AtomicBool::new(false) };
         Dns { shared: Arc::new(shared), posts: Mutex::default() }
     }
 

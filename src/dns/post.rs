@@ -16,7 +16,9 @@ use tracing::{debug, error, warn};
 use super::Shared;
 use super::answer::{Transport, answer, failure};
 use super::resolver::{DOCKERS, MARK, PATIENCE, Resolver, receive};
+use crate::firewall::FirewallError;
 use crate::firewall::divert::{Divert, Diverted};
+use crate::kernel::holders::Held;
 use crate::kernel::sandbox::Sandbox;
 use crate::model::NetworkId;
 
@@ -43,13 +45,6 @@ pub struct Post {
     networks: Networks,
     standing: Arc<AtomicBool>,
     stop: CancellationToken,
-}
-
-/// What was made in the sandbox, in the order in which it must not go.
-struct Made {
-    udp: Socket,
-    tcp: Listener,
-    divert: Divert,
 }
 
 impl Post {
@@ -84,31 +79,32 @@ impl Post {
         }
     }
 
-    async fn set_up(&self) -> io::Result<(Arc<Desk>, Divert)> {
-        let made = {
-            let _hand = self.shared.hands.acquire().await;
-            self.sandbox.run(make).await?
-        };
-        made.udp.set_nonblocking(true)?;
-        made.tcp.set_nonblocking(true)?;
+    /// The sockets come first, and go last.
+    async fn set_up(&self) -> io::Result<(Arc<Desk>, Held<Divert>)> {
+        let _hand = self.shared.hands.acquire().await;
+        let (udp, tcp) = self.sandbox.run(|| listen(PORT).or_else(|_| listen(0))).await?;
+        let wanted = Diverted { from: DOCKERS, udp: udp.local_addr()?.port(), tcp: tcp.local_addr()?.port(), unless_marked: MARK };
         let desk = Desk {
             shared: self.shared.clone(),
             networks: self.networks.clone(),
             resolver: Resolver::new(self.shared.clone(), self.sandbox.clone()),
-            udp: UdpSocket::from_std(made.udp)?,
-            tcp: TcpListener::from_std(made.tcp)?,
+            udp: UdpSocket::from_std(udp)?,
+            tcp: TcpListener::from_std(tcp)?,
             turn: AtomicUsize::default(),
         };
-        Ok((Arc::new(desk), made.divert))
+        let (shared, sandbox) = (self.shared.clone(), self.sandbox.clone());
+        let named = |error: FirewallError| io::Error::new(error.cause.kind(), error.to_string());
+        let divert = move || shared.diverts.hold(&sandbox, move || Divert::open(&wanted).map_err(named));
+        Ok((Arc::new(desk), tokio::task::spawn_blocking(divert).await??))
     }
 
     /// Goes on while the divert is taken away: until then queries come.
-    async fn serve(&self, desk: Arc<Desk>, divert: Divert) {
+    async fn serve(&self, desk: Arc<Desk>, divert: Held<Divert>) {
         self.standing.store(true, Ordering::Relaxed);
         let taken_down = async {
             self.stop.cancelled().await;
             let _hand = self.shared.hands.acquire().await;
-            let _ = tokio::task::spawn_blocking(move || drop(divert)).await;
+            let _ = tokio::task::spawn_blocking(move || divert.let_go()).await;
         };
         tokio::select! {
             () = desk.clone().answer_datagrams() => {}
@@ -119,19 +115,13 @@ impl Post {
     }
 }
 
-/// To be run in the sandbox.
-fn make() -> io::Result<Made> {
-    let (udp, tcp) = listen(PORT).or_else(|_| listen(0))?;
-    let ports = (udp.local_addr()?.port(), tcp.local_addr()?.port());
-    let divert = Divert::open(&Diverted { from: DOCKERS, udp: ports.0, tcp: ports.1, unless_marked: MARK });
-    let divert = divert.map_err(|error| io::Error::new(error.cause.kind(), error.to_string()))?;
-    Ok(Made { udp, tcp, divert })
-}
-
 /// At a port of the address that the resolver has, where no process of the container listens by chance; 0: at any.
 fn listen(port: u16) -> io::Result<(Socket, Listener)> {
     let at = SocketAddrV4::new(*DOCKERS.ip(), port);
-    Ok((Socket::bind(at)?, Listener::bind(at)?))
+    let (udp, tcp) = (Socket::bind(at)?, Listener::bind(at)?);
+    udp.set_nonblocking(true)?;
+    tcp.set_nonblocking(true)?;
+    Ok((udp, tcp))
 }
 
 /// Where queries of one sandbox come in.

@@ -4,6 +4,7 @@ mod address;
 mod attachment;
 mod crew;
 pub mod fake;
+pub mod holders;
 mod host_link;
 mod ipv6;
 mod link;

@@ -45,7 +45,7 @@ impl Sandbox {
     }
 
     /// The calling thread does nothing else any more.
-    fn enter(&self) -> io::Result<()> {
+    pub(super) fn enter(&self) -> io::Result<()> {
         let namespace = open_namespace(&self.path)?;
         if namespace.metadata()?.ino() != self.number {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is another network namespace by now", self.path.display())));

@@ -171,7 +171,7 @@ fn a_process_that_holds_the_posts() {
 #[test]
 fn docker_is_asked_as_before_once_rsnet_is_killed() {
     let world = World::new();
-    let containers: Vec<Container> = (0..10).map(|n| world.container(&format!("c{n}"))).collect();
+    let containers: Vec<Container> = (0..100).map(|n| world.container(&format!("c{n}"))).collect();
     for container in &containers {
         container.lead_to("iptables", &Docker::start(container, "Docker", false));
     }
@@ -191,8 +191,10 @@ fn docker_is_asked_as_before_once_rsnet_is_killed() {
             eventually("Docker is asked", || (answered(container)? == dockers_answer(&web, "Docker")).then(|| began.elapsed()))
         })
         .collect();
-    println!("Docker is asked again so long after the kill: {killed:?}");
-    assert!(killed.iter().all(|took| *took < Duration::from_secs(2)), "{killed:?}");
+    let last = killed.into_iter().max().unwrap();
+    println!("Docker is asked again in all of 100 containers {last:?} after the kill");
+    // one after the other they would take 1.5 s
+    assert!(last < Duration::from_secs(1), "{last:?}");
     holder.wait().unwrap();
 }
 
