@@ -72,7 +72,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     std::fs::create_dir_all(&settings.data_dir).map_err(|error| format!("create {}: {error}", settings.data_dir.display()))?;
     let store = Arc::new(Embedded::open(&settings.data_dir.join("state.redb"))?);
     let (kernel, firewall) = host(&settings)?;
-    let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall));
+    let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall.clone()));
     let consul = settings.consul.clone().map(Consul::new).map(Arc::new);
     let shared: Arc<dyn Leases> = match &consul {
         Some(consul) => consul.clone(),
@@ -90,8 +90,15 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), cluster.clone(), agent_settings).await?);
     let names = Names::new(settings.host.clone(), agent.clone(), cluster.views(), peers);
     let metrics = Arc::new(Metrics::default());
-    let sources =
-        Arc::new(Sources { agent: agent.clone(), reconciler: reconciler.clone(), consul: consul.clone(), started: Instant::now() });
+    let sources = Arc::new(Sources {
+        agent: agent.clone(),
+        reconciler: reconciler.clone(),
+        consul: consul.clone(),
+        kernel: kernel.clone(),
+        firewall: firewall.clone(),
+        data_dir: settings.data_dir.clone(),
+        started: Instant::now(),
+    });
     let told = inspect::router(agent.clone(), names.clone()).merge(inspect::state_router(sources));
     let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(told);
     let shown = match settings.metrics {

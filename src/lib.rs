@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod dns;
 pub mod docker;
+pub mod doctor;
 pub mod driver;
 pub mod drivers;
 pub mod firewall;

@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("firewall", &["model"]),
     ("store", &["model"]),
     ("docker", &["model"]),
+    ("doctor", &[]),
     ("cluster", &["model", "store"]),
     ("peers", &["cluster", "store"]),
     ("plugin", &[]),
@@ -24,8 +25,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dns", &["model", "kernel", "firewall", "names"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
-    ("inspect", &["agent", "names", "plugin", "reconcile", "store"]),
-    ("cli", &["agent", "app", "config", "docker", "inspect", "model", "names", "telemetry"]),
+    ("inspect", &["agent", "doctor", "firewall", "kernel", "model", "names", "plugin", "reconcile", "store"]),
+    ("cli", &["agent", "app", "config", "docker", "doctor", "inspect", "model", "names", "telemetry"]),
 ];
 
 /// A library → the rooms that name it: one, unless it is a layer below several.

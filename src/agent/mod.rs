@@ -40,7 +40,7 @@ pub use alter::{ChangeSources, Sources};
 pub use endpoints::{Joined, NewEndpoint};
 pub use holders::{Holder, Holders, Holding, Of};
 pub use networks::NewNetwork;
-pub use overview::{EndpointSeen, NetworkSeen};
+pub use overview::{EndpointSeen, NetworkSeen, Planned};
 pub use publish::Published;
 pub use shared::{Forget, HostSeen, Hosts};
 use state::State;

@@ -20,7 +20,7 @@ async fn ask(arguments: &Asking) -> Result<Vec<EndpointSeen>, Failure> {
     let engine = client::engine().await.unwrap_or_default();
     let mut endpoints: Vec<EndpointSeen> = client::get(&arguments.socket, "/rsnet/endpoints").await?;
     for endpoint in &mut endpoints {
-        endpoint.container = engine.containers.get(endpoint.endpoint.as_str()).cloned();
+        endpoint.container = engine.containers.get(endpoint.endpoint.as_str()).map(|place| place.container.clone());
         let name = engine.networks.get(endpoint.network.as_str()).cloned();
         endpoint.network_name = name.or(endpoint.network_name.take());
     }

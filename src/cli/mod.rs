@@ -4,6 +4,7 @@ mod addresses;
 mod cleanup;
 mod client;
 mod completions;
+mod doctor;
 mod endpoints;
 mod hosts;
 mod macvlan;
@@ -37,6 +38,8 @@ enum Command {
     Serve(crate::config::Given),
     /// Show in ten lines whether all is well on this host
     Status(client::Asking),
+    /// Say what is wrong with this host, what it means and what to do
+    Doctor(doctor::Arguments),
     /// Show the networks of this host
     Networks(client::Asking),
     /// Show which container of this host has which place on a network
@@ -78,6 +81,7 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(given) => serve::run(&given),
         Command::Status(arguments) => return exit(status::run(&arguments)),
+        Command::Doctor(arguments) => return exit(doctor::run(&arguments)),
         Command::Networks(arguments) => networks::run(&arguments),
         Command::Endpoints(arguments) => endpoints::run(&arguments),
         Command::Ports(arguments) => ports::run(&arguments),

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use super::client::Asking;
 use super::print::{Colour, ago, count, painted};
-use super::{Failure, Outcome, client, print, runtime};
+use super::{Failure, Outcome, client, doctor, print, runtime};
 use crate::docker::Engine;
+use crate::doctor::Finding;
 use crate::inspect::{Drift, HostsSeen, Overview, StoreSeen};
 
 /// All that is told; `--json` prints it.
@@ -20,6 +21,7 @@ struct Status {
     engine: Option<String>,
     #[serde(skip)]
     why_no_engine: String,
+    findings: Vec<Finding>,
 }
 
 pub fn run(arguments: &Asking) -> Result<Outcome, Failure> {
@@ -39,8 +41,9 @@ async fn ask(arguments: &Asking) -> Result<Status, Failure> {
         Ok(Engine { version, .. }) => (Some(version), String::new()),
         Err(why) => (None, why),
     };
-    let well = overview.store.in_touch && overview.drift.looked && overview.drift.failing.is_empty();
-    Ok(Status { well, client: env!("CARGO_PKG_VERSION"), overview, engine, why_no_engine })
+    let findings = doctor::find(arguments, false).await?.findings;
+    let well = findings.is_empty() && overview.store.in_touch;
+    Ok(Status { well, client: env!("CARGO_PKG_VERSION"), overview, engine, why_no_engine, findings })
 }
 
 fn lines(status: &Status) -> String {
@@ -54,6 +57,7 @@ fn lines(status: &Status) -> String {
         ("endpoints", by_mode(endpoints)),
         ("hosts", hosts_line(hosts)),
         ("drift", drift_line(drift)),
+        ("findings", findings_line(&status.findings)),
     ];
     let lines: Vec<String> = lines.iter().map(|(name, text)| format!("{name:<11}{text}")).collect();
     format!("{head}\n{}\nnext       {}", lines.join("\n"), next(status))
@@ -98,9 +102,17 @@ fn drift_line(drift: &Drift) -> String {
     }
 }
 
+fn findings_line(findings: &[Finding]) -> String {
+    match findings {
+        [] => "none".to_owned(),
+        [first, ..] => painted(&format!("{}: {}{}", findings.len(), first.what, if findings.len() > 1 { " …" } else { "" }), Colour::Red),
+    }
+}
+
 fn next(status: &Status) -> &'static str {
-    match status.overview.networks.is_empty() {
-        true => "docker network create -d rsnet --ipam-driver rsnet NAME",
-        false => "rsnet networks, rsnet endpoints, rsnet ports",
+    match (status.findings.is_empty(), status.overview.networks.is_empty()) {
+        (false, _) => "rsnet doctor: what it means and what to do",
+        (true, true) => "docker network create -d rsnet --ipam-driver rsnet NAME",
+        (true, false) => "rsnet networks, rsnet endpoints, rsnet ports",
     }
 }

@@ -279,8 +279,17 @@ pub struct Engine {
     pub version: String,
     /// Names of the networks that are rsnet's, by id.
     pub networks: HashMap<String, String>,
-    /// Names of containers, by the id of each of their endpoints.
-    pub containers: HashMap<String, String>,
+    /// The containers that have an endpoint, by its id.
+    pub containers: HashMap<String, Place>,
+}
+
+/// A container on a network.
+#[derive(Clone)]
+pub struct Place {
+    /// The container's name.
+    pub container: String,
+    /// The network's id.
+    pub network: String,
 }
 
 /// Asks the engine at `socket`; `Err` says why it does not tell, 2 s at most.
@@ -300,8 +309,10 @@ async fn ask_patiently(socket: &Path) -> Result<Engine, Error> {
     for container in engine.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await? {
         let name = container.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
         let places = container.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-        let endpoints = places.into_values().filter_map(|place| place.endpoint_id);
-        containers.extend(endpoints.map(|endpoint| (endpoint, name.trim_start_matches('/').to_owned())));
+        let name = name.trim_start_matches('/');
+        // one that does not run has empty ids
+        let there = places.into_values().filter_map(|place| Some((place.endpoint_id.filter(|id| !id.is_empty())?, place.network_id?)));
+        containers.extend(there.map(|(endpoint, network)| (endpoint, Place { container: name.to_owned(), network })));
     }
     Ok(Engine { version, networks, containers })
 }

@@ -160,7 +160,7 @@ pub fn interface(name: &str) -> [u8; 16] {
 }
 
 /// The name and the attributes of each expression of a dumped rule.
-fn parts(rule: &[u8]) -> Option<impl Iterator<Item = (Option<&str>, &[u8])>> {
+pub fn parts(rule: &[u8]) -> Option<impl Iterator<Item = (Option<&str>, &[u8])>> {
     let rule = read(find(rule, RULE_EXPRESSIONS)?);
     Some(rule.map(|(_, part)| (find_string(part, 1), find(part, 2).unwrap_or_default())))
 }

@@ -17,7 +17,7 @@ use super::docker::Links;
 use super::element::{Element, Set, elements, parse_list};
 use super::socket::{Message, NFTABLES, Refused, Reply, Socket};
 use super::table::{TABLE, chains, set_attributes};
-use super::{Firewall, FirewallError, docker, legacy, watch};
+use super::{Blocker, Firewall, FirewallError, Ours, docker, foreign, legacy, watch};
 
 /// The firewall of the network namespace in which it was opened.
 pub struct Nftables {
@@ -78,6 +78,12 @@ impl Firewall for Nftables {
             Ok(differences)
         })
         .await
+    }
+
+    async fn blockers(&self, ours: &Ours) -> Result<Vec<Blocker>, FirewallError> {
+        let ours = ours.clone();
+        let failed = |cause| FirewallError { operation: "read", object: "the tables of others".into(), cause };
+        look("read", self.socket.clone().lock_owned().await, move |socket| foreign::blockers(socket, &ours).map_err(failed)).await
     }
 
     async fn clear(&self) -> Result<(), FirewallError> {

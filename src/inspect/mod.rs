@@ -1,5 +1,6 @@
 //! What rsnet tells people about itself, and takes from them: the command line's questions, as `/rsnet/…` on the plugin's own socket.
 
+mod checkup;
 mod overview;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use axum::routing::{get, post};
 use crate::agent::Agent;
 use crate::names::Names;
 use crate::plugin::{call, reply};
+pub use checkup::Checkup;
 pub use overview::{Drift, HostsSeen, Overview, Sources, StoreSeen, Version};
 
 pub fn router(agent: Arc<Agent>, names: Arc<Names>) -> Router {
@@ -38,6 +40,8 @@ pub fn state_router(sources: Arc<Sources>) -> Router {
     Router::new()
         .route("/rsnet/version", get(async |State(sources): State<Arc<Sources>>| reply(&sources.version())))
         .route("/rsnet/status", get(async |State(sources): State<Arc<Sources>>| reply(&sources.overview())))
+        .route("/rsnet/doctor", get(async |State(sources): State<Arc<Sources>>| reply(&sources.checkup().await)))
+        .route("/rsnet/doctor/fix", post(async |State(sources): State<Arc<Sources>>| reply(&sources.fix().await)))
         .with_state(sources)
 }
 

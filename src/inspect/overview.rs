@@ -1,12 +1,15 @@
 //! How this host stands, in few numbers: `rsnet status`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
+use crate::firewall::Firewall;
+use crate::kernel::Kernel;
 use crate::reconcile::{History, Reconciler};
 use crate::store::consul::Consul;
 
@@ -16,6 +19,10 @@ pub struct Sources {
     pub reconciler: Arc<Reconciler>,
     /// The store that hosts share; none: this host is alone.
     pub consul: Option<Arc<Consul>>,
+    pub kernel: Arc<dyn Kernel>,
+    pub firewall: Arc<dyn Firewall>,
+    /// Where this host's own state is.
+    pub data_dir: PathBuf,
     pub started: Instant,
 }
 
@@ -99,7 +106,7 @@ impl Sources {
         }
     }
 
-    fn store(&self, lease_renewed: bool) -> StoreSeen {
+    pub(super) fn store(&self, lease_renewed: bool) -> StoreSeen {
         let Some(consul) = &self.consul else {
             return StoreSeen { place: "embedded".to_owned(), in_touch: true, heard: None, problem: None };
         };
@@ -116,7 +123,7 @@ impl Sources {
 impl Drift {
     fn of(history: &History) -> Self {
         let last = history.last_healed.clone();
-        let failing = history.last.iter().flat_map(|look| look.failed.iter().map(|(_, error)| error.clone()));
+        let failing = history.last.iter().flat_map(|look| look.failed.iter().map(|failed| failed.why.clone()));
         Drift {
             found: history.found.values().sum(),
             healed: history.healed.values().sum(),

@@ -81,6 +81,8 @@ pub trait Kernel: Send + Sync {
     async fn addresses(&self, link: &IfName) -> Result<Option<Vec<IpAddr>>, KernelError>;
     /// The MAC that answers for an address on the segment of a link within `patience`; what cannot be asked is not answered.
     async fn who_has(&self, link: IfName, address: IpAddr, patience: Duration) -> Option<Mac>;
+    /// What a sysctl says, by its path below `/proc/sys/net`; none: it cannot be read.
+    fn sysctl(&self, path: &str) -> Option<String>;
     /// Whether a host port could be bound now.
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool;
     /// Whether this path, as the engine names it, is a container's network namespace now: engines before 28.0 name some that are none yet.
@@ -118,10 +120,22 @@ pub struct Surroundings {
     pub mtu: Option<u32>,
     /// Subnets that the host reaches on links other than ours, default routes left out: (subnet, link).
     pub subnets: Vec<(IpNet, String)>,
-    /// The numbers of VXLAN links that are not ours. Links in other namespaces, where Docker's overlay networks have theirs, are not seen.
+    /// VXLAN links that are not ours.
+    pub tunnels: Vec<Tunnel>,
+    /// Their numbers. Links in other namespaces, where Docker's overlay networks have theirs, are not seen.
     pub vnis: BTreeSet<u32>,
     /// The kernel has no IPv6 (`ipv6.disable=1`): there is nothing to switch off, and no address to give.
     pub without_ipv6: bool,
+}
+
+/// A VXLAN link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    pub link: String,
+    /// 0: it takes what it is told packet by packet.
+    pub vni: u32,
+    /// UDP.
+    pub port: u16,
 }
 
 /// What may be said of the way by which tunnels leave a host.

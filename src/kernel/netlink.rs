@@ -298,6 +298,10 @@ impl Kernel for Netlink {
         self.run("look at", "the host's links and routes".into(), |host, wire| observe::surroundings(wire, &host.sysctls)).await
     }
 
+    fn sysctl(&self, path: &str) -> Option<String> {
+        self.host.sysctls.read(path).ok()
+    }
+
     async fn underlay(&self, wanted: &Underlay) -> Result<Option<Uplink>, KernelError> {
         let wanted = wanted.clone();
         self.run("look for", "the way out of the host".into(), move |_, wire| underlay::look(wire, &wanted)).await

@@ -29,8 +29,17 @@ pub struct History {
 pub struct Look {
     pub at: Instant,
     pub took: Duration,
-    /// What could not be made as planned: the object as an error names it, and the whole error.
-    pub failed: Vec<(String, String)>,
+    pub failed: Vec<Failed>,
+}
+
+/// What could not be made as planned.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    /// As an error names it.
+    pub object: String,
+    /// The whole error.
+    pub why: String,
+    pub in_firewall: bool,
 }
 
 impl Default for History {

@@ -26,7 +26,7 @@ use desired::Desired;
 pub use desired::{Conflict, Deviation, Owner};
 use disposal::Disposal;
 use history::{FIREWALL, kind};
-pub use history::{History, Look};
+pub use history::{Failed, History, Look};
 
 /// How long news are gathered before they are judged: a link that is being made tells of itself several times.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -44,14 +44,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// The object as it is named, and all of it.
-    fn told(&self) -> (String, String) {
-        let object = match self {
-            Error::Conflict(conflict) => describe(&conflict.what),
-            Error::Kernel(error) => error.object.clone(),
-            Error::Firewall(error) => error.object.clone(),
+    fn told(&self) -> Failed {
+        let (object, in_firewall) = match self {
+            Error::Conflict(conflict) => (describe(&conflict.what), false),
+            Error::Kernel(error) => (error.object.clone(), false),
+            Error::Firewall(error) => (error.object.clone(), true),
         };
-        (object, self.to_string())
+        Failed { object, why: self.to_string(), in_firewall }
     }
 }
 

@@ -2,11 +2,17 @@
 
 use std::process::Stdio;
 
-use super::daemon::{Daemon, command, run, text};
+use super::daemon::{Daemon, ENDPOINT, NETWORK, command, run, text};
+use super::engine::Engine;
 use super::server::wait_until;
 
 /// What only asks.
-const QUESTIONS: [&str; 6] = ["status", "networks", "endpoints", "ports", "hosts", "version"];
+const QUESTIONS: [&str; 7] = ["status", "doctor", "networks", "endpoints", "ports", "hosts", "version"];
+
+/// A daemon with a bridge network and a container on it, of which its engine knows.
+fn healthy() -> Daemon {
+    Daemon::start(&[]).with_a_bridge().beside(Engine::start(&[(NETWORK, "blue")], &[(ENDPOINT, "web", NETWORK)]))
+}
 
 #[test]
 fn without_a_daemon_every_question_says_what_to_do_and_ends_with_1() {
@@ -27,7 +33,7 @@ fn what_is_not_understood_ends_with_2() {
 
 #[test]
 fn every_question_fits_a_screen_has_json_and_no_colours_beside_a_terminal() {
-    let daemon = Daemon::start(&[]).with_a_bridge();
+    let daemon = healthy();
     for question in QUESTIONS {
         let output = daemon.rsnet(question);
         assert!(output.status.success(), "{question}: {output:?}");
@@ -42,13 +48,19 @@ fn every_question_fits_a_screen_has_json_and_no_colours_beside_a_terminal() {
 
 #[test]
 fn status_tells_in_ten_lines_that_all_is_well_and_what_was_mended() {
-    let daemon = Daemon::start(&[]).with_a_bridge();
+    let daemon = healthy();
     let output = daemon.rsnet("status");
     let printed = text(&output);
     assert_eq!(output.status.code(), Some(0), "{printed}");
     assert!(printed.starts_with("All is well.\n") && printed.lines().count() <= 10, "{printed}");
-    for line in ["networks   1: 1 bridge", "endpoints  1: 1 bridge", "store      embedded", "hosts      this one alone", "drift      none"]
-    {
+    for line in [
+        "networks   1: 1 bridge",
+        "endpoints  1: 1 bridge",
+        "store      embedded",
+        "hosts      this one alone",
+        "drift      none",
+        "findings   none",
+    ] {
         assert!(printed.contains(line), "{line:?} is not in\n{printed}");
     }
     run("ip", "address del 10.9.0.1/24 dev rsb-0123456789");

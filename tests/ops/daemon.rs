@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::engine::Engine;
 use super::server::{own_network, wait_until};
 
 pub const NETWORK: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -17,6 +18,7 @@ pub const ENDPOINT: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedc
 pub struct Daemon {
     dir: TempDir,
     child: Child,
+    engine: Option<Engine>,
 }
 
 impl Daemon {
@@ -35,7 +37,7 @@ impl Daemon {
         command.env_clear().envs(settings.iter().copied());
         command.arg("--data-dir").arg(dir.path()).arg("--sockets").arg(dir.path().join("socket"));
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let daemon = Self { dir, child };
+        let daemon = Self { dir, child, engine: None };
         wait_until("the socket", || UnixStream::connect(daemon.socket()).map_err(|error| format!("{error}\n{}", daemon.log())));
         daemon
     }
@@ -81,9 +83,19 @@ impl Daemon {
         self.call("NetworkDriver.CreateEndpoint", &new);
     }
 
+    /// With an engine that the command line asks.
+    pub fn beside(mut self, engine: Engine) -> Self {
+        self.engine = Some(engine);
+        self
+    }
+
     /// `rsnet …` about this daemon.
     pub fn rsnet(&self, arguments: &str) -> Output {
-        command(arguments).arg("--socket").arg(self.socket()).output().unwrap()
+        let mut command = command(arguments);
+        if let Some(engine) = &self.engine {
+            command.env("DOCKER_HOST", format!("unix://{}", engine.socket().display()));
+        }
+        command.arg("--socket").arg(self.socket()).output().unwrap()
     }
 
     /// The same with `--json`, read.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use backon::{ExponentialBuilder, Retryable};
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::super::StoreError;
 use super::access::{Access, Door};
+use super::clock;
 use super::settings::Settings;
 
 /// How long a call may take with all it tries: a second more than a Consul agent waits for a leader to be elected (7 s).
@@ -98,6 +99,8 @@ pub struct Contact {
     pub heard: Option<Instant>,
     /// Why the last question had no answer; none: it had one, or nothing was asked yet.
     pub problem: Option<String>,
+    /// By how many seconds this host's clock is ahead of Consul's, as far as whole seconds tell.
+    pub ahead: Option<i64>,
 }
 
 /// Asks.
@@ -123,6 +126,14 @@ impl Client {
     /// How it stands.
     pub fn contact(&self) -> Contact {
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn compare_clocks(&self, headers: &hyper::HeaderMap) {
+        let theirs = headers.get("Date").and_then(|value| clock::seconds(value.to_str().ok()?));
+        let ours = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
+        if let (Some(theirs), Some(ours)) = (theirs, ours) {
+            self.contact.lock().unwrap_or_else(PoisonError::into_inner).ahead = Some(ours - theirs);
+        }
     }
 
     /// Notes how a question ended. What Consul refuses it has heard.
@@ -163,6 +174,7 @@ impl Client {
         let answer = access.http.request(request).await;
         let answer = answer.map_err(|error| self.unreachable(ask, !error.is_connect(), causes(&error)))?;
         let (status, index) = (answer.status(), index(answer.headers()));
+        self.compare_clocks(answer.headers());
         let body = Limited::new(answer.into_body(), LONGEST).collect().await;
         let body = body.map_err(|error| self.unreachable(ask, true, format!("read the answer: {}", causes(&*error))))?.to_bytes();
         self.heard.fetch_add(body.len() as u64, Ordering::Relaxed);

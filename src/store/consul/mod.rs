@@ -9,6 +9,7 @@
 
 mod access;
 mod client;
+mod clock;
 mod lease;
 mod settings;
 mod watch;
