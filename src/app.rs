@@ -18,6 +18,7 @@ use crate::agent::{self, Agent};
 use crate::cluster::{Cluster, Identity, Times, Uplink};
 use crate::config::{self, Settings};
 use crate::dns::Dns;
+use crate::docker;
 use crate::firewall::nftables::Nftables;
 use crate::inspect::Sources;
 use crate::kernel::sandbox::Mounts;
@@ -27,6 +28,7 @@ use crate::names::Names;
 use crate::peers::{self, Peers, Secret};
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
+use crate::spread::{self, Spread};
 use crate::store::consul::Consul;
 use crate::store::embedded::Embedded;
 use crate::store::{Expect, Key, Leases, Store};
@@ -65,6 +67,7 @@ pub struct App {
     names: Arc<Names>,
     /// What other hosts know this one by, and the port where they ask it; none: there are none, or hosts do not ask each other.
     listening: Option<(Arc<Secret>, u16)>,
+    spread: Option<Arc<Spread>>,
 }
 
 /// Opens the store and the kernel, reads what is declared, and listens; answers nothing yet and leaves the host as it is.
@@ -87,9 +90,10 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     let peer = |(secret, port): &(Arc<Secret>, u16)| Peers::new(settings.host.clone(), *port, secret.clone(), cluster.views());
     let peers = listening.as_ref().map(peer).map(Arc::new);
     let agent_settings = agent::Settings { way: settings.attach, shared: consul.is_some() };
-    let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler.clone(), cluster.clone(), agent_settings).await?);
+    let agent = Arc::new(Agent::load(kernel.clone(), store.clone(), reconciler.clone(), cluster.clone(), agent_settings).await?);
     let names = Names::new(settings.host.clone(), agent.clone(), cluster.views(), peers);
     let metrics = Arc::new(Metrics::default());
+    let spread = spreading(&settings, &consul, store, &agent).map(Arc::new);
     let sources = Arc::new(Sources {
         agent: agent.clone(),
         reconciler: reconciler.clone(),
@@ -100,7 +104,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         started: Instant::now(),
     });
     let told = inspect::router(agent.clone(), names.clone()).merge(inspect::state_router(sources));
-    let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(told);
+    let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(told).merge(spread::router(spread.clone()));
     let shown = match settings.metrics {
         Some(address) => Some((TcpListener::bind(address).await?, metrics.router())),
         None => None,
@@ -114,7 +118,19 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     }
     let (underlay, docker) = (settings.underlay, settings.docker);
     let dns = Arc::new(Dns::new(names.directory().clone()));
-    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul, dns, names, listening })
+    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul, dns, names, listening, spread })
+}
+
+/// Networks that appear by themselves, if that is wanted and can be.
+fn spreading(settings: &Settings, consul: &Option<Arc<Consul>>, own: Arc<dyn Store>, agent: &Arc<Agent>) -> Option<Spread> {
+    let (Some(shared), Some(socket)) = (consul, &settings.docker) else {
+        if settings.spread {
+            warn!("RSNET_SPREAD=on does nothing here: it needs RSNET_STORE=consul://… and the engine's API, RSNET_DOCKER");
+        }
+        return None;
+    };
+    let (engine, agent) = (Arc::new(docker::Socket(socket.clone())), agent.clone());
+    settings.spread.then(|| Spread::new(settings.host.clone(), shared.clone(), own, engine, move |id| agent.shares(id)))
 }
 
 /// What tells this machine from another that gets its name: random, on its own disk.
@@ -175,6 +191,7 @@ impl App {
             background.push(tokio::spawn(answer_in_sandboxes(dns, joined)));
         }
         background.extend(self.consul.map(|store| tokio::spawn(reach(store))));
+        background.extend(self.spread.map(|spread| tokio::spawn(async move { spread.run().await })));
         let metrics = self.metrics.map(|(listener, router)| tokio::spawn(axum::serve(listener, router).into_future()));
         info!("rsnet {} is ready", env!("CARGO_PKG_VERSION"));
         plugin::serve(self.sockets, self.router, stop).await;

@@ -80,6 +80,11 @@ pub struct Given {
     #[arg(long, value_name = "WAY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     attach: Option<String>,
+    /// Whether overlay and shared macvlan networks that other hosts with this setting make are made here too, and the other way round: `on` or
+    /// `off` [default: off]
+    #[arg(long, value_name = "SWITCH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spread: Option<String>,
     /// The plugin's sockets, joined by commas [default: /run/docker/plugins/rsnet.sock]
     #[arg(long, value_name = "PATHS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +110,8 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     pub log: Targets,
     pub attach: Way,
+    /// Networks appear and go by themselves.
+    pub spread: bool,
     pub sockets: Vec<PathBuf>,
     pub proc_sys_net: PathBuf,
 }
@@ -167,6 +174,7 @@ impl Settings {
             metrics: r.read("metrics", "off", "ADDRESS:PORT, or off", metrics).flatten(),
             log: r.read("log", "info", "error, warn, info, debug or trace, also by room", |v| v.parse().ok()).unwrap_or_default(),
             attach: r.read("attach", "engine", "engine or direct", way).unwrap_or_default(),
+            spread: r.read("spread", "off", "on or off", switch).unwrap_or_default(),
             sockets: r.read("sockets", "/run/docker/plugins/rsnet.sock", "absolute paths joined by commas", paths).unwrap_or_default(),
             proc_sys_net: r.path("proc_sys_net", "/proc/sys/net"),
         };
@@ -282,6 +290,14 @@ fn metrics(value: &str) -> Option<Option<SocketAddr>> {
     if value == "off" { Some(None) } else { value.parse().ok().map(Some) }
 }
 
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
 fn way(value: &str) -> Option<Way> {
     match value {
         "engine" => Some(Way::Engine),
@@ -331,6 +347,7 @@ mod tests {
             ("RSNET_METRICS", "9"),
             ("RSNET_LOG", "loud=very"),
             ("RSNET_ATTACH", "sideways"),
+            ("RSNET_SPREAD", "maybe"),
         ]);
         let error = Given::default().settle(wrong.clone()).unwrap_err().to_string();
         for (name, value) in wrong {

@@ -20,5 +20,6 @@ pub mod names;
 pub mod peers;
 pub mod plugin;
 pub mod reconcile;
+pub mod spread;
 pub mod store;
 pub mod telemetry;

@@ -1,5 +1,7 @@
 //! `rsnet hosts`, `rsnet host forget`: who shares networks with this host.
 
+use std::collections::BTreeMap;
+
 use super::client::Asking;
 use super::{Failure, client, print, runtime};
 use crate::agent::{Forget, HostSeen, Hosts};
@@ -24,7 +26,15 @@ enum HostCommand {
 
 pub fn run(arguments: &Asking) -> Result<(), Failure> {
     let seen = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/hosts"))?;
-    show(arguments, &seen)
+    show(arguments, &seen)?;
+    in_the_way(arguments)
+}
+
+/// What keeps networks of other hosts from appearing here.
+pub fn in_the_way(arguments: &Asking) -> Result<(), Failure> {
+    let problems: BTreeMap<String, String> = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/spread"))?;
+    let said = |(network, problem): (&String, &String)| print::say(format!("network {network}: {problem}"));
+    problems.iter().filter(|_| !arguments.json).try_for_each(said)
 }
 
 pub fn run_host(arguments: &HostArguments) -> Result<(), Failure> {

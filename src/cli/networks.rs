@@ -13,7 +13,9 @@ pub fn run(arguments: &Asking) -> Result<(), Failure> {
         return print::say("No networks yet. Make one: docker network create -d rsnet --ipam-driver rsnet NAME");
     }
     let rows = networks.iter().map(row).collect();
-    print::say(print::table(["NETWORK", "ID", "MODE", "SUBNETS", "ENDPOINTS", "OTHER HOSTS"], rows, "rsnet networks --json"))
+    let table = print::table(["NETWORK", "ID", "MODE", "SUBNETS", "ENDPOINTS", "OTHER HOSTS"], rows, "rsnet networks --json");
+    print::say(table)?;
+    super::hosts::in_the_way(arguments)
 }
 
 async fn ask(arguments: &Asking) -> Result<Vec<NetworkSeen>, Failure> {

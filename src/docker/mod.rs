@@ -1,9 +1,11 @@
 //! The only room that names bollard: what the engine knows and never tells a driver, such as the names of networks and containers.
 //!
 //! Never called from inside a driver call: the engine holds locks while it waits for us. What is learnt here are names, for people and for DNS,
-//! and which networks the engine has forgotten. No call's answer depends on it; without an engine's API there are ids instead of names.
+//! and which networks the engine has forgotten; what is done here are networks made and removed as on other hosts (`networks`). No call's answer
+//! depends on it; without an engine's API there are ids instead of names.
 
 mod containers;
+mod networks;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
@@ -24,6 +26,7 @@ use tracing::{debug, info};
 
 use crate::model::NetworkId;
 pub use containers::{Attachment, Container};
+pub use networks::{EngineError, Found, Networks, PoolSpec, Socket, Spec};
 
 /// How long to wait before the engine is asked again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -48,7 +51,7 @@ impl Default for Names {
 
 #[derive(Default)]
 struct Known {
-    networks: Networks,
+    networks: Listed,
     /// What runs, by id.
     containers: BTreeMap<String, Container>,
     /// The engine tells now what runs.
@@ -56,7 +59,7 @@ struct Known {
 }
 
 #[derive(Default)]
-struct Networks {
+struct Listed {
     names: HashMap<NetworkId, String>,
     /// The list is up to date, and comes from an engine that has rsnet for a driver.
     counts: bool,
@@ -122,7 +125,7 @@ impl Names {
         let engine = connect(socket).await?;
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs().to_string();
         let mut looks = Looks::new(&engine);
-        self.take(Found::Networks(list(&engine).await?));
+        self.take(News::Networks(list(&engine).await?));
         let running = containers::running(&engine).await?;
         self.change(|known| {
             known.containers.retain(|id, _| running.contains(id));
@@ -154,17 +157,17 @@ impl Names {
             (Some(EventMessageTypeEnum::CONTAINER), Some("rename"), Some(id)) if runs(&id) => looks.at_container(id),
             (Some(EventMessageTypeEnum::CONTAINER), Some("die"), Some(id)) => {
                 looks.forget(&id);
-                self.take(Found::Container(id, None));
+                self.take(News::Container(id, None));
             }
             _ => {}
         }
     }
 
-    fn take(&self, found: Found) {
+    fn take(&self, found: News) {
         self.change(|known| match found {
-            Found::Networks(networks) => known.networks = networks,
-            Found::Container(id, Some(container)) => drop(known.containers.insert(id, container)),
-            Found::Container(id, None) => drop(known.containers.remove(&id)),
+            News::Networks(networks) => known.networks = networks,
+            News::Container(id, Some(container)) => drop(known.containers.insert(id, container)),
+            News::Container(id, None) => drop(known.containers.remove(&id)),
         });
     }
 }
@@ -175,13 +178,13 @@ struct Looks<'e> {
     turn: u64,
     /// By id, the turn of the latest look at a container; that at the networks by no id.
     latest: HashMap<String, u64>,
-    under_way: FuturesUnordered<BoxFuture<'e, (String, u64, Found)>>,
+    under_way: FuturesUnordered<BoxFuture<'e, (String, u64, News)>>,
     room: Arc<Semaphore>,
 }
 
 /// What it answered.
-enum Found {
-    Networks(Networks),
+enum News {
+    Networks(Listed),
     /// None: it does not run.
     Container(String, Option<Container>),
 }
@@ -228,7 +231,7 @@ impl<'e> Looks<'e> {
     }
 
     /// The next answer that counts; waits for ever where nothing is asked. May be dropped and called again.
-    async fn next(&mut self) -> Found {
+    async fn next(&mut self) -> News {
         loop {
             match self.under_way.next().await {
                 Some((id, turn, found)) if self.latest.get(&id) == Some(&turn) => {
@@ -243,10 +246,10 @@ impl<'e> Looks<'e> {
 }
 
 /// About a container; by no id, about the networks.
-async fn look_at(engine: &Docker, id: &str) -> Result<Found, Error> {
+async fn look_at(engine: &Docker, id: &str) -> Result<News, Error> {
     match id {
-        "" => list(engine).await.map(Found::Networks),
-        id => Ok(Found::Container(id.to_owned(), containers::inspect(engine, id).await?)),
+        "" => list(engine).await.map(News::Networks),
+        id => Ok(News::Container(id.to_owned(), containers::inspect(engine, id).await?)),
     }
 }
 
@@ -321,9 +324,9 @@ async fn connect(socket: &Path) -> Result<Docker, Error> {
     Docker::connect_with_unix(&socket.to_string_lossy(), PATIENCE, bollard::API_DEFAULT_VERSION)?.negotiate_version().await
 }
 
-async fn list(engine: &Docker) -> Result<Networks, Error> {
+async fn list(engine: &Docker) -> Result<Listed, Error> {
     let networks = engine.list_networks(None::<ListNetworksOptions>).await?;
     let names = networks.into_iter().filter_map(|network| Some((network.id?.parse().ok()?, network.name?))).collect();
     let drivers = engine.info().await?.plugins.and_then(|plugins| plugins.network).unwrap_or_default();
-    Ok(Networks { names, counts: drivers.iter().any(|driver| driver.starts_with("rsnet")) })
+    Ok(Listed { names, counts: drivers.iter().any(|driver| driver.starts_with("rsnet")) })
 }

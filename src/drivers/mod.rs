@@ -23,6 +23,7 @@ pub trait Mode: Send + Sync {
     /// What must exist on this host for the network itself.
     fn network(&self) -> Plan;
     /// What must exist for one of its endpoints, as it is declared now.
+    /// Depends on nothing that [`Network::is_alike_here`] leaves out.
     fn endpoint(&self, endpoint: &Endpoint) -> Plan;
     /// What to answer when the endpoint joins a sandbox.
     fn join(&self, endpoint: &Endpoint) -> Join;
@@ -170,6 +171,15 @@ pub fn with_sources(
 }
 
 /// The name of the mode that a network's options ask for, for people.
+/// Those of a shared network's options that must be given alike on every host.
+pub fn between_hosts(options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    match kind_name(options) {
+        "overlay" => overlay::between_hosts(options),
+        // a LAN is there without them: by which link, and how, a host is on it is its own affair
+        mode => BTreeMap::from([("mode".to_owned(), mode.to_owned())]),
+    }
+}
+
 pub fn kind_name(options: &BTreeMap<String, String>) -> &str {
     options.get("mode").map_or("bridge", String::as_str)
 }

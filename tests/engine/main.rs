@@ -94,6 +94,8 @@ on_every_engine! {
     overlay::in_no_partition_an_address_is_held_twice,
     overlay::tunnels_leave_by_the_address_that_was_announced,
     overlay::an_underlay_of_ipv6_carries_both_families,
+    overlay::a_network_of_one_host_appears_on_all_and_goes_when_nobody_uses_it,
+    overlay::a_name_that_another_network_has_is_told_and_left_alone,
     overlay::a_router_that_says_nothing_is_no_hindrance_at_any_mtu,
     matrix::the_default_network,
     matrix::an_internal_network,

@@ -19,6 +19,7 @@ use crate::model::{
     Agreement, Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, IfName, Inbound, Link, LinkKind, Mac, Member,
     Network, NetworkId, Object, OnLink, Plan, Route, RouteKind, Share, StaticRoute, Way, Zone, conf_path, family_of,
 };
+pub use spec::between_hosts;
 use spec::{Side, Spec, Transport};
 
 /// The MAC of the gateway on every port of every host: a container that finds itself on another host needs to learn nothing.

@@ -9,6 +9,7 @@ mod reach;
 mod refusals;
 mod size;
 mod soak;
+mod spread;
 mod transport;
 mod truth;
 mod underlay;
@@ -30,6 +31,7 @@ pub use partition::*;
 pub use reach::*;
 pub use refusals::*;
 pub use soak::*;
+pub use spread::*;
 pub use transport::*;
 pub use underlay::*;
 
