@@ -70,6 +70,7 @@ on_every_engine! {
     overlay::what_containers_are_called_is_known_on_the_other_hosts,
     overlay::containers_on_three_hosts_reach_each_other,
     overlay::the_compose_example_talks_across_three_hosts,
+    overlay::the_web_server_of_one_host_finds_the_database_of_the_other,
     overlay::hosts_and_containers_of_all_hosts_see_each_others_true_addresses,
     overlay::the_way_out_is_the_hosts_and_published_ports_lead_in,
     overlay::networks_are_walled_off_from_each_other_on_all_hosts,
