@@ -28,10 +28,8 @@ use crate::model::NetworkId;
 pub use containers::{Attachment, Container};
 pub use networks::{EngineError, Found, Networks, PoolSpec, Socket, Spec};
 
-/// How long to wait before the engine is asked again.
-const AGAIN: Duration = Duration::from_secs(5);
-/// The same just after it was there: it is most likely coming up again.
-const SOON: Duration = Duration::from_millis(500);
+/// How long to wait before the engine is asked again. It enables plugins some seconds before its API answers.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How many things the engine is asked at a time.
 const AT_ONCE: usize = 16;
 /// Seconds that one answer of the engine may take.
@@ -108,15 +106,17 @@ impl Names {
 
     /// Asks the engine at `socket`, now and whenever it says that a network or a container came or went; until the process ends.
     pub async fn learn(&self, socket: &Path) {
+        let mut told = String::new();
         loop {
             let followed = self.follow(socket).await;
-            let was_there = self.in_touch();
             // the names are kept; they say no more what the engine lacks
             self.change(|known| (known.networks.counts, known.in_touch) = (false, false));
-            if let Err(error) = followed {
-                debug!(socket = %socket.display(), %error, "the engine does not tell names; asking again");
+            let reason = followed.err().map_or_else(String::new, |error| error.to_string());
+            if reason != told {
+                debug!(socket = %socket.display(), reason, "the engine does not tell names; asking again");
             }
-            tokio::time::sleep(if was_there { SOON } else { AGAIN }).await;
+            told = reason;
+            tokio::time::sleep(AGAIN).await;
         }
     }
 

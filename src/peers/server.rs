@@ -152,3 +152,114 @@ where
         Err(error) => failed(&error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Extension;
+    use axum::http::Method;
+    use axum::routing::post;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::cluster::Host;
+    use crate::peers::{Error, Peers};
+    use crate::store::{Embedded, Store};
+
+    type Views = watch::Sender<Arc<View>>;
+
+    /// What host a sees of itself and of b, both on this machine's loopback.
+    fn view(a: &str, b: &str) -> Arc<View> {
+        let host = |name: &str, vtep: &str| Host { name: name.to_owned(), vtep: vtep.parse().unwrap(), alive: true, gone_since: None };
+        Arc::new(View { hosts: vec![host("a", a), host("b", b)], vtep: Some(a.parse().unwrap()), ..View::default() })
+    }
+
+    fn store(directory: &tempfile::TempDir, name: &str) -> Arc<dyn Store> {
+        Arc::new(Embedded::open(&directory.path().join(name)).unwrap())
+    }
+
+    /// As host a has it, with the secret of that store.
+    async fn secret(own: Arc<dyn Store>, shared: Arc<dyn Store>) -> Arc<Secret> {
+        let secret = Secret::load(own, shared).await.unwrap();
+        tokio::spawn(secret.clone().follow());
+        while secret.text().is_none() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        secret
+    }
+
+    fn routes() -> Router {
+        let greet = async |Extension(Asker(host)): Extension<Asker>, body: Bytes| {
+            call(body, async |name: String| Ok::<_, String>(format!("hello {name} of {host}"))).await
+        };
+        let sleep = async || sleep(Duration::from_secs(60)).await;
+        Router::new().route("/greet", post(greet)).route("/sleep", post(sleep))
+    }
+
+    /// Host a listens where `views` say, at a port that was free a moment ago.
+    async fn listening(directory: &tempfile::TempDir, at: &str) -> (u16, Views, Arc<dyn Store>) {
+        let port = std::net::TcpListener::bind((at, 0)).unwrap().local_addr().unwrap().port();
+        let (views, shared) = (Views::new(view(at, "127.0.0.1")), store(directory, "shared"));
+        let secret = secret(store(directory, "a"), shared.clone()).await;
+        tokio::spawn(serve(routes(), secret, views.subscribe(), port));
+        (port, views, shared)
+    }
+
+    /// Asks until it is not refused because nobody listens yet.
+    async fn greet(b: &Peers) -> Result<String, Error> {
+        for _ in 0..200 {
+            match b.ask_json::<String>("a", "/greet", &"x").await {
+                Err(Error::Unreachable { .. }) => sleep(Duration::from_millis(20)).await,
+                answer => return answer,
+            }
+        }
+        b.ask_json::<String>("a", "/greet", &"x").await
+    }
+
+    #[tokio::test]
+    async fn a_host_answers_those_of_its_store_and_follows_its_address() {
+        let directory = tempfile::tempdir().unwrap();
+        let (port, views, shared) = listening(&directory, "127.0.7.1").await;
+        let b = Peers::new("b".to_owned(), port, secret(store(&directory, "b"), shared).await, views.subscribe());
+        assert_eq!(greet(&b).await.unwrap(), "hello x of b");
+        let refused = b.ask("a", Method::POST, "/later", vec![]).await.unwrap_err();
+        assert!(matches!(&refused, Error::Refused { problem, .. } if problem.contains("earlier version")), "{refused}");
+        let unreadable = b.ask_json::<String>("a", "/greet", &7).await.unwrap_err();
+        assert!(matches!(&unreadable, Error::Refused { problem, .. } if problem.contains("cannot be read")), "{unreadable}");
+        assert!(matches!(b.ask("c", Method::POST, "/greet", vec![]).await, Err(Error::Unknown { .. })));
+        let large = b.ask("a", Method::POST, "/greet", vec![b' '; LARGEST + 1]).await.unwrap_err();
+        assert!(matches!(large, Error::Refused { .. } | Error::Unreachable { .. }), "{large}");
+
+        views.send_replace(view("127.0.7.2", "127.0.0.1"));
+        assert_eq!(greet(&b).await.unwrap(), "hello x of b");
+        assert!(TcpStream::connect(("127.0.7.1", port)).await.is_err(), "it no longer listens where it was");
+        assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "nor anywhere else");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_have_the_secret_gets_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let (port, views, _shared) = listening(&directory, "127.0.7.3").await;
+        let stranger =
+            Peers::new("b".to_owned(), port, secret(store(&directory, "b"), store(&directory, "other")).await, views.subscribe());
+        let refused = greet(&stranger).await.unwrap_err();
+        assert!(matches!(&refused, Error::Refused { problem, .. } if problem.contains("another secret")), "{refused}");
+        // and no route is told from none
+        for request in ["POST /greet HTTP/1.1\r\nhost: a\r\n\r\n", "GET /nothing HTTP/1.1\r\nhost: a\r\nauthorization: Bearer \r\n\r\n"] {
+            let mut connection = TcpStream::connect(("127.0.7.3", port)).await.unwrap();
+            connection.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = [0; 12];
+            connection.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 401");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_that_does_not_answer_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let (port, views, shared) = listening(&directory, "127.0.7.4").await;
+        let b = Peers::new("b".to_owned(), port, secret(store(&directory, "b"), shared).await, views.subscribe());
+        greet(&b).await.unwrap();
+        let silent = b.ask("a", Method::POST, "/sleep", vec![]).await.unwrap_err();
+        assert!(matches!(&silent, Error::Unreachable { cause, .. } if cause.contains("no answer")), "{silent}");
+    }
+}

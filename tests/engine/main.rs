@@ -51,6 +51,7 @@ on_every_engine! {
     plugin::a_plugin_from_a_registry_carries_a_network,
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
     plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
+    plugin::a_plugin_hears_the_engine_again_that_it_outlived,
     plugin::a_macvlan_network_works_through_the_plugin,
     plugin::two_machines_share_a_network_as_the_readme_says,
     plugin::a_plugin_with_a_wrong_setting_says_which,
