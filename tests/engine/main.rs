@@ -69,6 +69,7 @@ on_every_engine! {
     smoke::a_cut_host_is_reached_again_when_mended,
     smoke::two_segments_are_joined_by_a_router,
     overlay::what_containers_are_called_is_known_on_the_other_hosts,
+    overlay::names_of_all_hosts_are_resolved_in_containers_and_all_else_by_docker,
     overlay::containers_on_three_hosts_reach_each_other,
     overlay::the_compose_example_talks_across_three_hosts,
     overlay::the_web_server_of_one_host_finds_the_database_of_the_other,
