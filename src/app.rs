@@ -92,6 +92,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     let agent_settings = agent::Settings { way: settings.attach, shared: consul.is_some() };
     let agent = Arc::new(Agent::load(kernel.clone(), store.clone(), reconciler.clone(), cluster.clone(), agent_settings).await?);
     let names = Names::new(settings.host.clone(), agent.clone(), cluster.views(), peers);
+    let dns = Arc::new(Dns::new(names.directory().clone()));
     let metrics = Arc::new(Metrics::default());
     let spread = spreading(&settings, &consul, store, &agent).map(Arc::new);
     let sources = Arc::new(Sources {
@@ -102,6 +103,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         firewall: firewall.clone(),
         data_dir: settings.data_dir.clone(),
         started: Instant::now(),
+        dns: dns.clone(),
     });
     let told = inspect::router(agent.clone(), names.clone()).merge(inspect::state_router(sources));
     let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(told).merge(spread::router(spread.clone()));
@@ -117,7 +119,6 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET, on_link: None });
     }
     let (underlay, docker) = (settings.underlay, settings.docker);
-    let dns = Arc::new(Dns::new(names.directory().clone()));
     Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul, dns, names, listening, spread })
 }
 

@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("spread", &["model", "docker", "drivers", "plugin", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
-    ("inspect", &["agent", "doctor", "firewall", "kernel", "model", "names", "plugin", "reconcile", "store"]),
+    ("inspect", &["agent", "dns", "doctor", "firewall", "kernel", "model", "names", "plugin", "reconcile", "store"]),
     ("cli", &["agent", "app", "config", "docker", "doctor", "inspect", "model", "names", "telemetry"]),
 ];
 

@@ -28,7 +28,7 @@ use crate::model::NetworkId;
 use crate::names::Directory;
 
 pub use answer::{Transport, answer};
-use post::{Networks, Post};
+use post::{Condition, Networks, Post};
 
 /// How many posts are made or taken down at a time; each takes a thread, and a grace period of the kernel.
 const AT_ONCE: usize = 16;
@@ -51,7 +51,7 @@ struct Shared {
 struct Posted {
     sandbox: Sandbox,
     networks: Networks,
-    standing: Arc<AtomicBool>,
+    condition: Arc<Condition>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -61,8 +61,8 @@ struct Posted {
 pub struct Posts {
     /// Sandboxes whose queries come here.
     pub standing: usize,
-    /// Sandboxes whose queries do not, though they should; the log says why.
-    pub missing: usize,
+    /// Sandboxes where it failed again and again; the log says why.
+    pub failing: usize,
     /// Why there can be none: the kernel knows no nftables tables with an owner (Linux 5.12).
     pub unsupported: bool,
 }
@@ -92,9 +92,9 @@ impl Dns {
     }
 
     fn post(&self, sandbox: Sandbox) -> Posted {
-        let (networks, standing, stop) = (Networks::default(), Arc::default(), CancellationToken::new());
-        let post = Post::new(self.shared.clone(), sandbox.clone(), networks.clone(), Arc::clone(&standing), stop.clone());
-        Posted { sandbox, networks, standing, stop, task: tokio::spawn(post.stand()) }
+        let (networks, condition, stop) = (Networks::default(), Arc::<Condition>::default(), CancellationToken::new());
+        let post = Post::new(self.shared.clone(), sandbox.clone(), networks.clone(), condition.clone(), stop.clone());
+        Posted { sandbox, networks, condition, stop, task: tokio::spawn(post.stand()) }
     }
 
     /// Takes all posts down, and waits until they are.
@@ -110,7 +110,9 @@ impl Dns {
 
     pub fn posts(&self) -> Posts {
         let posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = posts.values().filter(|posted| posted.standing.load(Ordering::Relaxed)).count();
-        Posts { standing, missing: posts.len() - standing, unsupported: self.shared.unsupported.load(Ordering::Relaxed) }
+        let count =
+            |is: fn(&Condition) -> &AtomicBool| posts.values().filter(|posted| is(&posted.condition).load(Ordering::Relaxed)).count();
+        let unsupported = self.shared.unsupported.load(Ordering::Relaxed);
+        Posts { standing: count(|condition| &condition.standing), failing: count(|condition| &condition.failing), unsupported }
     }
 }

@@ -39,17 +39,25 @@ const STREAMS: usize = 32;
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// How a post is.
+#[derive(Default)]
+pub struct Condition {
+    pub standing: AtomicBool,
+    /// It failed as often as is told.
+    pub failing: AtomicBool,
+}
+
 pub struct Post {
     shared: Arc<Shared>,
     sandbox: Sandbox,
     networks: Networks,
-    standing: Arc<AtomicBool>,
+    condition: Arc<Condition>,
     stop: CancellationToken,
 }
 
 impl Post {
-    pub fn new(shared: Arc<Shared>, sandbox: Sandbox, networks: Networks, standing: Arc<AtomicBool>, stop: CancellationToken) -> Self {
-        Post { shared, sandbox, networks, standing, stop }
+    pub fn new(shared: Arc<Shared>, sandbox: Sandbox, networks: Networks, condition: Arc<Condition>, stop: CancellationToken) -> Self {
+        Post { shared, sandbox, networks, condition, stop }
     }
 
     /// Stands until it is stopped, and leaves nothing.
@@ -57,7 +65,10 @@ impl Post {
         let mut failures = 0;
         while !self.stop.is_cancelled() && !self.shared.unsupported.load(Ordering::Relaxed) {
             match self.set_up().await {
-                Ok((desk, divert)) => self.serve(desk, divert).await,
+                Ok((desk, divert)) => {
+                    failures = 0;
+                    self.serve(desk, divert).await;
+                }
                 Err(error) => {
                     failures += 1;
                     self.tell(&error, failures);
@@ -73,6 +84,7 @@ impl Post {
                 warn!("{error}: containers are not told the names of other hosts' containers; all else works");
             }
         } else if failures == ONCE_TOLD {
+            self.condition.failing.store(true, Ordering::Relaxed);
             warn!(sandbox = %self.sandbox, %error, "a container is not told the names of other hosts' containers; trying again");
         } else {
             debug!(sandbox = %self.sandbox, %error, "could not be set up to answer queries");
@@ -100,7 +112,8 @@ impl Post {
 
     /// Goes on while the divert is taken away: until then queries come.
     async fn serve(&self, desk: Arc<Desk>, divert: Held<Divert>) {
-        self.standing.store(true, Ordering::Relaxed);
+        self.condition.standing.store(true, Ordering::Relaxed);
+        self.condition.failing.store(false, Ordering::Relaxed);
         let taken_down = async {
             self.stop.cancelled().await;
             let _hand = self.shared.hands.acquire().await;
@@ -111,7 +124,7 @@ impl Post {
             () = desk.answer_streams() => {}
             () = taken_down => {}
         }
-        self.standing.store(false, Ordering::Relaxed);
+        self.condition.standing.store(false, Ordering::Relaxed);
     }
 }
 

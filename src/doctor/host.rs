@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Blocker, Deviation, Disk, Facts, Finding, Gone, Network, Store, Tunnel, Way};
+use super::{Blocker, Deviation, Disk, Facts, Finding, Gone, Names, Network, Store, Tunnel, Way};
 
 /// Bytes below which the disk counts as full: a record has 1 KB, and redb grows by the megabyte.
 const LITTLE: u64 = 16 << 20;
@@ -19,6 +19,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     let findings = singles.into_iter().flatten().chain(drift(facts));
     let findings = findings.chain(facts.blockers.iter().map(blocked)).chain(facts.networks.iter().flat_map(|one| network(one, facts)));
     let findings = findings.chain(facts.store.iter().flat_map(store)).chain(facts.hosts_gone.iter().map(gone));
+    let findings = findings.chain(facts.names.iter().flat_map(names));
     findings.chain(facts.disk.iter().filter_map(disk)).collect()
 }
 
@@ -90,6 +91,16 @@ fn blocked(Blocker { chain, how }: &Blocker) -> Finding {
         "Containers of rsnet's networks do not reach the world, or are not reached: a drop is final, whatever rsnet's own table says.";
     let remedy = "Let that firewall pass rsnet's links (rsb-*, rsv-*, rsx-*); docs/firewall.md says how for firewalld, ufw and iptables.";
     Finding::new("blocked", format!("{chain} {how}"), meaning, remedy)
+}
+
+fn names(names: &Names) -> Option<Finding> {
+    let meaning = "They find containers of this host by name, as without rsnet, and those of other hosts by address only.";
+    if names.unsupported {
+        let what = "containers are not told the names of other hosts' containers: the kernel has no nftables tables with an owner";
+        return Some(Finding::new("names", what, meaning, "Run Linux 5.12 or newer."));
+    }
+    let what = format!("containers that are not told the names of other hosts' containers: {}", names.untold);
+    (names.untold > 0).then(|| Finding::new("names", what, meaning, "See why in the log of rsnet, which tries again twice a second."))
 }
 
 fn network(network: &Network, facts: &Facts) -> Vec<Finding> {

@@ -58,6 +58,7 @@ pub struct Facts {
     pub tunnels: Vec<Tunnel>,
     pub store: Option<Store>,
     pub hosts_gone: Vec<Gone>,
+    pub names: Option<Names>,
     pub disk: Option<Disk>,
     /// Records of this host's store that are not what the daemon knows, in words.
     pub records: Vec<String>,
@@ -141,6 +142,15 @@ pub struct Gone {
     pub address: IpAddr,
     /// Seconds.
     pub since: Option<u64>,
+}
+
+/// Containers that are not told the names of other hosts' containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// How many, by sandbox, that should be told.
+    pub untold: usize,
+    /// The kernel cannot have what it takes: none is told.
+    pub unsupported: bool,
 }
 
 /// Where this host's state is.

@@ -8,6 +8,7 @@ fn healthy() -> Facts {
     Facts {
         looked: true,
         networks: vec![Network { name: "blue".into(), size: Some((1500, way())), ipv6: true, ..Network::default() }],
+        names: Some(Names::default()),
         uplink: Some(Uplink { link: "eth0".into(), not_forwarding: vec![] }),
         store: Some(Store { place: "consul://h".into(), problem: None, ahead: Some(-2) }),
         disk: Some(Disk { directory: "/var/lib/rsnet".into(), free: 1 << 30 }),
@@ -91,6 +92,8 @@ fn every_other_fault_is_named_by_one_finding() {
         ("store", found(|facts| facts.store.as_mut().unwrap().problem = Some("connection refused".into()))),
         ("clock", found(|facts| facts.store.as_mut().unwrap().ahead = Some(31))),
         ("host", found(|facts| facts.hosts_gone = vec![gone])),
+        ("names", found(|facts| facts.names = Some(Names { untold: 2, unsupported: false }))),
+        ("names", found(|facts| facts.names = Some(Names { untold: 0, unsupported: true }))),
         ("disk", found(|facts| facts.disk.as_mut().unwrap().free = 1 << 20)),
         ("records", found(|facts| facts.records = vec!["endpoint x is not stored".into()])),
     ];

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Sources;
 use crate::agent::Planned;
-use crate::doctor::{self, Blocker, Deviation, Disk, Facts, Finding, Gone, Network, Store, Tunnel, Uplink, Way};
+use crate::doctor::{self, Blocker, Deviation, Disk, Facts, Finding, Gone, Names, Network, Store, Tunnel, Uplink, Way};
 use crate::firewall::{Drops, Ours};
 use crate::kernel::{Underlay, describe};
 use crate::model::{IfName, LinkKind, Object, Share};
@@ -55,6 +55,8 @@ impl Sources {
         facts.blind = seen.into_iter().find_map(Result::err);
         facts.store = self.see_store();
         facts.hosts_gone = self.see_hosts();
+        let posts = self.dns.posts();
+        facts.names = Some(Names { untold: posts.failing, unsupported: posts.unsupported });
         facts.disk = embedded::free(&self.data_dir).ok().map(|free| Disk { directory: self.data_dir.display().to_string(), free });
         facts.records = self.see_records().await;
         facts

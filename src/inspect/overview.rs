@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
+use crate::dns::Dns;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::reconcile::{History, Reconciler};
@@ -24,6 +25,7 @@ pub struct Sources {
     /// Where this host's own state is.
     pub data_dir: PathBuf,
     pub started: Instant,
+    pub dns: Arc<Dns>,
 }
 
 /// The daemon that answers.

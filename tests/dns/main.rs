@@ -69,7 +69,7 @@ impl World {
         let wanted: BTreeMap<_, _> = wanted.iter().map(|(container, id)| (container.path.clone(), vec![id.clone()])).collect();
         let _context = self.runtime.enter();
         self.dns.keep(&wanted);
-        let all = Posts { standing: wanted.len(), missing: 0, unsupported: false };
+        let all = Posts { standing: wanted.len(), failing: 0, unsupported: false };
         eventually("all posts stand", || (self.dns.posts() == all).then_some(()));
     }
 }
@@ -297,7 +297,7 @@ fn a_sandbox_that_goes_is_let_go() {
     let _context = world.runtime.enter();
     world.dns.keep(&[(path, vec![blue()])].into());
     eventually("it is gone, and its link", || (!run("ip -br link").contains("outer")).then_some(()));
-    assert_eq!(world.dns.posts(), Posts { standing: 0, missing: 0, unsupported: false });
+    assert_eq!(world.dns.posts(), Posts { standing: 0, failing: 0, unsupported: false });
 }
 
 #[test]
