@@ -84,3 +84,18 @@ fn rule(wanted: &Diverted, protocol: Protocol, to: u16) -> Vec<Vec<Expression>> 
         dnat(Family::V4, true),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_kernel_that_does_not_know_the_flag_is_one_that_cannot() {
+        let kind = |operation, number| explained(Refused { operation, cause: io::Error::from_raw_os_error(number) }).kind();
+        assert_eq!(kind(Some(0), libc::EINVAL), io::ErrorKind::Unsupported);
+        assert_eq!(kind(Some(0), libc::EOPNOTSUPP), io::ErrorKind::Unsupported);
+        for (operation, number) in [(Some(1), libc::EINVAL), (None, libc::EINVAL), (Some(0), libc::EEXIST), (Some(0), libc::EPERM)] {
+            assert_eq!(kind(operation, number), io::Error::from_raw_os_error(number).kind());
+        }
+    }
+}

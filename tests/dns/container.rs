@@ -51,6 +51,11 @@ impl Container {
         let path = directory.join(name);
         std::fs::write(&path, "").unwrap();
         run(&format!("unshare --net={} ip link set lo up", path.display()));
+        Container::at(path)
+    }
+
+    /// What is mounted there.
+    pub fn at(path: PathBuf) -> Container {
         Container { namespace: Arc::new(File::open(&path).unwrap()), path }
     }
 

@@ -216,6 +216,39 @@ fn a_container_has_port_53_for_a_server_of_its_own() {
 }
 
 #[test]
+fn a_container_of_another_user_namespace_is_served_too() {
+    let world = World::new();
+    let path = world.directory.path().join("remapped");
+    std::fs::write(&path, "").unwrap();
+    let mut holder = Command::new("unshare").args(["--user", "--map-root-user", "--net", "sleep", "60"]).spawn().unwrap();
+    let namespace = format!("/proc/{}/ns/net", holder.id());
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    eventually("it is in its namespace", || (std::fs::read_link(&namespace).ok()? != own).then_some(()));
+    run(&format!("mount --bind {namespace} {}", path.display()));
+    let container = Container::at(path);
+    container.within(|| run("ip link set lo up"));
+    container.lead_to("iptables", &Docker::start(&container, "Docker", false));
+    world.keep(&[(&container, blue())]);
+    assert_eq!(addresses(&container.ask(&query(1, "web.", RecordType::A)).unwrap()), WEB);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_table_of_somebody_elses_by_our_name_is_left_alone_and_told() {
+    let world = World::new();
+    let container = world.container("c");
+    container.within(|| run("nft add table ip rsnet-names"));
+    let _context = world.runtime.enter();
+    world.dns.keep(&[(container.path.clone(), vec![blue()])].into());
+    let failing = Posts { standing: 0, failing: 1, unsupported: false };
+    eventually("it is told", || (world.dns.posts() == failing).then_some(()));
+    assert_eq!(container.within(|| run("nft list ruleset")).trim(), "table ip rsnet-names {\n}");
+    container.within(|| run("nft delete table ip rsnet-names"));
+    world.keep(&[(&container, blue())]);
+}
+
+#[test]
 fn a_taken_port_is_no_hindrance() {
     let world = World::new();
     let container = world.container("c");
