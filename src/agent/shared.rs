@@ -20,6 +20,9 @@ use crate::cluster::{self, Lender, View, Wanted};
 use crate::drivers::{self, Mode};
 use crate::model::{Agreement, Network, NetworkId, Share};
 
+/// So often other containers may be faster.
+const TRIES: usize = 5;
+
 /// When what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -179,14 +182,15 @@ impl Agent {
             Err(Error::Address(AddressError::Exhausted { .. })) => {}
             taken => return taken,
         }
-        loop {
+        for _ in 0..TRIES {
             self.grow_or_borrow(subnet).await?;
             match self.take_heard(new).await {
-                // somebody was faster, who needed no more than there was
+                // another container, which did not have to wait, was faster
                 Err(Error::Address(AddressError::Exhausted { .. })) => {}
                 taken => return taken,
             }
         }
+        Err(dry)
     }
 
     /// One more block, or where none is left one address of another host's.

@@ -194,6 +194,9 @@ struct State {
     macs: BTreeMap<(IpNet, Mac), mac::Held>,
     /// Addresses that other hosts were asked for: granted, they are not strays.
     asking: BTreeSet<IpNet>,
+    /// Subnets of which any address was asked for, and until when what others gave, more than one perhaps, is no stray: an owner that never
+    /// hears of what it lent never hears that it came back.
+    borrowing: BTreeMap<IpNet, Instant>,
 }
 
 impl State {

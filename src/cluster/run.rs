@@ -149,6 +149,7 @@ impl Cluster {
         loop {
             let _ = timeout(self.times.again, self.work.notified()).await;
             self.end_rebuilding();
+            self.end_borrowing();
             let (subnets, networks) = self.known(|state| (state.unsettled.clone(), state.unsettled_networks));
             let mut done = !networks || self.settle_networks().await;
             for subnet in subnets {
@@ -157,6 +158,17 @@ impl Cluster {
             if !done {
                 sleep(self.jitter(self.times.again)).await;
             }
+        }
+    }
+
+    /// What others gave and nobody here needs goes back.
+    fn end_borrowing(&self) {
+        let now = Instant::now();
+        if self.known(|state| state.borrowing.values().any(|until| *until <= now)) {
+            self.change(|state| {
+                let over: Vec<IpNet> = state.borrowing.extract_if(.., |_, until| *until <= now).map(|(subnet, _)| subnet).collect();
+                state.unsettled.extend(over);
+            });
         }
     }
 

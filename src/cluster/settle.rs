@@ -5,7 +5,6 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Cluster;
-use super::blocks::single;
 use super::error::Error;
 use super::record::{Records, block_key, encode, subnet_at};
 use super::side::{Side, Write};
@@ -70,13 +69,12 @@ impl Cluster {
     fn decide(&self, subnet: IpNet, records: &Records) -> (bool, Vec<Write>) {
         self.change(|state| {
             let asking = state.asking.clone();
+            let any = state.borrowing.contains_key(&subnet);
             let Some(side) = state.side(subnet) else { return (false, Side::new(subnet, None).writes(&self.me, records, rand::random())) };
             let before = side.clone();
             side.hear(&self.me, records, Instant::now(), self.times.rebuild);
             tell_lost(&before, side);
             let mut writes = side.writes(&self.me, records, rand::random());
-            // Which of them another host gave is looked at by who asked for any.
-            let any = asking.contains(&single(subnet.network()));
             let asked = |block: &IpNet, side: &Side| asking.contains(block) || any && side.is_single(*block);
             writes.retain(|write| !matches!(write, Write::Delete(block, _) if asked(block, side)));
             (true, writes)

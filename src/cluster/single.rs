@@ -124,19 +124,20 @@ impl Cluster {
 
     /// Makes any address this host's that another has free. Within 10 s.
     pub async fn borrow(&self, subnet: IpNet) -> Result<IpAddr, Error> {
-        let any = blocks::single(subnet.network());
-        self.change(|state| state.asking.insert(any));
+        let heard_within = self.views().borrow().of(subnet).map_or(self.times.limit, |standing| standing.heard_within);
+        let until = |time| self.change(|state| state.borrowing.insert(subnet, Instant::now() + time));
+        until(self.times.limit);
         let borrowed = self.within(format!("borrow an address of {subnet}"), self.borrow_now(subnet)).await;
-        self.change(|state| {
-            state.asking.remove(&any);
-            // What came too late, or from several, is given back.
-            state.unsettled.insert(subnet);
-        });
+        until(heard_within);
         borrowed
     }
 
     async fn borrow_now(&self, subnet: IpNet) -> Result<IpAddr, Error> {
         self.register().await?;
+        // More may have been given than was needed.
+        if let Some(address) = self.hold_granted(subnet).await? {
+            return Ok(address);
+        }
         let side = self.known_side(subnet)?;
         let records = self.read(subnet).await?;
         let owners: BTreeSet<String> = side.others(&self.me, &records).map(|(_, found)| found.block.owner.host.clone()).collect();
