@@ -308,18 +308,19 @@ pub fn two_machines_share_a_network_as_the_readme_says(engine: Engine) {
     }
     let [h1, h2] = &hosts;
     h2.sh("rsnet hosts").says("h1");
-    let place = |host| Place::Container(host, "web");
-    for (from, to) in [(h1, h2), (h2, h1)] {
-        let to = addresses(to, "web", "blue")[0];
-        reaches_all(place(from), &[icmp(to)]);
+    for (from, own, other) in [(h1, "web-h1", "web-h2"), (h2, "web-h2", "web-h1")] {
+        wait_until(&format!("{own} to find {other} by name"), PATIENCE, || {
+            let seen = from.docker(&format!("exec {own} ping -c 1 -W 2 {other}"));
+            if seen.succeeded() { Ok(()) } else { Err(seen.to_string()) }
+        });
         let seen = from.sh("rsnet addresses blue");
-        ["h1", "h2", "web"].iter().for_each(|part| drop(seen.says(part).to_owned()));
+        ["h1", "h2", own].iter().for_each(|part| drop(seen.says(part).to_owned()));
     }
     // a plugin that ends and starts again has what it had
     h1.docker(&format!("plugin disable -f {NAME}")).ok();
     h1.docker(&format!("plugin enable {NAME}")).ok();
-    h1.docker("restart -t 0 web").ok();
-    reaches_all(place(h2), &[icmp(addresses(h1, "web", "blue")[0])]);
+    h1.docker("restart -t 0 web-h1").ok();
+    reaches_all(Place::Container(h2, "web-h2"), &[icmp(addresses(h1, "web-h1", "blue")[0])]);
 }
 
 /// Names come from the engine's API, whose socket is made anew under a plugin that outlives the engine.

@@ -12,6 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rsnet::agent::{Agent, Settings};
 use rsnet::cluster::{Cluster, Identity, Times, Uplink};
+use rsnet::dns::Dns;
 use rsnet::firewall::nftables::Nftables;
 use rsnet::inspect::{self, Checkup, Sources};
 use rsnet::kernel::{Netlink, NetlinkConfig};
@@ -105,8 +106,8 @@ async fn build(dir: &TempDir, data_dir: PathBuf) -> (Router, Arc<Reconciler>, Ar
     cluster.leave_by(Uplink { vtep: [10, 77, 0, 2].into(), mtu: 1500, on_link: None });
     let agent = Agent::load(kernel.clone(), store.clone(), reconciler.clone(), cluster, Settings::default()).await.unwrap();
     let agent = Arc::new(agent);
-    let (consul, started) = (None, Instant::now());
-    let sources = Sources { agent: agent.clone(), reconciler: reconciler.clone(), consul, kernel, firewall, data_dir, started };
+    let (consul, started, dns) = (None, Instant::now(), Arc::new(Dns::new(Arc::default())));
+    let sources = Sources { agent: agent.clone(), reconciler: reconciler.clone(), consul, dns, kernel, firewall, data_dir, started };
     let router = plugin::router(driver::router(agent).merge(inspect::state_router(Arc::new(sources))));
     (router, reconciler, store)
 }
