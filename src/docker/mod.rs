@@ -30,6 +30,8 @@ pub use networks::{EngineError, Found, Networks, PoolSpec, Socket, Spec};
 
 /// How long to wait before the engine is asked again. It enables plugins some seconds before its API answers.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long all that runs may take to be looked at before what is known by then counts.
+const TOGETHER: Duration = Duration::from_secs(10);
 /// How many things the engine is asked at a time.
 const AT_ONCE: usize = 16;
 /// Seconds that one answer of the engine may take.
@@ -54,6 +56,8 @@ struct Known {
     containers: BTreeMap<String, Container>,
     /// The engine tells now what runs.
     in_touch: bool,
+    /// It has told of all that runs, in the life of this process.
+    has_told: bool,
 }
 
 #[derive(Default)]
@@ -87,6 +91,11 @@ impl Names {
     /// Whether the engine tells what runs now.
     pub fn in_touch(&self) -> bool {
         self.look(|known| known.in_touch)
+    }
+
+    /// Whether [`Names::containers`] are all that run: not before the engine has told of each.
+    pub fn has_told(&self) -> bool {
+        self.look(|known| known.has_told)
     }
 
     /// Counts what was heard.
@@ -127,12 +136,13 @@ impl Names {
         let mut looks = Looks::new(&engine);
         self.take(News::Networks(list(&engine).await?));
         let running = containers::running(&engine).await?;
-        self.change(|known| {
-            known.containers.retain(|id, _| running.contains(id));
-            known.in_touch = true;
-        });
-        info!(containers = running.len(), "the engine tells names");
+        self.change(|known| known.containers.retain(|id, _| running.contains(id)));
+        let count = running.len();
         running.into_iter().for_each(|id| looks.at_container(id));
+        // one that hangs there does not keep the others from being known
+        let _ = timeout(TOGETHER, self.take_all(&mut looks)).await;
+        self.change(|known| (known.in_touch, known.has_told) = (true, true));
+        info!(containers = count, "the engine tells names");
         let mut events = pin!(engine.events(Some(EventsOptionsBuilder::new().since(&since).filters(&of_interest()).build())));
         loop {
             tokio::select! {
@@ -142,6 +152,13 @@ impl Names {
                 },
                 found = looks.next() => self.take(found),
             }
+        }
+    }
+
+    async fn take_all(&self, looks: &mut Looks<'_>) {
+        while !looks.are_done() {
+            let found = looks.next().await;
+            self.take(found);
         }
     }
 
@@ -224,6 +241,10 @@ impl<'e> Looks<'e> {
     /// No answer of what is under way counts.
     fn forget(&mut self, id: &str) {
         self.latest.remove(id);
+    }
+
+    fn are_done(&self) -> bool {
+        self.latest.is_empty()
     }
 
     fn is_at(&self, id: &str) -> bool {

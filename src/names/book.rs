@@ -68,7 +68,7 @@ impl State {
 }
 
 impl Book {
-    /// What this host has on each of its networks, and which of them other hosts have too. Whether anything is news.
+    /// What this host has on each of its networks (on those left out as before), and which of them other hosts have too. Whether anything is news.
     pub fn set(&self, here: BTreeMap<IpNet, Vec<Named>>, shared: BTreeMap<String, BTreeSet<IpNet>>) -> bool {
         let mut state = self.state();
         let mut news = state.shared != shared;
@@ -91,6 +91,11 @@ impl Book {
         let says: Vec<Said> = shared.iter().filter(is_new).filter_map(|network| self.says(&state, *network)).collect();
         let asks: BTreeSet<IpNet> = shared.iter().filter(|network| !self.directory.has_heard(host, **network)).copied().collect();
         (!says.is_empty() || !asks.is_empty()).then_some(Message { says, asks })
+    }
+
+    /// Whether all networks that a message is about are known here.
+    pub fn has_all(&self, message: &Message) -> bool {
+        message.says.iter().map(|said| said.network).chain(message.asks.iter().copied()).all(|network| self.directory.has(network))
     }
 
     /// What is answered to a host.
@@ -126,7 +131,7 @@ impl Book {
     /// None: this host does not have the network. Under the lock, so that what is said has its own number.
     fn says(&self, state: &State, network: IpNet) -> Option<Said> {
         let number = state.said.get(&network).copied().unwrap_or_default();
-        Some(Said { network, number, containers: self.directory.here(network)? })
+        self.directory.has(network).then(|| Said { network, number, containers: self.directory.here(network) })
     }
 
     /// An earlier process of this host, by a clock that went ahead, used larger numbers.

@@ -163,9 +163,14 @@ impl Directory {
         news
     }
 
-    /// This host's containers on a network; none: it has no such network.
-    pub fn here(&self, key: IpNet) -> Option<Vec<Named>> {
-        Some(self.read().here.get(&key)?.all.clone())
+    /// This host's containers on a network.
+    pub fn here(&self, key: IpNet) -> Vec<Named> {
+        self.read().here.get(&key).map_or_else(Vec::new, |page| page.all.clone())
+    }
+
+    /// Whether this host has the network.
+    pub fn has(&self, key: IpNet) -> bool {
+        self.read().zones.values().any(|zone| zone.key() == Some(key))
     }
 
     /// The other hosts that are alive.

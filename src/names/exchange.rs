@@ -34,8 +34,10 @@ pub fn routes(names: Arc<Names>) -> Router {
 
 async fn told(State(names): State<Arc<Names>>, Extension(Asker(host)): Extension<Asker>, body: Bytes) -> Response {
     peers::call(body, async |message: Message| {
-        // a network may be new here
-        names.look();
+        if !names.book.has_all(&message) {
+            // one may be new here
+            names.look();
+        }
         Ok::<Answer, Infallible>(names.book.answer(&host, message))
     })
     .await

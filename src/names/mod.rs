@@ -123,7 +123,8 @@ impl Names {
         let shared = shared(&view, zones.values());
         let here = self.here();
         let of_zone = |(id, zone): (&NetworkId, &Zone)| Some((zone.key()?, here.get(id).cloned().unwrap_or_default()));
-        let here = zones.iter().filter_map(of_zone).collect();
+        // half of what runs would take the names of the other half from the other hosts
+        let here = if self.engine.has_told() { zones.iter().filter_map(of_zone).collect() } else { BTreeMap::new() };
         self.directory().set_zones(zones);
         self.directory().set_hosts(&hosts, alive);
         if self.book.set(here, shared) {

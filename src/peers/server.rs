@@ -1,9 +1,10 @@
 //! Where other hosts ask this one: on its outer address only, wherever that is now.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -27,11 +28,13 @@ use super::{HOST, LARGEST, Secret, own_address};
 use crate::cluster::View;
 
 /// A request's head must come within this time; so long is an unused connection kept.
-const HEAD: Duration = Duration::from_secs(30);
+const HEAD: Duration = Duration::from_secs(20);
 /// How long one answer may take, body and all.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How many connections there are at a time: two for each of a thousand hosts. More wait.
 const CONNECTIONS: usize = 2048;
+/// How many of them from one address: a host uses one or two, and its containers, who may come by its address, cannot take the others' place.
+const OF_ONE: usize = 64;
 /// Between two tries to listen.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -64,16 +67,18 @@ async fn moved(views: &mut watch::Receiver<Arc<View>>, from: IpAddr) {
 async fn listen(at: SocketAddr, routes: &Router) {
     let listener = bind(at).await;
     info!(%at, "listening to other hosts");
-    let (room, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
+    let (room, sources, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), Sources::default(), JoinSet::new());
     loop {
         while connections.try_join_next().is_some() {}
         // never closed
         let seat = room.clone().acquire_owned().await.ok();
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let routes = routes.clone();
+            Ok((stream, from)) => {
+                let (place, routes) = (sources.enter(from.ip()), routes.clone());
                 connections.spawn(async move {
-                    converse(stream, routes).await;
+                    if let Some(_place) = place {
+                        converse(stream, routes).await;
+                    }
                     drop(seat);
                 });
             }
@@ -81,6 +86,39 @@ async fn listen(at: SocketAddr, routes: &Router) {
                 debug!(%error, "accept another host's connection");
                 sleep(Duration::from_millis(100)).await;
             }
+        }
+    }
+}
+
+/// How many connections there are from each address.
+#[derive(Clone, Default)]
+struct Sources(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them, until it is dropped.
+struct Place(Sources, IpAddr);
+
+impl Sources {
+    /// None: there are enough.
+    fn enter(&self, from: IpAddr) -> Option<Place> {
+        let mut counts = self.counts();
+        let count = counts.entry(from).or_default();
+        let free = *count < OF_ONE;
+        *count += usize::from(free);
+        free.then(|| Place(self.clone(), from))
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        // each change is of one number
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.0.counts();
+        match counts.get_mut(&self.1) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(counts.remove(&self.1)),
         }
     }
 }
@@ -251,6 +289,24 @@ mod tests {
             connection.read_exact(&mut answer).await.unwrap();
             assert_eq!(&answer, b"HTTP/1.1 401");
         }
+    }
+
+    #[tokio::test]
+    async fn connections_that_say_nothing_keep_no_other_host_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let (port, views, shared) = listening(&directory, "127.0.7.5").await;
+        let b = Peers::new("b".to_owned(), port, secret(store(&directory, "b"), shared).await, views.subscribe());
+        greet(&b).await.unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..=OF_ONE {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.7.6:0".parse().unwrap()).unwrap();
+            silent.push(socket.connect(format!("127.0.7.5:{port}").parse().unwrap()).await.unwrap());
+        }
+        let closed = silent.last_mut().unwrap().read(&mut [0; 1]).await;
+        assert!(closed.as_ref().is_ok_and(|read| *read == 0) || closed.is_err(), "the last of them has no place: {closed:?}");
+        let other = Peers::new("c".to_owned(), port, b.secret.clone(), views.subscribe());
+        assert_eq!(other.ask_json::<String>("a", "/greet", &"x").await.unwrap(), "hello x of c");
     }
 
     #[tokio::test]

@@ -64,6 +64,17 @@ pub fn what_containers_are_called_is_known_on_the_other_hosts(engine: Engine) {
     }
     h2.docker("exec web1 ping -c 1 -W 2 shell").ok();
 
+    // a LAN whose addresses the hosts share is a network like that
+    for host in [h1, h2] {
+        let lan = "-d rsnet --ipam-driver rsnet -o mode=macvlan -o parent=eth0 --subnet 10.77.0.0/24 --gateway 10.77.0.1";
+        host.docker(&format!("network create {lan} lan")).ok();
+    }
+    run(h2, "printer", "--network lan --network-alias paper");
+    wait_until("the printer to be known", PATIENCE, || match &try_known(h1, "lan", "h2")?[..] {
+        [(names, at)] if names.contains(&"paper".to_owned()) && *at == addresses(h2, "printer", "lan") => Ok(()),
+        known => Err(format!("{known:?}")),
+    });
+
     let mut figures = Vec::new();
     for _ in 0..5 {
         h2.docker("kill web1").ok();
