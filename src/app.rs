@@ -91,10 +91,11 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     let peers = listening.as_ref().map(peer).map(Arc::new);
     let agent_settings = agent::Settings { way: settings.attach, shared: consul.is_some() };
     let agent = Arc::new(Agent::load(kernel.clone(), store.clone(), reconciler.clone(), cluster.clone(), agent_settings).await?);
+    let others = peers.clone().map(|peers| Arc::new(spread::Asked { peers, views: cluster.views() }) as Arc<dyn spread::Others>);
     let names = Names::new(settings.host.clone(), agent.clone(), cluster.views(), peers);
     let dns = Arc::new(Dns::new(names.directory().clone()));
     let metrics = Arc::new(Metrics::default());
-    let spread = spreading(&settings, &consul, store, &agent).map(Arc::new);
+    let spread = spreading(&settings, &consul, store, &agent, others).map(Arc::new);
     let sources = Arc::new(Sources {
         agent: agent.clone(),
         reconciler: reconciler.clone(),
@@ -123,7 +124,13 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
 }
 
 /// Networks that appear by themselves, if that is wanted and can be.
-fn spreading(settings: &Settings, consul: &Option<Arc<Consul>>, own: Arc<dyn Store>, agent: &Arc<Agent>) -> Option<Spread> {
+fn spreading(
+    settings: &Settings,
+    consul: &Option<Arc<Consul>>,
+    own: Arc<dyn Store>,
+    agent: &Arc<Agent>,
+    others: Option<Arc<dyn spread::Others>>,
+) -> Option<Spread> {
     let (Some(shared), Some(socket)) = (consul, &settings.docker) else {
         if settings.spread {
             warn!("RSNET_SPREAD=on does nothing here: it needs RSNET_STORE=consul://… and the engine's API, RSNET_DOCKER");
@@ -131,7 +138,7 @@ fn spreading(settings: &Settings, consul: &Option<Arc<Consul>>, own: Arc<dyn Sto
         return None;
     };
     let (engine, agent) = (Arc::new(docker::Socket(socket.clone())), agent.clone());
-    settings.spread.then(|| Spread::new(settings.host.clone(), shared.clone(), own, engine, move |id| agent.shares(id)))
+    settings.spread.then(|| Spread::new(settings.host.clone(), shared.clone(), own, engine, others, move |id| agent.shares(id)))
 }
 
 /// What tells this machine from another that gets its name: random, on its own disk.
@@ -181,7 +188,7 @@ impl App {
             tokio::spawn(async move { cluster.run().await }),
         ];
         let store = self.consul.as_ref().map(|consul| consul.address().authority.clone());
-        let (views, routes) = (self.cluster.views(), self.names.routes());
+        let (views, routes) = (self.cluster.views(), self.names.routes().merge(spread::routes(self.spread.clone())));
         background.push(tokio::spawn(self.names.run()));
         background.extend(self.listening.iter().map(|(secret, _)| tokio::spawn(secret.clone().follow())));
         background.extend(self.listening.map(|(secret, port)| tokio::spawn(peers::serve(routes, secret, views, port))));

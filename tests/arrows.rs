@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["model", "addresses", "cluster", "docker", "drivers", "kernel", "reconcile", "store"]),
     ("names", &["model", "agent", "cluster", "docker", "peers"]),
     ("dns", &["model", "kernel", "firewall", "names"]),
-    ("spread", &["model", "docker", "drivers", "plugin", "store"]),
+    ("spread", &["model", "cluster", "docker", "drivers", "peers", "plugin", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
     ("inspect", &["agent", "dns", "doctor", "firewall", "kernel", "model", "names", "plugin", "reconcile", "store"]),

@@ -74,6 +74,9 @@ pub trait Networks: Send + Sync {
     /// Who uses it, if containers do: then it stays. One that is gone is removed.
     async fn remove(&self, id: &NetworkId) -> Result<Vec<String>, EngineError>;
 
+    /// The names of the containers on it; none if that cannot be told.
+    async fn users(&self, id: &NetworkId) -> Vec<String>;
+
     /// Notifies whenever a network comes or goes, until it is dropped.
     async fn follow(&self, changed: &Notify);
 }
@@ -113,6 +116,13 @@ impl Networks for Socket {
                 if users.is_empty() { Err(failed(action())(error)) } else { Ok(users) }
             }
             Ok(()) => Ok(vec![]),
+        }
+    }
+
+    async fn users(&self, id: &NetworkId) -> Vec<String> {
+        match connect(&self.0).await {
+            Ok(engine) => users(&engine, id).await,
+            Err(_) => vec![],
         }
     }
 

@@ -5,9 +5,11 @@
 //! changes. Nothing is on the way of a call: what the engine is asked to make comes back as a call like any other. So there is no loop either: a
 //! network that is as its record says is not told to anybody.
 //!
-//! An engine removes a network whatever its driver answers. So one that is still in use elsewhere cannot be kept: it comes back.
+//! An engine removes a network whatever its driver answers. So one that is still in use elsewhere cannot be kept: it comes back. The other
+//! hosts are asked first, so that they need not remove theirs; what they do then is right whatever they answered.
 
 mod decide;
+mod others;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +29,8 @@ use crate::docker::{EngineError, Found, Networks, Spec};
 use crate::model::NetworkId;
 use crate::plugin::reply;
 use crate::store::{Entry, Expect, InvalidKey, Key, Prefix, Store, StoreError};
+pub use others::{Asked, Others, routes};
+
 use decide::{Act, Followed, Here, Record, decide};
 
 /// How often all is looked at though nothing was heard: what failed is tried again.
@@ -63,6 +67,8 @@ pub struct Spread {
     shared: Arc<dyn Store>,
     own: Arc<dyn Store>,
     engine: Arc<dyn Networks>,
+    /// None: they cannot be asked.
+    others: Option<Arc<dyn Others>>,
     is_shared: Box<dyn Fn(&NetworkId) -> bool + Send + Sync>,
     problems: Mutex<BTreeMap<String, String>>,
 }
@@ -82,9 +88,10 @@ impl Spread {
         shared: Arc<dyn Store>,
         own: Arc<dyn Store>,
         engine: Arc<dyn Networks>,
+        others: Option<Arc<dyn Others>>,
         is_shared: impl Fn(&NetworkId) -> bool + Send + Sync + 'static,
     ) -> Self {
-        Spread { host, shared, own, engine, is_shared: Box::new(is_shared), problems: Mutex::default() }
+        Spread { host, shared, own, engine, others, is_shared: Box::new(is_shared), problems: Mutex::default() }
     }
 
     /// What is not as it should be, by the names of networks: for people.
@@ -175,11 +182,7 @@ impl Spread {
             (Act::Announce(birth), Some(here), _) => self.announce(known, here, birth.unwrap_or_else(rand::random), vec![]).await?,
             (Act::Follow(birth), Some(here), _) => self.remember(name, birth, &here.id).await?,
             (Act::Create, _, Some((record, _))) => self.create(name, record).await?,
-            (Act::Withdraw, _, Some((record, version))) => {
-                info!(network = %name, "removed here; the other hosts remove it too");
-                let gone = Record { by: self.host.clone(), at: now(), spec: None, used: vec![], ..record.clone() };
-                self.write(name, &gone, Expect::Version(*version)).await?;
-            }
+            (Act::Withdraw, _, Some((record, version))) => self.withdraw(name, record, *version).await?,
             (Act::Remove, Some(here), Some((record, _))) => return self.remove(known, here, record).await,
             (Act::Forget, ..) => {
                 self.own.delete(&Key::new(format!("{MEMORY}/{name}"))?, Expect::Any).await?;
@@ -199,6 +202,29 @@ impl Spread {
         self.write(name, &record, expect).await?;
         info!(network = %name, "the other hosts are told to have this network");
         self.remember(name, birth, &here.id).await
+    }
+
+    /// Says that it is to go, unless it is in use.
+    async fn withdraw(&self, name: &str, record: &Record, version: u64) -> Result<(), Error> {
+        let users = match &self.others {
+            Some(others) => others.users(name).await,
+            None => BTreeMap::new(),
+        };
+        if let Some((by, used)) = users.into_iter().next() {
+            return self.create(name, &Record { by, used, ..record.clone() }).await;
+        }
+        info!(network = %name, "removed here; the other hosts remove it too");
+        let gone = Record { by: self.host.clone(), at: now(), spec: None, used: vec![], ..record.clone() };
+        self.write(name, &gone, Expect::Version(version)).await
+    }
+
+    /// The containers on this host's network of the name, for whom it would have to stay.
+    async fn users_here(&self, name: &str) -> Vec<String> {
+        let networks = self.engine.all().await.unwrap_or_default();
+        match networks.into_iter().find(|found| found.name == name && found.spec.is_some()) {
+            Some(found) => self.engine.users(&found.id).await,
+            None => vec![],
+        }
     }
 
     async fn create(&self, name: &str, record: &Record) -> Result<(), Error> {

@@ -61,6 +61,11 @@ impl Networks for Fake {
         Ok(vec![])
     }
 
+    async fn users(&self, id: &NetworkId) -> Vec<String> {
+        let name = self.networks.lock().unwrap()[id].0.clone();
+        if self.used.lock().unwrap().contains(&name) { vec!["web".to_owned()] } else { vec![] }
+    }
+
     async fn follow(&self, _: &Notify) {}
 }
 
@@ -80,7 +85,7 @@ fn hosts(names: &[&str]) -> (TempDir, Arc<Embedded>, Vec<Host>) {
     let (directory, shared) = disk();
     let host = |name: &&str| {
         let ((_disk, own), engine) = (disk(), Arc::new(Fake::default()));
-        Host { spread: Spread::new((*name).to_owned(), shared.clone(), own, engine.clone(), |_| true), engine, _disk }
+        Host { spread: Spread::new((*name).to_owned(), shared.clone(), own, engine.clone(), None, |_| true), engine, _disk }
     };
     let hosts = names.iter().map(host).collect();
     (directory, shared, hosts)
@@ -143,6 +148,41 @@ async fn what_is_in_use_elsewhere_comes_back() {
     hosts[2].engine.rm("blue");
     rest(&all(&hosts)).await;
     assert!(hosts.iter().all(|host| host.engine.has("blue").is_none()));
+}
+
+/// Hosts that can be asked.
+struct Reached(Vec<Arc<Spread>>);
+
+#[async_trait]
+impl Others for Reached {
+    async fn users(&self, name: &str) -> BTreeMap<String, Vec<String>> {
+        let mut users = BTreeMap::new();
+        for host in &self.0 {
+            users.insert(host.host.clone(), host.users_here(name).await);
+        }
+        users.into_iter().filter(|(_, users)| !users.is_empty()).collect()
+    }
+}
+
+#[tokio::test]
+async fn where_others_can_be_asked_none_removes_what_one_of_them_uses() {
+    let (_disk, _store, mut hosts) = hosts(&["a", "b", "c"]);
+    hosts[0].engine.make("blue", Some(spec("10.50.0.0/16")));
+    rest(&all(&hosts)).await;
+    hosts[1].engine.used.lock().unwrap().insert("blue".to_owned());
+    let mut asking = hosts.remove(0);
+    let others = hosts.into_iter().map(|host| (Arc::new(host.spread), host.engine, host._disk)).collect::<Vec<_>>();
+    asking.spread.others = Some(Arc::new(Reached(others.iter().map(|(spread, ..)| spread.clone()).collect())));
+    asking.engine.rm("blue");
+    for _ in 0..4 {
+        asking.spread.round().await.unwrap();
+        for (spread, ..) in &others {
+            spread.round().await.unwrap();
+        }
+    }
+    let made = |engine: &Fake| engine.made.load(Ordering::Relaxed);
+    assert_eq!((made(&asking.engine), others.iter().map(|(_, engine, _)| made(engine)).collect::<Vec<_>>()), (1, vec![1, 1]));
+    assert!(asking.engine.has("blue").is_some());
 }
 
 #[tokio::test]
