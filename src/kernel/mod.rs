@@ -14,8 +14,10 @@ mod netlink;
 mod observe;
 mod port;
 mod ports;
+mod probe;
 mod route;
 pub mod sandbox;
+mod sight;
 mod sysctl;
 mod underlay;
 mod vxlan;
@@ -25,14 +27,14 @@ mod wire;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::model::{Attachment, HostLink, IfName, Key, Mac, Object, PortRange, Protocol};
+use crate::model::{Answer, Attachment, HostLink, IfName, Key, Mac, Object, PortRange, Probe, Protocol, Question, Sight};
 
 pub use netlink::{Netlink, NetlinkConfig};
 pub use route::PROTOCOL;
@@ -91,6 +93,26 @@ pub trait Kernel: Send + Sync {
     async fn tune(&self, attachment: &Attachment) -> Result<bool, KernelError>;
     /// Where the container's link of an attachment is, as far as it can be told without a look at the sandbox.
     fn whereabouts(&self, attachment: &Attachment) -> Whereabouts;
+    /// What the host's namespace, or a container's, would do with a packet. Asks the kernel, sends nothing.
+    async fn sight(&self, sandbox: Option<&Path>, question: &Question) -> Result<Sight, KernelError> {
+        let _ = sandbox;
+        Err(cannot("look for the way", question.flow.to.to_string()))
+    }
+    /// Sends one packet from a container's namespace and waits for its answer.
+    async fn probe(&self, sandbox: &Path, probe: &Probe, patience: Duration) -> Result<Answer, KernelError> {
+        let _ = (sandbox, patience);
+        Err(cannot("ask", probe.flow.to.to_string()))
+    }
+    /// In which of the namespaces the address is one of its own.
+    async fn which_have(&self, address: IpAddr, sandboxes: Vec<PathBuf>) -> Vec<PathBuf> {
+        let _ = (address, sandboxes);
+        Vec::new()
+    }
+}
+
+/// What a kernel that is none does not do.
+fn cannot(operation: &'static str, object: String) -> KernelError {
+    KernelError { operation, object, cause: io::ErrorKind::Unsupported.into() }
 }
 
 /// Where the container's link of an attachment is.
@@ -174,15 +196,5 @@ pub struct KernelError {
 
 /// An object as an error names it.
 pub fn describe(key: &Key) -> String {
-    match key {
-        Key::HostPort { protocol, host, ports } => format!("host port {ports}/{protocol} on {host}"),
-        Key::HostSysctl(path) | Key::LinkSysctl(path) => format!("sysctl net/{path}"),
-        Key::Link(name) => format!("link {name}"),
-        Key::Address(link, address) => format!("address {address} on {link}"),
-        Key::Neighbour(link, address) => format!("neighbour {address} on {link}"),
-        Key::Fdb(link, mac) => format!("forwarding to {mac} on {link}"),
-        Key::Route { destination, link } => format!("route to {destination} on {link}"),
-        Key::Attachment(host) => format!("attachment {host}"),
-        Key::Port(link) => format!("bridge port {link}"),
-    }
+    key.to_string()
 }
