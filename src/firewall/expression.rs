@@ -311,6 +311,27 @@ fn nat(kind: u32, family: Family, port_at: Option<u32>) -> Vec<Expression> {
     vec![expression("nat", address.into_iter().chain(port).collect::<Vec<_>>())]
 }
 
+/// The packet has these bytes at `offset` of its network (1) or transport (2) header.
+pub fn bytes_at(base: u32, offset: u32, with: &[u8]) -> Vec<Expression> {
+    vec![payload(base, offset, with.len() as u32, 0), compare(EQ, with)]
+}
+
+/// `meta protocol`, which frames on a bridge have as well.
+pub fn ethertype(kind: [u8; 2]) -> Vec<Expression> {
+    vec![meta(1, 0), compare(EQ, &kind)]
+}
+
+/// Its transport protocol, by number.
+pub fn protocol(number: u8) -> Vec<Expression> {
+    begins(Field::L4proto, &[number])
+}
+
+/// From here on the packet is traced (`meta nftrace set 1`).
+pub fn traced() -> Vec<Expression> {
+    let one = expression("immediate", [number(1, register(0)), nest(2, [bytes(1, [1])])]);
+    vec![one, expression("meta", [number(2, 12), number(3, register(0))])]
+}
+
 pub fn masquerade() -> Vec<Expression> {
     vec![expression("masq", [])]
 }

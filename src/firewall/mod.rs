@@ -40,6 +40,7 @@ mod legacy;
 pub mod nftables;
 mod socket;
 mod table;
+mod trace;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -49,7 +50,8 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::model::{Entry, IfName};
+use crate::model::{Entry, IfName, Trace};
+pub use trace::Tracer;
 
 /// The packet filter of one host as a set of entries under constant rules.
 #[async_trait]
@@ -65,6 +67,11 @@ pub trait Firewall: Send + Sync {
     async fn blockers(&self, ours: &Ours) -> Result<Vec<Blocker>, FirewallError>;
     /// Takes our table and our way through iptables' `FORWARD` away.
     async fn clear(&self) -> Result<(), FirewallError>;
+    /// Follows packets on this host, until the value is dropped.
+    fn trace(&self, what: &Trace) -> Result<Tracer, FirewallError> {
+        let failed = |cause| FirewallError { operation: "trace", object: format!("packets to {}", what.flow.to), cause };
+        Tracer::start(what).map_err(failed)
+    }
     /// Wakes when somebody else changed our table or the chains we depend on. To be called once.
     fn changes(&self) -> mpsc::Receiver<()>;
 }

@@ -4,6 +4,7 @@ mod flows;
 mod lab;
 mod legacy;
 mod subnets;
+mod trace;
 mod traffic;
 mod tunnels;
 
