@@ -1,6 +1,6 @@
 //! What the looks at the whole host found and did since this process began: for people and for metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -22,7 +22,12 @@ pub struct History {
     pub healed: BTreeMap<&'static str, u64>,
     /// The last that was mended, and when.
     pub last_healed: Option<(Instant, String)>,
+    /// The last that were mended, the last first; no key: something of the firewall.
+    pub recent: VecDeque<(Instant, Option<Key>)>,
 }
+
+/// How many of them are remembered.
+const RECENT: usize = 64;
 
 /// One look at the whole host.
 #[derive(Clone, Debug)]
@@ -46,8 +51,8 @@ impl Default for History {
     fn default() -> Self {
         // from 1 ms on: a host with nothing on it; up to 8 s
         let seconds = Histogram::new(exponential_buckets(0.001, 2.0, 14));
-        let (looks, last, found, healed, last_healed) = Default::default();
-        History { looks, seconds, last, found, healed, last_healed }
+        let (looks, last, found, healed, last_healed, recent) = Default::default();
+        History { looks, seconds, last, found, healed, last_healed, recent }
     }
 }
 
@@ -60,6 +65,13 @@ impl History {
         self.count(|history| &mut history.healed, kind, count);
         if self.looks > 0 {
             self.last_healed = Some((Instant::now(), what));
+        }
+    }
+
+    pub(super) fn remember(&mut self, what: Option<Key>) {
+        if self.looks > 0 {
+            self.recent.truncate(RECENT - 1);
+            self.recent.push_front((Instant::now(), what));
         }
     }
 

@@ -147,6 +147,14 @@ impl Reconciler {
         Ok(Comparison { objects: self.deviations().await?, firewall: self.firewall.compare(&entries).await? })
     }
 
+    /// What does not stand as these owners planned it; mends nothing.
+    pub async fn rows(&self, owners: &[Owner]) -> Result<Vec<Deviation>, Error> {
+        let _shared = self.whole.read().await;
+        let of_them =
+            |one: &Deviation| matches!(one, Deviation::Missing(owner, _) | Deviation::Altered(owner, _) if owners.contains(owner));
+        Ok(self.deviations().await?.into_iter().filter(of_them).collect())
+    }
+
     /// How the kernel differs from all plans. What waits to be deleted is no difference.
     async fn deviations(&self) -> Result<Vec<Deviation>, Error> {
         let waiting: BTreeSet<IfName> = self.disposal.waiting().iter().filter_map(Key::link).cloned().collect();
@@ -171,6 +179,7 @@ impl Reconciler {
                     let what = describe(&key);
                     info!(object = what, owner = owner.map(tracing::field::display), "mended");
                     self.tally().healed(kind(&key), 1, what.clone());
+                    self.tally().remember(Some(key));
                     report.note(1, [what]);
                 }
                 Err(error) => report.failed.push(error.into()),
@@ -186,6 +195,7 @@ impl Reconciler {
                 info!(count, "mended in the firewall");
                 self.tally().found(FIREWALL, count);
                 self.tally().healed(FIREWALL, count, "the firewall".to_owned());
+                self.tally().remember(None);
                 report.note(count, [format!("{count} differences in the firewall")]);
             }
             Err(error) => report.failed.push(error.into()),
