@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::routing::post;
 use futures_util::FutureExt;
 use listenfd::ListenFd;
 use tokio::net::TcpListener;
@@ -14,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::agent::{self, Agent};
+use crate::agent::{self, Agent, Explainer, HostAnswer, HostQuestion, OtherHosts};
 use crate::cluster::{Cluster, Identity, Times, Uplink};
 use crate::config::{self, Settings};
 use crate::dns::Dns;
@@ -23,8 +27,8 @@ use crate::firewall::nftables::Nftables;
 use crate::inspect::Sources;
 use crate::kernel::sandbox::Mounts;
 use crate::kernel::{Kernel, Netlink, NetlinkConfig, Underlay};
-use crate::model::OnLink;
-use crate::names::Names;
+use crate::model::{NetworkId, OnLink};
+use crate::names::{Directory, Names};
 use crate::peers::{self, Peers, Secret};
 use crate::plugin::{self, Sockets};
 use crate::reconcile::Reconciler;
@@ -65,6 +69,7 @@ pub struct App {
     consul: Option<Arc<Consul>>,
     dns: Arc<Dns>,
     names: Arc<Names>,
+    explainer: Arc<Explainer>,
     /// What other hosts know this one by, and the port where they ask it; none: there are none, or hosts do not ask each other.
     listening: Option<(Arc<Secret>, u16)>,
     spread: Option<Arc<Spread>>,
@@ -92,7 +97,7 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     let agent_settings = agent::Settings { way: settings.attach, shared: consul.is_some() };
     let agent = Arc::new(Agent::load(kernel.clone(), store.clone(), reconciler.clone(), cluster.clone(), agent_settings).await?);
     let others = peers.clone().map(|peers| Arc::new(spread::Asked { peers, views: cluster.views() }) as Arc<dyn spread::Others>);
-    let names = Names::new(settings.host.clone(), agent.clone(), cluster.views(), peers);
+    let names = Names::new(settings.host.clone(), agent.clone(), cluster.views(), peers.clone());
     let dns = Arc::new(Dns::new(names.directory().clone()));
     let metrics = Arc::new(Metrics::default());
     let spread = spreading(&settings, &consul, store, &agent, others).map(Arc::new);
@@ -106,7 +111,11 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         started: Instant::now(),
         dns: dns.clone(),
     });
-    let told = inspect::router(agent.clone(), names.clone()).merge(inspect::state_router(sources));
+    let others = Others { peers, directory: names.directory().clone() };
+    let explainer = Arc::new(Explainer::new(settings.host.clone(), agent.clone(), firewall, Arc::new(others)));
+    let told = inspect::router(agent.clone(), names.clone())
+        .merge(inspect::state_router(sources))
+        .merge(inspect::explain_router(explainer.clone()));
     let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(told).merge(spread::router(spread.clone()));
     let shown = match settings.metrics {
         Some(address) => Some((TcpListener::bind(address).await?, metrics.router())),
@@ -120,7 +129,23 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
         cluster.leave_by(Uplink { vtep: Ipv4Addr::LOCALHOST.into(), mtu: ETHERNET, on_link: None });
     }
     let (underlay, docker) = (settings.underlay, settings.docker);
-    Ok(App { agent, reconciler, cluster, kernel, underlay, sockets, router, metrics: shown, docker, consul, dns, names, listening, spread })
+    Ok(App {
+        agent,
+        reconciler,
+        cluster,
+        kernel,
+        underlay,
+        sockets,
+        router,
+        metrics: shown,
+        docker,
+        consul,
+        dns,
+        names,
+        explainer,
+        listening,
+        spread,
+    })
 }
 
 /// Networks that appear by themselves, if that is wanted and can be.
@@ -188,7 +213,8 @@ impl App {
             tokio::spawn(async move { cluster.run().await }),
         ];
         let store = self.consul.as_ref().map(|consul| consul.address().authority.clone());
-        let (views, routes) = (self.cluster.views(), self.names.routes().merge(spread::routes(self.spread.clone())));
+        let routes = self.names.routes().merge(spread::routes(self.spread.clone())).merge(questions(self.explainer));
+        let views = self.cluster.views();
         background.push(tokio::spawn(self.names.run()));
         background.extend(self.listening.iter().map(|(secret, _)| tokio::spawn(secret.clone().follow())));
         background.extend(self.listening.map(|(secret, port)| tokio::spawn(peers::serve(routes, secret, views, port))));
@@ -225,6 +251,32 @@ async fn answer_in_sandboxes(dns: Arc<Dns>, agent: Arc<Agent>) {
         sleep(GATHERED).await;
         tokio::select! { () = agent.sandboxes_change() => {}, _ = mounted => {}, () = sleep(SANDBOXES) => {} }
     }
+}
+
+/// The other hosts, as the search for a fault asks them.
+struct Others {
+    peers: Option<Arc<Peers>>,
+    directory: Arc<Directory>,
+}
+
+#[async_trait]
+impl OtherHosts for Others {
+    async fn ask(&self, host: &str, question: &HostQuestion) -> Result<HostAnswer, String> {
+        let peers = self.peers.as_ref().ok_or("hosts do not ask each other here (RSNET_PEER_PORT is 0, or there is no Consul)")?;
+        peers.ask_json(host, "/explain", question).await.map_err(|error| error.to_string())
+    }
+
+    fn addresses(&self, networks: &[NetworkId], name: &str) -> Vec<IpAddr> {
+        self.directory.addresses(networks, &name.to_ascii_lowercase()).unwrap_or_default()
+    }
+}
+
+/// What they ask here.
+fn questions(explainer: Arc<Explainer>) -> Router {
+    let answer = async |State(explainer): State<Arc<Explainer>>, body: Bytes| {
+        peers::call(body, async |question: HostQuestion| explainer.answer(&question).await).await
+    };
+    Router::new().route("/explain", post(answer)).with_state(explainer)
 }
 
 /// What may say by which way this host's tunnels leave: the setting alone, or else the way to the store, or that to anywhere. The addresses

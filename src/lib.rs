@@ -11,6 +11,7 @@ pub mod docker;
 pub mod doctor;
 pub mod driver;
 pub mod drivers;
+pub mod explain;
 pub mod firewall;
 pub mod inspect;
 pub mod ipam;

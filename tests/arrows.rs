@@ -20,14 +20,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("config", &["model", "peers", "store"]),
     ("reconcile", &["model", "kernel", "firewall"]),
-    ("agent", &["model", "addresses", "cluster", "docker", "drivers", "kernel", "reconcile", "store"]),
+    ("explain", &["model"]),
+    ("agent", &["model", "addresses", "cluster", "docker", "drivers", "explain", "firewall", "kernel", "reconcile", "store"]),
     ("names", &["model", "agent", "cluster", "docker", "peers"]),
     ("dns", &["model", "kernel", "firewall", "names"]),
     ("spread", &["model", "cluster", "docker", "drivers", "peers", "plugin", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
     ("inspect", &["agent", "dns", "doctor", "firewall", "kernel", "model", "names", "plugin", "reconcile", "store"]),
-    ("cli", &["agent", "app", "config", "docker", "doctor", "inspect", "model", "names", "telemetry"]),
+    ("cli", &["agent", "app", "config", "docker", "doctor", "explain", "inspect", "model", "names", "telemetry"]),
 ];
 
 /// A library → the rooms that name it: one, unless it is a layer below several.

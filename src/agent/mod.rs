@@ -9,6 +9,7 @@
 mod addressing;
 mod alter;
 mod endpoints;
+mod explain;
 mod holders;
 mod locks;
 mod networks;
@@ -38,6 +39,7 @@ use crate::store::{Expect, InvalidKey, Key, Store, StoreError};
 pub use addressing::{NewAddress, NewPool, SPACE, pool_id};
 pub use alter::{ChangeSources, Sources};
 pub use endpoints::{Joined, NewEndpoint};
+pub use explain::{Explainer, HostAnswer, HostQuestion, Hosts as OtherHosts, Looked, Party, Why};
 pub use holders::{Holder, Holders, Holding, Of};
 pub use networks::NewNetwork;
 pub use overview::{EndpointSeen, NetworkSeen, Planned};

@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::Failure;
-use crate::docker::{self, Engine, Seen};
+use crate::docker::{self, Engine, Inspected, Seen};
 use crate::model::NetworkId;
 
 /// Where the daemon listens on the host, as a process and as a managed plugin.
@@ -62,6 +62,11 @@ pub fn named(name: Option<&String>, id: &NetworkId) -> String {
 pub async fn network(typed: &str) -> Seen {
     let unknown = || Seen { id: typed.to_owned(), containers: HashMap::new() };
     docker::look(&engine_socket(), typed).await.unwrap_or_else(unknown)
+}
+
+/// A container as the engine of this host knows it.
+pub async fn container(typed: &str) -> Inspected {
+    docker::find(&engine_socket(), typed).await
 }
 
 /// `GET path`, read as JSON.

@@ -6,6 +6,7 @@ mod client;
 mod completions;
 mod doctor;
 mod endpoints;
+mod explain;
 mod hosts;
 mod macvlan;
 mod manual;
@@ -56,6 +57,8 @@ enum Command {
     Hosts(client::Asking),
     /// What can be done about one of them
     Host(hosts::HostArguments),
+    /// Tell why a container reaches another, or the host, or an address outside; or where its packets stop
+    Explain(explain::Arguments),
     /// Remove from this host all that rsnet made: links, routes, firewall. Only while the daemon is stopped
     Cleanup(cleanup::Arguments),
     /// Show the version of this program and of the daemon
@@ -76,12 +79,13 @@ pub(crate) enum Outcome {
 /// Of `Outcome::Wrong`.
 const FOUND: u8 = 3;
 
-/// Runs what the command line asks for; 0: done, all is well; 1: could not; 2: not understood; 3: something is wrong with this host.
+/// Runs what the command line asks for; 0: done, all is well; 1: could not; 2: not understood; 3: what was asked about is not well.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(given) => serve::run(&given),
         Command::Status(arguments) => return exit(status::run(&arguments)),
         Command::Doctor(arguments) => return exit(doctor::run(&arguments)),
+        Command::Explain(arguments) => return exit(explain::run(&arguments)),
         Command::Networks(arguments) => networks::run(&arguments),
         Command::Endpoints(arguments) => endpoints::run(&arguments),
         Command::Ports(arguments) => ports::run(&arguments),

@@ -5,6 +5,7 @@
 //! depends on it; without an engine's API there are ids instead of names.
 
 mod containers;
+mod find;
 mod networks;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,6 +27,7 @@ use tracing::{debug, info};
 
 use crate::model::NetworkId;
 pub use containers::{Attachment, Container};
+pub use find::{ContainerSeen, EndpointSeen, Inspected, find};
 pub use networks::{EngineError, Found, Networks, PoolSpec, Socket, Spec};
 
 /// How long to wait before the engine is asked again. It enables plugins some seconds before its API answers.

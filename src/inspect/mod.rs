@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Explainer};
 use crate::names::Names;
 use crate::plugin::{call, reply};
 pub use checkup::Checkup;
@@ -33,6 +33,15 @@ pub fn router(agent: Arc<Agent>, names: Arc<Names>) -> Router {
 
 async fn of_network(State(names): State<Arc<Names>>, body: Bytes) -> Response {
     call("names", body, async |query| names.of(&query)).await
+}
+
+/// Why somebody reaches somebody, or not.
+pub fn explain_router(explainer: Arc<Explainer>) -> Router {
+    Router::new().route("/rsnet/explain", post(explain)).with_state(explainer)
+}
+
+async fn explain(State(explainer): State<Arc<Explainer>>, body: Bytes) -> Response {
+    call("explain", body, async |query| explainer.explain(&query).await).await
 }
 
 /// What tells of the daemon itself.

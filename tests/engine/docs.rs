@@ -19,6 +19,7 @@ const PAGES: &[&str] = &[
     "docs/overlay.md",
     "docs/migrating.md",
     "docs/operations.md",
+    "docs/troubleshooting.md",
 ];
 
 fn text(page: &str) -> String {
@@ -120,6 +121,11 @@ fn the_page_on_the_firewall_runs() {
 #[test]
 fn the_page_on_recovery_runs() {
     runs("docs/recovery.md", with_a_web_server);
+}
+
+#[test]
+fn the_page_on_troubleshooting_runs() {
+    runs("docs/troubleshooting.md", Host::start_rsnet);
 }
 
 #[test]

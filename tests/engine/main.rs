@@ -13,6 +13,7 @@ mod compose;
 mod crash;
 mod docs;
 mod drift;
+mod explain;
 mod flow;
 mod front;
 mod hostile;
@@ -158,6 +159,8 @@ on_every_engine! {
     macvlan_live::whom_containers_hear_in_mode_source_changes_at_once_and_for_good,
     macvlan::a_lost_child_or_parent_comes_back_into_the_container,
     compose::the_macvlan_example_is_reached_from_the_lan,
+    explain::faults_on_one_host_are_named_and_healthy_pairs_raise_no_alarm,
+    explain::faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
     drift::what_is_altered_by_hand_on_a_macvlan_network_is_back_within_a_second,
     drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,
