@@ -169,12 +169,18 @@ fn loopback() -> Vec<Rule> {
     [within(IN, "segments"), from_port()].map(|from| vec![from, verdict(Verdict::Drop)]).to_vec()
 }
 
-/// What would come out of a tunnel: from its other hosts only. Fragments are put together before; connection tracking, which this table
-/// uses, has the kernel do that. Tunnels of others on the same port have other numbers.
+/// What would come out of a tunnel: from its other hosts only, and never from a container, which would get the address of its host on the way
+/// out. Fragments are put together before; connection tracking, which this table uses, has the kernel do that. Tunnels of others on the
+/// same port have other numbers.
 fn framed() -> Vec<Rule> {
     let members =
         |f| vec![family(f), within(&[Field::Source(f), Field::Port, Field::Vni], Set::Members(f).name()), verdict(Verdict::Return)];
-    both(members).chain([vec![is_local(false), verdict(Verdict::Drop)]]).collect()
+    let of_containers = [within(IN, "segments"), from_port()].into_iter().chain(docker_links(Field::Iifname));
+    of_containers
+        .map(|from| vec![from, verdict(Verdict::Drop)])
+        .chain(both(members))
+        .chain([vec![is_local(false), verdict(Verdict::Drop)]])
+        .collect()
 }
 
 /// What comes from a subnet and goes to it: by the link where its source is and no other; and untracked, but to or from the host, whose

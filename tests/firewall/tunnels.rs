@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use rsnet::firewall::Firewall;
-use rsnet::model::{Entry, Family};
+use rsnet::model::{Entry, Family, Inbound};
 
-use crate::lab::{FAMILIES, Lab, Space, at, eventually, run};
+use crate::lab::{A, FAMILIES, Lab, Space, at, eventually, run, segment};
 
 const PORT: u16 = 4789;
 /// Of the network, and of somebody else's on the same port.
@@ -102,5 +102,31 @@ async fn a_frame_in_fragments_is_no_way_past() {
         eventually("it is the table that stops it", || sends(1).then_some(()));
         lab.firewall.converge(&BTreeSet::from([Entry::Tunnel { port: PORT, vni: OURS }])).await.unwrap();
         assert!(!sends(2), "{over}");
+    }
+}
+
+/// On its way out it would get the address of its host, which is a member over there.
+#[tokio::test]
+async fn no_container_sends_a_frame_to_another_host() {
+    for over in FAMILIES {
+        let lab = host(over);
+        let to = SocketAddr::new(at(over, "world").parse().unwrap(), PORT);
+        let heard = lab.world.within(|| UdpSocket::bind(to).unwrap());
+        heard.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let arrives = |from: &Space, vni, mark: u8| {
+            let frame = frame(vni, 1, &[mark]);
+            from.within(|| UdpSocket::bind((over.unspecified(), 0)).unwrap().send_to(&frame, to).unwrap());
+            // what was sent before may come late
+            let mut received = [0; 4096];
+            std::iter::from_fn(|| heard.recv(&mut received).ok().map(|length| received[..length].to_vec())).any(|seen| seen == frame)
+        };
+        eventually("it is the table that stops it", || arrives(&lab.a1, OURS, 1).then_some(()));
+        let mut network = BTreeSet::from([Entry::Tunnel { port: PORT, vni: OURS }]);
+        network.extend(segment(A, Inbound::Closed));
+        lab.firewall.converge(&network).await.unwrap();
+        for (name, from) in [("a container on a bridge", &lab.a1), ("one on Docker's", &lab.docker)] {
+            assert!(!arrives(from, OURS, 2), "{over}: {name}");
+            assert!(arrives(from, FOREIGN, 3), "{over}: {name}, a tunnel of its own");
+        }
     }
 }
