@@ -114,11 +114,11 @@ pub async fn build(settings: Settings) -> Result<App, Failure> {
     let others = Others { peers, directory: names.directory().clone() };
     let explainer = Arc::new(Explainer::new(settings.host.clone(), agent.clone(), firewall, Arc::new(others)));
     let told = inspect::router(agent.clone(), names.clone())
-        .merge(inspect::state_router(sources))
+        .merge(inspect::state_router(sources.clone()))
         .merge(inspect::explain_router(explainer.clone()));
     let calls = driver::router(agent.clone()).merge(ipam::router(agent.clone())).merge(told).merge(spread::router(spread.clone()));
     let shown = match settings.metrics {
-        Some(address) => Some((TcpListener::bind(address).await?, metrics.router())),
+        Some(address) => Some((TcpListener::bind(address).await?, metrics.router(sources.clone()).merge(inspect::probes(sources.clone())))),
         None => None,
     };
     let sockets = sockets(&settings)?;

@@ -76,6 +76,10 @@ pub struct Given {
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
+    /// How it is logged: `text`, or `json`, an object a line [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<String>,
     /// The way links get into containers unless a network says otherwise: `engine` or `direct` [default: engine]
     #[arg(long, value_name = "WAY")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,11 +113,21 @@ pub struct Settings {
     pub docker: Option<PathBuf>,
     pub metrics: Option<SocketAddr>,
     pub log: Targets,
+    pub log_format: LogFormat,
     pub attach: Way,
     /// Networks appear and go by themselves.
     pub spread: bool,
     pub sockets: Vec<PathBuf>,
     pub proc_sys_net: PathBuf,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +187,7 @@ impl Settings {
             docker: r.read("docker", "/var/run/docker.sock", "the path of a socket, or none", |v| path(v, "none")).flatten(),
             metrics: r.read("metrics", "off", "ADDRESS:PORT, or off", metrics).flatten(),
             log: r.read("log", "info", "error, warn, info, debug or trace, also by room", |v| v.parse().ok()).unwrap_or_default(),
+            log_format: r.read("log_format", "text", "text or json", log_format).unwrap_or_default(),
             attach: r.read("attach", "engine", "engine or direct", way).unwrap_or_default(),
             spread: r.read("spread", "off", "on or off", switch).unwrap_or_default(),
             sockets: r.read("sockets", "/run/docker/plugins/rsnet.sock", "absolute paths joined by commas", paths).unwrap_or_default(),
@@ -298,6 +313,14 @@ fn switch(value: &str) -> Option<bool> {
     }
 }
 
+fn log_format(value: &str) -> Option<LogFormat> {
+    match value {
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    }
+}
+
 fn way(value: &str) -> Option<Way> {
     match value {
         "engine" => Some(Way::Engine),
@@ -347,6 +370,7 @@ mod tests {
             ("RSNET_METRICS", "9"),
             ("RSNET_LOG", "loud=very"),
             ("RSNET_ATTACH", "sideways"),
+            ("RSNET_LOG_FORMAT", "verse"),
             ("RSNET_SPREAD", "maybe"),
         ]);
         let error = Given::default().settle(wrong.clone()).unwrap_err().to_string();

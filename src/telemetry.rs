@@ -4,13 +4,15 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -19,10 +21,21 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Logs to standard error, in colours only on a terminal.
-pub fn log(level: Targets) {
+/// Logs to standard error, in colours only on a terminal; or as JSON, an object a line.
+pub fn log(level: Targets, json: bool) {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(level).with(lines).init();
+    let registry = tracing_subscriber::registry().with(level);
+    match json {
+        true => registry.with(lines.json().flatten_event(true)).init(),
+        false => registry.with(lines).init(),
+    }
+}
+
+/// What is known at the moment when somebody asks.
+#[async_trait]
+pub trait Figures: Send + Sync {
+    /// Registers it; names get the prefix `rsnet_`.
+    async fn register(&self, registry: &mut Registry);
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,8 +68,8 @@ impl Metrics {
     }
 
     /// `GET /metrics`
-    pub fn router(self: &Arc<Self>) -> Router {
-        Router::new().route("/metrics", get(show)).with_state(self.clone())
+    pub fn router(self: &Arc<Self>, figures: Arc<dyn Figures>) -> Router {
+        Router::new().route("/metrics", get(show)).with_state((self.clone(), figures))
     }
 }
 
@@ -71,8 +84,14 @@ async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next
     response
 }
 
-async fn show(State(metrics): State<Arc<Metrics>>) -> Result<String, String> {
+/// Of the OpenMetrics format, which Prometheus reads as its own.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+async fn show(State((metrics, figures)): State<(Arc<Metrics>, Arc<dyn Figures>)>) -> Result<impl IntoResponse, String> {
+    let mut now = Registry::with_prefix("rsnet");
+    figures.register(&mut now).await;
     let mut text = String::new();
-    encode(&mut text, &metrics.registry).map_err(|error| error.to_string())?;
-    Ok(text)
+    let written = encode_registry(&mut text, &metrics.registry).and_then(|()| encode_registry(&mut text, &now));
+    written.and_then(|()| encode_eof(&mut text)).map_err(|error| error.to_string())?;
+    Ok(([(CONTENT_TYPE, OPEN_METRICS)], text))
 }

@@ -178,6 +178,11 @@ impl Pool {
         free == 0 || (free * 2 < self.capacity() && free < largest)
     }
 
+    /// Of the addresses that are given unnamed: how many are held, and how many there are.
+    pub fn fill(&self) -> (u128, u128) {
+        (self.held_within, self.capacity())
+    }
+
     fn capacity(&self) -> u128 {
         self.windows.iter().map(|(first, last)| last - first + 1).sum()
     }

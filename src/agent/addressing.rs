@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use super::overview::PoolSeen;
 use super::recovery::{list, records};
 use super::{Agent, Error, record};
 use crate::addresses::{AddressError, DockerDefaults, Pool, Record, Space};
@@ -188,6 +189,16 @@ impl Addressing {
     /// Whether the address is one that may be given here without asking other hosts.
     pub fn covers(&self, subnet: IpNet, address: IpAddr) -> bool {
         self.space.pool(&subnet).is_none_or(|pool| pool.covers(address))
+    }
+
+    /// How full each pool is.
+    pub fn fill(&self) -> Vec<PoolSeen> {
+        let seen = |segment: Option<&IfName>, pool: &Pool| {
+            let (used, addresses) = pool.fill();
+            PoolSeen { subnet: pool_id(segment, pool.subnet()), used, addresses }
+        };
+        let of_segments = self.segments.iter().flat_map(|(link, of)| of.space.pools().map(move |pool| seen(Some(link), pool)));
+        self.space.pools().map(|pool| seen(None, pool)).chain(of_segments).collect()
     }
 
     /// The pools that have little left, see [`Pool::is_short`].

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::state::{AWAITED, Known, Presence, declare_endpoint};
 use super::{Agent, Error};
@@ -65,7 +65,10 @@ impl Agent {
         if declared.is_err() {
             self.give_up_mac(&endpoint);
         }
-        declared.map(|()| mac)
+        declared.map(|()| {
+            info!(network = %endpoint.network, endpoint = %endpoint.id, addresses = ?endpoint.addresses, %mac, "endpoint created");
+            mac
+        })
     }
 
     fn ask_for_strangers(&self, endpoint: &Endpoint) {
@@ -91,6 +94,7 @@ impl Agent {
         self.tune(&endpoint, way, mode.endpoint(&endpoint).attachment());
         let joined = names(&endpoint, way, answer);
         self.remember(endpoint, presence)?;
+        info!(%network, endpoint = %id, "a container joined");
         Ok(joined)
     }
 
@@ -124,7 +128,9 @@ impl Agent {
         if let Attached::Joined(Sandbox { way: Way::Direct, .. }) = endpoint.attached {
             endpoint.attached = Attached::No;
         }
-        self.declare(endpoint, presence).await
+        self.declare(endpoint, presence).await?;
+        info!(%network, endpoint = %id, "its container left");
+        Ok(())
     }
 
     /// Engine: `DeleteEndpoint`; may come twice, for an unknown id, or without `Leave`.
@@ -139,6 +145,7 @@ impl Agent {
         }
         self.moved.notify_one();
         self.give_up_mac(&known.endpoint);
+        info!(%network, endpoint = %id, "endpoint deleted");
         Ok(())
     }
 

@@ -8,11 +8,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::recovery::list;
-use super::state::{Known, Live, endpoint_key, endpoint_owner, network_key, network_owner};
+use super::state::{Known, Live, endpoint_key, network_key};
 use super::{Agent, Error};
 use crate::drivers::{self, Mode};
 use crate::model::{Attached, EndpointId, IfName, Mac, Network, NetworkId, Plan};
-use crate::reconcile::Owner;
 
 /// A network of this host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,8 +85,6 @@ pub struct Planned {
     pub name: String,
     pub network: Network,
     pub mode: Arc<dyn Mode>,
-    /// Of the network's own plan first, then of its endpoints'.
-    pub owners: Vec<Owner>,
     /// The network's own.
     pub plan: Plan,
     /// The host's links of its endpoints.
@@ -99,12 +96,10 @@ impl Agent {
     pub fn planned(&self) -> Vec<Planned> {
         let planned = |live: &Live| {
             let id = &live.network.id;
-            let endpoints = live.endpoints.keys().map(|endpoint| endpoint_owner(id, endpoint));
             Planned {
                 name: self.names.show(id),
                 network: live.network.clone(),
                 mode: live.mode.clone(),
-                owners: std::iter::once(network_owner(id)).chain(endpoints).collect(),
                 plan: live.mode.network(),
                 links: live.endpoints.values().map(|known| known.endpoint.host_link()).collect(),
             }
@@ -128,5 +123,21 @@ impl Agent {
         let missing = declared.difference(&stored).map(|key| format!("{key} is not stored"));
         let unknown = stored.difference(&declared).map(|key| format!("{key} is stored and cannot be read"));
         Ok(missing.chain(unknown).collect())
+    }
+}
+
+/// A pool of rsnet's IPAM.
+pub struct PoolSeen {
+    /// Behind a parent of its own with that before it.
+    pub subnet: String,
+    /// Of the addresses that are given unnamed.
+    pub used: u128,
+    pub addresses: u128,
+}
+
+impl Agent {
+    /// The pools that addresses are given of on this host.
+    pub async fn pools(&self) -> Vec<PoolSeen> {
+        self.addressing.lock().await.fill()
     }
 }

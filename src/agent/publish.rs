@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::state::Known;
 use super::{Agent, Error};
@@ -42,7 +42,10 @@ impl Agent {
             endpoint.bindings.push(binding);
         }
         endpoint.bindings = Binding::merge(std::mem::take(&mut endpoint.bindings));
-        self.declare(endpoint, known.presence).await
+        let published: Vec<String> = endpoint.bindings.iter().map(|one| format!("{}/{}", one.host_ports, one.protocol)).collect();
+        self.declare(endpoint, known.presence).await?;
+        info!(%network, endpoint = %id, ports = published.join(" "), "ports published");
+        Ok(())
     }
 
     /// Engine: `RevokeExternalConnectivity`; unknown ones have nothing published.

@@ -169,7 +169,8 @@ impl Agent {
 
     async fn grow_one(&self, subnet: IpNet) -> Result<(), Error> {
         let block = self.cluster.grow(subnet).await?;
-        info!(%subnet, %block, "this host has one more block of addresses");
+        let network = self.network_at(block.addr());
+        info!(network = network.as_ref().map(display), %subnet, %block, "this host has one more block of addresses");
         Ok(())
     }
 
@@ -200,7 +201,8 @@ impl Agent {
             grown => return grown,
         }
         let address = self.cluster.borrow(subnet).await?;
-        info!(%subnet, %address, "no block is left; this host borrowed an address");
+        let network = self.network_at(subnet.addr());
+        info!(network = network.as_ref().map(display), %subnet, %address, "no block is left; this host borrowed an address");
         Ok(())
     }
 
@@ -261,6 +263,14 @@ impl Agent {
         self.state().networks.get(network).is_some_and(|live| live.network.share.is_some())
     }
 
+    /// The network that hosts share and that has this address: for the log.
+    fn network_at(&self, address: IpAddr) -> Option<NetworkId> {
+        let state = self.state();
+        let mut shared = state.shared();
+        let found = shared.find(|(_, agreement)| agreement.subnets.iter().any(|subnet| subnet.contains(&address)));
+        found.map(|(live, _)| live.network.id.clone())
+    }
+
     fn is_shared(&self, subnet: IpNet) -> bool {
         self.state().shared().any(|(_, agreement)| agreement.subnets.contains(&subnet))
     }
@@ -277,7 +287,7 @@ impl Lender for Agent {
         let pool = self.addressing.lock().await.pool_of(&[], address).ok_or("it is of no pool of this host's")?;
         let wanted = NewAddress { pool, address: Some(address), gateway: false, mac: None };
         match self.take(&wanted).await {
-            Ok(_) => info!(%address, host = to, "lent to another host"),
+            Ok(_) => info!(network = self.network_at(address).as_ref().map(display), %address, host = to, "lent to another host"),
             Err(error) => return Err(error.to_string()),
         }
         Ok(())
@@ -286,7 +296,7 @@ impl Lender for Agent {
     async fn lend_any(&self, subnet: IpNet, to: &str) -> Result<IpAddr, String> {
         let wanted = NewAddress { pool: subnet.to_string(), address: None, gateway: false, mac: None };
         let lent = self.take(&wanted).await.map_err(|_| "has none free".to_owned())?;
-        info!(address = %lent.addr(), host = to, "lent to another host");
+        info!(network = self.network_at(lent.addr()).as_ref().map(display), address = %lent.addr(), host = to, "lent to another host");
         Ok(lent.addr())
     }
 

@@ -126,11 +126,11 @@ pub fn endpoint_key(network: &NetworkId, endpoint: &EndpointId) -> String {
 }
 
 pub fn network_owner(id: &NetworkId) -> Owner {
-    Owner(format!("network {}", id.short()))
+    Owner { network: id.short().to_owned(), endpoint: None }
 }
 
 pub fn endpoint_owner(network: &NetworkId, endpoint: &EndpointId) -> Owner {
-    Owner(format!("endpoint {} of network {}", endpoint.short(), network.short()))
+    Owner { network: network.short().to_owned(), endpoint: Some(endpoint.short().to_owned()) }
 }
 
 pub fn declare_network(id: &NetworkId, declared: Option<(&Network, &dyn Mode)>) -> Declaration {

@@ -134,7 +134,7 @@ impl Cluster {
     /// Frees all that a dead host had.
     pub async fn forget(&self, host: &str) -> Result<(), Error> {
         self.within(format!("forget host {host}"), self.forget_now(host)).await?;
-        info!("host {host} is forgotten");
+        info!(host, "the host is forgotten");
         Ok(())
     }
 

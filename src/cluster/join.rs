@@ -47,7 +47,7 @@ impl Cluster {
         let mut sides = wanted.sides();
         let vni = self.first_blocks(wanted, &mut sides).await?;
         let network = Network { wanted: wanted.clone(), vni, sides };
-        info!("take part in the network of {}, VNI {vni}", list(&agreement.subnets));
+        info!(subnets = list(&agreement.subnets), vni, "takes part in a network that hosts share");
         self.change(|state| {
             state.unsettled.retain(|subnet| !agreement.subnets.contains(subnet));
             let standing = self.standing(state, &network);

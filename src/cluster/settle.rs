@@ -165,6 +165,6 @@ fn tell_lost(before: &Side, now: &Side) {
         );
     }
     if before.rebuilding.is_none() && now.rebuilding.is_some() {
-        info!("the store lost its records of {}: this host writes its own again and relies on what it heard before", now.subnet);
+        info!(subnet = %now.subnet, "the store lost its records: this host writes its own again and relies on what it heard before");
     }
 }

@@ -66,8 +66,7 @@ impl Sources {
         let history = self.reconciler.history();
         facts.looked = history.last.is_some();
         let Comparison { objects, firewall } = self.reconciler.compare().await.map_err(|error| error.to_string())?;
-        let names: BTreeMap<&String, &String> =
-            planned.iter().flat_map(|planned| planned.owners.iter().map(|owner| (&owner.0, &planned.name))).collect();
+        let names = planned.iter().map(|planned| (planned.network.id.short(), planned.name.as_str())).collect();
         facts.deviations = objects.iter().map(|one| deviation(one, &names, &history)).collect();
         facts.firewall = firewall;
         let failing = history.last.iter().flat_map(|look| &look.failed).find(|failed| failed.in_firewall);
@@ -120,8 +119,9 @@ impl Sources {
     fn see_store(&self) -> Option<Store> {
         let consul = self.consul.as_ref()?;
         let seen = self.store(self.agent.hosts().in_touch);
-        let silent =
-            (!seen.in_touch && self.started.elapsed().as_secs() > START).then(|| "this host's lease there is not renewed".to_owned());
+        let silent = (!seen.in_touch && self.started.elapsed().as_secs() > START).then(|| {
+            "this host's lease there is not renewed; the log says why (no way to the others: name it by RSNET_UNDERLAY)".to_owned()
+        });
         Some(Store { place: seen.place, problem: seen.problem.or(silent), ahead: consul.contact().ahead })
     }
 
@@ -144,7 +144,7 @@ impl Sources {
     }
 }
 
-fn deviation(deviation: &reconcile::Deviation, names: &BTreeMap<&String, &String>, history: &History) -> Deviation {
+fn deviation(deviation: &reconcile::Deviation, names: &BTreeMap<&str, &str>, history: &History) -> Deviation {
     let object = describe(&deviation.key());
     let (state, owner) = match deviation {
         reconcile::Deviation::Missing(owner, _) => ("is missing", Some(owner)),
@@ -153,7 +153,7 @@ fn deviation(deviation: &reconcile::Deviation, names: &BTreeMap<&String, &String
     };
     let mut failed = history.last.iter().flat_map(|look| &look.failed);
     let failing = failed.find(|failed| failed.object == object).map(|failed| failed.why.clone());
-    let network = owner.map(|owner| names.get(&owner.0).map_or_else(|| owner.0.clone(), |name| (*name).clone()));
+    let network = owner.map(|owner| names.get(owner.network.as_str()).map_or_else(|| owner.network.clone(), |name| (*name).to_owned()));
     Deviation { network, what: format!("{object} {state}"), failing }
 }
 

@@ -1,6 +1,7 @@
 //! What rsnet tells people about itself, and takes from them: the command line's questions, as `/rsnet/…` on the plugin's own socket.
 
 mod checkup;
+mod figures;
 mod overview;
 
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
 
@@ -51,6 +53,18 @@ pub fn state_router(sources: Arc<Sources>) -> Router {
         .route("/rsnet/status", get(async |State(sources): State<Arc<Sources>>| reply(&sources.overview())))
         .route("/rsnet/doctor", get(async |State(sources): State<Arc<Sources>>| reply(&sources.checkup().await)))
         .route("/rsnet/doctor/fix", post(async |State(sources): State<Arc<Sources>>| reply(&sources.fix().await)))
+        .with_state(sources)
+}
+
+/// `GET /healthz` and `GET /readyz`, for whoever starts what is needed, and starts again what hangs.
+pub fn probes(sources: Arc<Sources>) -> Router {
+    let told = |told: Result<&'static str, String>| match told {
+        Ok(well) => (StatusCode::OK, format!("{well}\n")),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    };
+    Router::new()
+        .route("/healthz", get(async move |State(sources): State<Arc<Sources>>| told(sources.alive())))
+        .route("/readyz", get(async move |State(sources): State<Arc<Sources>>| told(sources.ready())))
         .with_state(sources)
 }
 

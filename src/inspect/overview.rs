@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,9 @@ use crate::firewall::Firewall;
 use crate::kernel::Kernel;
 use crate::reconcile::{History, Reconciler};
 use crate::store::consul::Consul;
+
+/// After so long without a look at the whole host nobody works here any more.
+const STALE: Duration = Duration::from_secs(300);
 
 /// What the daemon can be asked about itself.
 pub struct Sources {
@@ -88,6 +91,18 @@ pub struct Drift {
 impl Sources {
     pub fn version(&self) -> Version {
         Version { version: env!("CARGO_PKG_VERSION").to_owned(), up: self.started.elapsed().as_secs() }
+    }
+
+    /// Whether this process still does its work: it looks at the whole host every minute.
+    pub fn alive(&self) -> Result<&'static str, String> {
+        let last = self.reconciler.history().last.map_or(self.started.elapsed(), |look| look.at.elapsed());
+        if last < STALE { Ok("alive") } else { Err(format!("the last look at the host was {} s ago", last.as_secs())) }
+    }
+
+    /// Whether the host is as planned since this process began, so that calls find what they build on. A store that is away is no reason.
+    pub fn ready(&self) -> Result<&'static str, String> {
+        let looked = self.reconciler.history().last.is_some();
+        if looked { Ok("ready") } else { Err("the first look at the whole host is not over".to_owned()) }
     }
 
     pub fn overview(&self) -> Overview {

@@ -7,11 +7,18 @@ use crate::model::{Entry, IfName, Key, Object, Plan};
 
 /// Whose plan it is: a network, or an endpoint of one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Owner(pub String);
+pub struct Owner {
+    /// Short ids, as people see them.
+    pub network: String,
+    pub endpoint: Option<String>,
+}
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match &self.endpoint {
+            None => write!(f, "network {}", self.network),
+            Some(endpoint) => write!(f, "endpoint {endpoint} of network {}", self.network),
+        }
     }
 }
 

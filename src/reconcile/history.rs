@@ -103,5 +103,9 @@ pub fn kind(key: &Key) -> &'static str {
     }
 }
 
+/// All there are.
+pub const KINDS: [&str; 10] =
+    ["host_port", "sysctl", "link", "attachment", "address", "neighbour", "fdb", "route", "bridge_port", FIREWALL];
+
 /// The kind of all differences in the firewall.
 pub const FIREWALL: &str = "firewall";

@@ -26,7 +26,7 @@ use desired::Desired;
 pub use desired::{Conflict, Deviation, Owner};
 use disposal::Disposal;
 use history::{FIREWALL, kind};
-pub use history::{Failed, History, Look};
+pub use history::{Failed, History, KINDS, Look};
 
 /// How long news are gathered before they are judged: a link that is being made tells of itself several times.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -177,7 +177,8 @@ impl Reconciler {
             match mended {
                 Ok(()) => {
                     let what = describe(&key);
-                    info!(object = what, owner = owner.map(tracing::field::display), "mended");
+                    let (network, endpoint) = (owner.map(|owner| &owner.network), owner.and_then(|owner| owner.endpoint.as_ref()));
+                    info!(object = what, network, endpoint, "mended");
                     self.tally().healed(kind(&key), 1, what.clone());
                     self.tally().remember(Some(key));
                     report.note(1, [what]);
@@ -192,7 +193,7 @@ impl Reconciler {
         match self.firewall.converge(&entries).await {
             Ok(0) => {}
             Ok(count) => {
-                info!(count, "mended in the firewall");
+                info!(count, "mended in the firewall, of all networks");
                 self.tally().found(FIREWALL, count);
                 self.tally().healed(FIREWALL, count, "the firewall".to_owned());
                 self.tally().remember(None);

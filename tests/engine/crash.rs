@@ -151,7 +151,7 @@ fn a_fresh_process_finds_nothing_to_mend(host: &Host, settings: &str) {
         if log.contains("looked at the whole host") { Ok(log) } else { Err(log) }
     };
     let log = wait_until("rsnet to look at the host", Duration::from_secs(10), looked);
-    let mended: Vec<&str> = log.lines().filter(|line| line.contains("mended key") || line.contains("mended in")).collect();
-    let beyond: Vec<_> = mended.iter().filter(|line| !line.contains("HostPort")).collect();
+    let mended: Vec<&str> = log.lines().filter(|line| line.contains("mended object") || line.contains("mended in")).collect();
+    let beyond: Vec<_> = mended.iter().filter(|line| !line.contains("object=\"host port ")).collect();
     assert!(beyond.is_empty(), "a fresh process mended:\n{beyond:#?}");
 }

@@ -23,6 +23,7 @@ use macvlan::live as macvlan_live;
 use macvlan::overlap as macvlan_overlap;
 use macvlan::shared as macvlan_shared;
 mod none;
+mod ops;
 mod options;
 mod overlay;
 mod packaging;
@@ -59,6 +60,7 @@ on_every_engine! {
     plugin::a_plugin_reaches_a_consul_with_a_token_below_data,
     beside::all_stands_beside_docker_where_bridges_are_filtered,
     beside::all_stands_beside_docker_on_legacy_iptables,
+    ops::each_fault_of_a_host_is_one_finding_and_a_healthy_one_has_none,
     none::containers_have_loopback_only_and_no_question_of_theirs_gets_out,
     none::no_address_is_wasted_where_the_engine_asks,
     beside::networks_that_come_and_go_cost_no_packet,

@@ -5,6 +5,7 @@ mod commands;
 mod daemon;
 mod doctor;
 mod engine;
+mod seen;
 #[path = "../store/server.rs"]
 #[allow(dead_code, reason = "the suite of the store uses the rest")]
 mod server;
