@@ -20,6 +20,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.asking.json {
         return print::json(&listing);
     }
+    if !listing.shared {
+        return print::say("Only this host has the network: Docker itself finds its containers by name.");
+    }
     if !listing.in_touch {
         print::say("The engine of this host does not tell its containers' names; see RSNET_DOCKER. What was last heard:")?;
     }

@@ -7,6 +7,8 @@
 mod containers;
 mod find;
 mod networks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::pending;

@@ -38,6 +38,8 @@ pub struct Listing {
     pub network: NetworkId,
     /// What the user calls the network, where the engine has told.
     pub network_name: Option<String>,
+    /// Whether other hosts have it too; names of networks that they do not have are Docker's own affair.
+    pub shared: bool,
     /// Whether the engine tells this host's names.
     pub in_touch: bool,
     pub containers: Vec<Listed>,
@@ -110,7 +112,8 @@ impl Names {
             addresses: named.addresses,
         };
         let containers = self.directory().entries(&network).into_iter().map(listed).collect();
-        Ok(Listing { network_name: self.engine.of(&network), in_touch: self.engine.in_touch(), network, containers })
+        let shared = self.agent.shared_networks().iter().any(|(id, _)| *id == network);
+        Ok(Listing { shared, network_name: self.engine.of(&network), in_touch: self.engine.in_touch(), network, containers })
     }
 
     /// Takes what this host has, and which hosts there are, from whom it is known by.

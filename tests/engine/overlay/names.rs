@@ -57,6 +57,8 @@ pub fn what_containers_are_called_is_known_on_the_other_hosts(engine: Engine) {
     assert_eq!(at, addresses(h2, "web1", "blue"));
     assert_eq!(known(h1, "red", "h2"), []);
     h1.sh("rsnet names blue").says("web1");
+    h1.docker("network create -d rsnet --ipam-driver rsnet alone").ok();
+    h1.sh("rsnet names alone").says("Only this host has the network");
 
     run(h1, "shell", "--network blue");
     for name in ["web1", "web", "shop"] {
