@@ -337,10 +337,23 @@ fn stop_on_signals() -> std::io::Result<CancellationToken> {
     Ok(stop)
 }
 
+/// A managed plugin keeps its state elsewhere: that it runs shows by its socket only.
+fn refuse_beside_a_daemon(settings: &Settings) -> Result<(), Failure> {
+    let answers = |socket: &&PathBuf| std::os::unix::net::UnixStream::connect(socket).is_ok();
+    match settings.sockets.iter().find(answers) {
+        None => Ok(()),
+        Some(socket) => Err(format!(
+            "rsnet runs: {} answers. Stop it first: `docker plugin disable rsnet/driver` or `systemctl stop rsnet.socket rsnet`",
+            socket.display()
+        )
+        .into()),
+    }
+}
+
 /// Makes the host have nothing of rsnet's; with `forget` also the store. Refused while a daemon has the store.
 pub async fn clean(settings: &Settings, forget: bool) -> Result<usize, Failure> {
     let file = settings.data_dir.join("state.redb");
-    let store = if file.exists() { Some(Embedded::open(&file)?) } else { None };
+    let store = if file.exists() { Some(Embedded::open(&file)?) } else { refuse_beside_a_daemon(settings).map(|()| None)? };
     let (kernel, firewall) = host(settings)?;
     let report = Reconciler::new(kernel, firewall).clear().await?;
     if let Some(error) = report.failed.into_iter().next() {

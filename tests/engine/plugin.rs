@@ -308,6 +308,8 @@ pub fn two_machines_share_a_network_as_the_readme_says(engine: Engine) {
     }
     let [h1, h2] = &hosts;
     h2.sh("rsnet hosts").says("h1");
+    h2.sh("rsnet networks").says("blue");
+    h2.sh("rsnet endpoints").says("web-h2");
     for (from, own, other) in [(h1, "web-h1", "web-h2"), (h2, "web-h2", "web-h1")] {
         wait_until(&format!("{own} to find {other} by name"), PATIENCE, || {
             let seen = from.docker(&format!("exec {own} ping -c 1 -W 2 {other}"));

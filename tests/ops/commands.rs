@@ -92,6 +92,20 @@ fn a_reader_that_has_enough_is_no_failure() {
 }
 
 #[test]
+fn nothing_is_cleaned_up_beside_a_daemon_that_has_its_state_elsewhere() {
+    let (daemon, elsewhere) = (Daemon::start(&[]).with_a_bridge(), tempfile::tempdir().unwrap());
+    let mut cleanup = command("cleanup --json");
+    cleanup.arg("--data-dir").arg(elsewhere.path()).arg("--sockets").arg(daemon.socket());
+    let output = cleanup.output().unwrap();
+    assert!(output.status.code() == Some(1) && String::from_utf8_lossy(&output.stderr).contains("Stop it first"), "{output:?}");
+    assert!(run("ip", "address show rsb-0123456789").contains("10.9.0.1/24"));
+    drop(daemon);
+    let output = cleanup.output().unwrap();
+    assert!(output.status.success() && text(&output).contains("\"removed\""), "{output:?}");
+    assert!(!run("ip", "-br link").contains("rsb-"));
+}
+
+#[test]
 fn completions_of_each_shell_know_every_subcommand() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = text(&command(&format!("completions {shell}")).output().unwrap());
