@@ -16,24 +16,27 @@ use super::*;
 
 /// What runs, by id, with its name; one without a name does not answer.
 #[derive(Clone)]
-struct Engine(Arc<(Mutex<BTreeMap<String, String>>, broadcast::Sender<String>)>);
+struct Engine {
+    running: Arc<Mutex<BTreeMap<String, String>>>,
+    events: broadcast::Sender<String>,
+}
 
 impl Engine {
     fn new(running: &[(&str, &str)]) -> Engine {
         let running = running.iter().map(|(id, name)| ((*id).to_owned(), (*name).to_owned())).collect();
-        Engine(Arc::new((Mutex::new(running), broadcast::Sender::new(16))))
+        Engine { running: Arc::new(Mutex::new(running)), events: broadcast::Sender::new(16) }
     }
 
     fn running(&self) -> BTreeMap<String, String> {
-        self.0.0.lock().unwrap().clone()
+        self.running.lock().unwrap().clone()
     }
 
     fn set(&self, id: &str, name: &str) {
-        self.0.0.lock().unwrap().insert(id.to_owned(), name.to_owned());
+        self.running.lock().unwrap().insert(id.to_owned(), name.to_owned());
     }
 
     fn tell(&self, action: &str, id: &str) {
-        self.0.1.send(json!({ "Type": "container", "Action": action, "Actor": { "ID": id } }).to_string() + "\n").unwrap();
+        self.events.send(json!({ "Type": "container", "Action": action, "Actor": { "ID": id } }).to_string() + "\n").unwrap();
     }
 
     fn inspect(&self, id: &str) -> Option<Value> {
@@ -83,7 +86,7 @@ async fn inspect_one(State(engine): State<Engine>, PathOf(id): PathOf<String>) -
 }
 
 async fn events(State(engine): State<Engine>) -> Body {
-    let events = futures_util::stream::unfold(engine.0.1.subscribe(), async |mut events| {
+    let events = futures_util::stream::unfold(engine.events.subscribe(), async |mut events| {
         let event = events.recv().await.ok()?;
         Some((Ok::<_, std::convert::Infallible>(event), events))
     });
@@ -129,7 +132,7 @@ async fn an_answer_that_comes_after_the_container_died_does_not_count() {
     let (directory, engine) = (tempfile::tempdir().unwrap(), Engine::new(&[]));
     let names = learning(&engine, directory.path()).await;
     until(&names, Names::has_told).await;
-    while engine.0.1.receiver_count() == 0 {
+    while engine.events.receiver_count() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     engine.set("1", "");

@@ -207,9 +207,9 @@ fn without_a_word_the_place_where_it_was_last_seen_is_named() {
     let (out, packed) = (trail(false, false, Stage::Out), trail(false, true, Stage::Out));
     breaks(&seen(&[], &[]), "c1", "interface", "did not come to h1");
     breaks(&seen(&[trail(false, false, Stage::In)], &[]), "h1", "forward", "was led nowhere");
-    breaks(&seen(&[out.clone()], &[]), "h1", "underlay", "not put into the tunnel");
+    breaks(&seen(std::slice::from_ref(&out), &[]), "h1", "underlay", "not put into the tunnel");
     breaks(&seen(&[out.clone(), packed.clone()], &[]), "underlay", "underlay", "UDP port 4789");
-    breaks(&seen(&[out.clone(), packed.clone()], &[packed.clone()]), "h2", "underlay", "did not come out");
+    breaks(&seen(&[out.clone(), packed.clone()], std::slice::from_ref(&packed)), "h2", "underlay", "did not come out");
     breaks(&seen(&[out.clone(), packed.clone()], &[packed.clone(), out.clone()]), "c2", "answer", "did not answer");
     let (back, packed_back) = (trail(true, false, Stage::Out), trail(true, true, Stage::Out));
     breaks(&seen(&[out.clone(), packed.clone()], &[packed, out, back, packed_back]), "underlay", "underlay", "its answer left h2");
