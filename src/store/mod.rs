@@ -13,6 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
 pub use consul::Consul;
@@ -230,6 +231,9 @@ fn found_text(found: Option<u64>) -> String {
 /// Whole snapshots of a prefix, see [`Store::watch`].
 pub type Snapshots = BoxStream<'static, Result<Vec<Entry>, StoreError>>;
 
+/// Whole snapshots of the keys of a prefix, see [`Store::watch_keys`].
+pub type KeySnapshots = BoxStream<'static, Result<Vec<Key>, StoreError>>;
+
 /// Keys and values that survive this process. Every write that returned is durable.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -247,6 +251,12 @@ pub trait Store: Send + Sync {
     /// out, the newest never is. A failure is told, and the watch goes on: the next snapshot is the newest there is. Ends when the store
     /// is dropped.
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError>;
+
+    /// The same of the keys alone, for those to whom their being there says enough. What stays as it was may be told again.
+    async fn watch_keys(&self, prefix: &Prefix) -> Result<KeySnapshots, StoreError> {
+        let keys = |heard: Result<Vec<Entry>, StoreError>| heard.map(|entries| entries.into_iter().map(|entry| entry.key).collect());
+        Ok(self.watch(prefix).await?.map(keys).boxed())
+    }
 
     /// Writes one value and returns its version.
     async fn put(&self, key: &Key, value: Vec<u8>, expect: Expect) -> Result<u64, StoreError> {

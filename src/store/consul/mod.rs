@@ -22,7 +22,8 @@ use tokio::sync::watch::Receiver;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::client::{Answer, Ask, Client};
-use super::{Entry, Expect, FORMAT, FORMAT_KEY, Key, Op, Prefix, Snapshots, Store, StoreError, check};
+use self::watch::Query;
+use super::{Entry, Expect, FORMAT, FORMAT_KEY, Key, KeySnapshots, Op, Prefix, Snapshots, Store, StoreError, check};
 
 pub use client::Traffic;
 pub use settings::{Address, Identity, Settings, Token};
@@ -90,7 +91,7 @@ impl Store for Consul {
         let path = self.kv.path(prefix.as_str());
         let ask = Ask::get(format!("kv/{path}?recurse"), format!("list {path}"));
         let answer = self.kv.client.ask(ask).await?;
-        self.kv.entries(&answer).await
+        self.kv.believed(self.kv.entries(&answer)?).await
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Option<u64>>, StoreError> {
@@ -102,13 +103,25 @@ impl Store for Consul {
     }
 
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError> {
+        let query = Query { what: "recurse", read: Kv::entries };
+        Ok(watch::snapshots(&self.kv, self.closed.clone(), self.lost(), prefix.clone(), query))
+    }
+
+    async fn watch_keys(&self, prefix: &Prefix) -> Result<KeySnapshots, StoreError> {
+        let query = Query { what: "keys", read: Kv::keys };
+        Ok(watch::snapshots(&self.kv, self.closed.clone(), self.lost(), prefix.clone(), query))
+    }
+}
+
+impl Consul {
+    /// What the guard tells, which the first watcher starts.
+    fn lost(&self) -> Receiver<u64> {
         let guard = || {
             let (tell, told) = tokio::sync::watch::channel(0);
             tokio::spawn(watch::guard(Arc::downgrade(&self.kv), self.closed.clone(), tell));
             told
         };
-        let lost = self.lost.get_or_init(guard).clone();
-        Ok(watch::snapshots(&self.kv, self.closed.clone(), lost, prefix.clone()))
+        self.lost.get_or_init(guard).clone()
     }
 }
 
@@ -160,28 +173,39 @@ impl Kv {
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         let path = self.path(key);
         let answer = self.client.ask(Ask::get(format!("kv/{path}"), format!("read {path}"))).await?;
-        Ok(self.decode(&answer)?.into_iter().next())
+        Ok(self.entries(&answer)?.into_iter().next())
     }
 
-    /// The entries of an answer about a prefix. One without any is believed only if the format can be read: Consul leaves out what
-    /// a token may not see, without a word.
-    async fn entries(&self, answer: &Answer) -> Result<Vec<Entry>, StoreError> {
-        let entries = self.decode(answer)?;
-        if entries.is_empty() {
+    /// What was found below a prefix. Nothing is believed only if the format can be read: Consul leaves out what a token may not see,
+    /// without a word.
+    async fn believed<T>(&self, found: Vec<T>) -> Result<Vec<T>, StoreError> {
+        if found.is_empty() {
             self.fresh_format().await?;
         }
-        Ok(entries)
+        Ok(found)
     }
 
-    fn decode(&self, answer: &Answer) -> Result<Vec<Entry>, StoreError> {
+    /// A key of ours. Folders that Consul's own page makes, and others that cannot be ours, are left out.
+    fn key(&self, path: &str) -> Option<Key> {
+        let below = path.strip_prefix(self.client.settings.address.prefix.as_str())?.strip_prefix('/')?;
+        Key::new(below).ok()
+    }
+
+    /// The keys that an answer to `?keys` names.
+    fn keys(&self, answer: &Answer) -> Result<Vec<Key>, StoreError> {
         if answer.status == StatusCode::NOT_FOUND {
             return Ok(vec![]);
         }
-        let root = self.path("");
+        Ok(answer.json::<Vec<String>>()?.iter().filter_map(|path| self.key(path)).collect())
+    }
+
+    fn entries(&self, answer: &Answer) -> Result<Vec<Entry>, StoreError> {
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(vec![]);
+        }
         let mut entries = Vec::new();
         for pair in answer.json::<Vec<wire::Pair>>()? {
-            // Folders that Consul's own page makes, and other keys that cannot be ours, are left out.
-            let Some(key) = pair.key.strip_prefix(&root).and_then(|key| Key::new(key).ok()) else { continue };
+            let Some(key) = self.key(&pair.key) else { continue };
             let value = pair.bytes().map_err(|error| answer.strange(format!("the value of {}: {error}", pair.key)))?;
             entries.push(Entry { key, value, version: pair.modify_index });
         }

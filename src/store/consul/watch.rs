@@ -9,8 +9,10 @@ use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Entry, FORMAT_KEY, Prefix, Snapshots, StoreError};
-use super::client::Ask;
+use futures_util::stream::BoxStream;
+
+use super::super::{FORMAT_KEY, Prefix, StoreError};
+use super::client::{Answer, Ask};
 use super::{Format, Kv};
 
 /// How long Consul holds a question without news. Then it sends the whole prefix again.
@@ -18,25 +20,40 @@ const WAIT: Duration = Duration::from_secs(60);
 /// Between an answer and the next question: a prefix that many write at once is not read for every write.
 const BREATH: Duration = Duration::from_millis(100);
 
+/// What is read of a prefix again and again.
+pub struct Query<T> {
+    /// The parameter that asks Consul for it.
+    pub what: &'static str,
+    /// What an answer says.
+    pub read: fn(&Kv, &Answer) -> Result<Vec<T>, StoreError>,
+}
+
 /// One reader of one prefix. Holds the store only while it asks.
-struct Watcher {
+struct Watcher<T> {
     kv: Weak<Kv>,
     closed: CancellationToken,
     /// Changes when all that was seen may be gone.
     lost: Receiver<u64>,
     prefix: Prefix,
+    query: Query<T>,
     /// What Consul gave with the last answer; 0: answer at once.
     index: u64,
-    seen: Option<Vec<Entry>>,
+    seen: Option<Vec<T>>,
     /// When to ask next.
     next: Instant,
     /// How long to wait after the next failure.
     pauses: ExponentialBackoff,
 }
 
-pub fn snapshots(kv: &Arc<Kv>, closed: CancellationToken, lost: Receiver<u64>, prefix: Prefix) -> Snapshots {
+pub fn snapshots<T: Clone + PartialEq + Send + Sync + 'static>(
+    kv: &Arc<Kv>,
+    closed: CancellationToken,
+    lost: Receiver<u64>,
+    prefix: Prefix,
+    query: Query<T>,
+) -> BoxStream<'static, Result<Vec<T>, StoreError>> {
     let kv = Arc::downgrade(kv);
-    let watcher = Watcher { kv, closed, lost, prefix, index: 0, seen: None, next: Instant::now(), pauses: pauses() };
+    let watcher = Watcher { kv, closed, lost, prefix, query, index: 0, seen: None, next: Instant::now(), pauses: pauses() };
     stream::unfold(watcher, Watcher::next).boxed()
 }
 
@@ -46,8 +63,8 @@ fn pauses() -> ExponentialBackoff {
     ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times().with_jitter().build()
 }
 
-impl Watcher {
-    async fn next(mut self) -> Option<(Result<Vec<Entry>, StoreError>, Self)> {
+impl<T: Clone + PartialEq> Watcher<T> {
+    async fn next(mut self) -> Option<(Result<Vec<T>, StoreError>, Self)> {
         let closed = self.closed.clone();
         loop {
             match closed.run_until_cancelled(self.read()).await?? {
@@ -62,7 +79,7 @@ impl Watcher {
     }
 
     /// The prefix once it may have changed. `None`: the store is gone.
-    async fn read(&mut self) -> Option<Result<Vec<Entry>, StoreError>> {
+    async fn read(&mut self) -> Option<Result<Vec<T>, StoreError>> {
         sleep_until(self.next).await;
         let kv = self.kv.upgrade()?;
         let mut lost = self.lost.clone();
@@ -91,13 +108,13 @@ impl Watcher {
     }
 
     /// The prefix, once Consul has something newer than `index`.
-    async fn ask(&self, kv: &Kv, index: u64) -> Result<(u64, Vec<Entry>), StoreError> {
+    async fn ask(&self, kv: &Kv, index: u64) -> Result<(u64, Vec<T>), StoreError> {
         let (waiting, wait) = if index > 0 { (blocking('&', index), WAIT) } else { (String::new(), Duration::ZERO) };
         let path = kv.path(self.prefix.as_str());
-        let ask = Ask::get(format!("kv/{path}?recurse{waiting}"), format!("watch {path}"));
+        let ask = Ask::get(format!("kv/{path}?{}{waiting}", self.query.what), format!("watch {path}"));
         let answer = kv.client.ask_and_wait(ask, wait).await?;
-        let entries = kv.entries(&answer).await?;
-        Ok((answer.index, entries))
+        let found = kv.believed((self.query.read)(kv, &answer)?).await?;
+        Ok((answer.index, found))
     }
 }
 
