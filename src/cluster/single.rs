@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::error::Error;
-use super::record::{Ask, Owner, Records, ask_key, asked, block_key, decode, encode};
+use super::record::{Ask, Owner, Records, ask_key, asked, block_key, decode, encode, tell_single};
 use super::side::Side;
 use super::{Cluster, blocks};
 use crate::store::{Entry, Expect, Key, Op, StoreError};
@@ -53,8 +53,8 @@ impl Cluster {
     /// for single addresses afterwards.
     async fn claim_free(&self, subnet: IpNet, address: IpAddr) -> Result<Found, Error> {
         let _alone = self.writes.lock().await;
-        self.register().await?;
         for _ in 0..TRIES {
+            self.prepare().await?;
             let side = self.known_side(subnet)?;
             if side.mine.iter().any(|block| block.contains(&address)) {
                 return Ok(Found::Ours);
@@ -63,9 +63,9 @@ impl Cluster {
             if let Some(owner) = side.owner(&records, address).filter(|owner| **owner != self.me) {
                 return strangers(&side, &records, address, owner);
             }
-            match self.store.commit(self.single_ops(&side, address, &records)).await {
-                Ok(_) => return self.hold_single(subnet, address).map(|()| Found::Ours),
-                Err(StoreError::Conflict { .. }) => {}
+            match self.commit(self.single_ops(&side, address, &records)).await {
+                Ok(()) => return self.hold_single(subnet, address).map(|()| Found::Ours),
+                Err(StoreError::Conflict { .. }) => self.change(|state| state.unsettled_record = true),
                 Err(cause) => return Err(Error::store(format!("claim {address} in {subnet}"))(cause)),
             }
         }
@@ -76,17 +76,29 @@ impl Cluster {
         let subnet = side.subnet;
         let expect = |net: IpNet| records.get(&net).map_or(Expect::Absent, |found| Expect::Version(found.version));
         let (single, block) = (blocks::single(address), side.block_of(address));
-        let Op::Put(key, value, _) = self.grant_op(subnet, address, &self.me) else { return vec![] };
+        let claim = Op::Put(block_key(subnet, single), encode(&Side::record(&self.me, rand::random())), expect(single));
         // A block that the store still says is this host's is about to be given back.
         let free = Op::Delete(block_key(subnet, block), expect(block));
-        vec![Op::Put(key, value, expect(single)), free]
+        let told = self.tell_held(&[with_single(side.clone(), address)]);
+        [claim, free, tell_single(subnet)].into_iter().chain(told).collect()
+    }
+
+    /// The store says that it is this host's: all hosts are told.
+    async fn tell_single_held(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
+        let _alone = self.writes.lock().await;
+        for _ in 0..TRIES {
+            self.prepare().await?;
+            match self.commit(self.tell_held(&[with_single(self.known_side(subnet)?, address)])).await {
+                Ok(()) => return self.hold_single(subnet, address),
+                Err(StoreError::Conflict { .. }) => self.change(|state| state.unsettled_record = true),
+                Err(cause) => return Err(Error::store(format!("claim {address} in {subnet}"))(cause)),
+            }
+        }
+        Err(Error::Contended { action: format!("claim {address} in {subnet}") })
     }
 
     fn hold_single(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
-        let hold = |side: &mut Side| {
-            side.mine.retain(|block| *block != blocks::single(address));
-            side.mine.push(blocks::single(address));
-        };
+        let hold = |side: &mut Side| *side = with_single(side.clone(), address);
         self.change(|state| state.side(subnet).map(hold)).ok_or(Error::NotJoined { subnet })
     }
 
@@ -98,13 +110,13 @@ impl Cluster {
             Some(side.mine.remove(at))
         });
         if held.is_some() {
-            self.settle(subnet).await;
+            self.settle([subnet].into()).await;
         }
     }
 
     async fn ask(&self, subnet: IpNet, address: IpAddr, owner: &Owner) -> Result<(), Error> {
         let silent = || Error::Silent { subnet, address, host: owner.host.clone() };
-        if self.known(|state| state.gone.contains_key(&owner.host)) {
+        if self.known(|state| state.roll.gone.contains_key(&owner.host)) {
             return Err(silent());
         }
         let (key, failed) =
@@ -127,7 +139,7 @@ impl Cluster {
         // With the question gone the owner can no longer say yes; what it said is there.
         let records = self.read(subnet).await?;
         let granted = records.get(&blocks::single(address)).is_some_and(|found| found.block.owner == self.me);
-        if granted { self.hold_single(subnet, address) } else { Err(silent()) }
+        if granted { self.tell_single_held(subnet, address).await } else { Err(silent()) }
     }
 
     async fn withdraw(&self, key: &Key) {
@@ -158,13 +170,19 @@ impl Cluster {
             return self.store.put(&entry.key, encode(&refusal), Expect::Version(entry.version)).await.map(drop);
         }
         let done = Op::Delete(entry.key.clone(), Expect::Version(entry.version));
-        let given = self.store.commit(vec![done, self.grant_op(ask.subnet, address, &ask.who)]).await;
+        let given = self.store.commit([done].into_iter().chain(self.grant_ops(ask.subnet, address, &ask.who)).collect()).await;
         // Of every other failure it is not known whether it is done: then the address stays lent until the next start.
         if let Err(StoreError::Conflict { .. }) = &given {
             lender.restore(address).await;
         }
         given.map(drop)
     }
+}
+
+fn with_single(mut side: Side, address: IpAddr) -> Side {
+    side.mine.retain(|block| *block != blocks::single(address));
+    side.mine.push(blocks::single(address));
+    side
 }
 
 /// Another host's block can be asked for, not an address that it asked for itself.
