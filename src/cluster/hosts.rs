@@ -86,7 +86,7 @@ impl Cluster {
         let found = entry.as_ref().and_then(decode::<HostRecord>);
         self.change(|state| {
             state.own = entry.map(|entry| entry.version);
-            state.unsettled_record |= found != state.record(&self.me, &[]);
+            state.unsettled_record = found != state.record(&self.me, &[]);
         });
         Ok(found)
     }

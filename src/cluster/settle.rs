@@ -33,10 +33,7 @@ impl Cluster {
     /// Of these subnets, and of all where this host's record is not as it should be. Tries once; what fails stays to be done. Whether it
     /// was done.
     pub(super) async fn settle(&self, subnets: BTreeSet<IpNet>) -> bool {
-        self.change(|state| {
-            state.unsettled.retain(|subnet| !subnets.contains(subnet));
-            state.unsettled_record = false;
-        });
+        self.change(|state| state.unsettled.retain(|subnet| !subnets.contains(subnet)));
         let settled = self.within("write what this host holds".to_owned(), self.settle_alone(&subnets)).await;
         if let Err(error) = &settled {
             self.tell(error);
@@ -75,12 +72,13 @@ impl Cluster {
             }
             let whole = ops.len() <= AT_ONCE;
             let mut ops: Vec<Op> = ops.into_iter().take(AT_ONCE).flatten().collect();
-            if whole && found != self.known(|state| state.record(&self.me, &[])) {
+            let told = self.known(|state| state.record(&self.me, &[]));
+            if whole && found != told {
                 ops.extend(self.tell_held(&[]));
             }
             match self.commit(ops).await {
                 Ok(()) if whole => {
-                    self.change(|state| state.unsettled_record = false);
+                    self.change(|state| state.unsettled_record = told != state.record(&self.me, &[]));
                     return self.retire_all(left).await;
                 }
                 Ok(()) | Err(StoreError::Conflict { .. }) => {}

@@ -158,6 +158,26 @@ async fn a_wiped_store_is_rebuilt_and_nobody_loses_a_peer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_starts_again_on_an_empty_store_and_joins_at_once_keeps_its_peers() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    for host in [&a, &b] {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let (held, peers) = (a.standing(BLUE).share, a.peers(BLUE));
+    drop(a);
+    b.cut(true);
+    for _ in 0..30 {
+        store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap()), Op::DeleteBelow(Key::new("lease").unwrap())]).await.unwrap();
+        let a = Host::start_as(&store, "a", 1, "a", vec![(wanted(&[BLUE]), held.clone())], times());
+        a.cluster.join(&wanted(&["10.60.0.0/16"])).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(a.peers(BLUE), peers);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_claims_again_after_a_wipe_goes_when_its_time_is_over() {
     let (_dir, store) = embedded();
     let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
