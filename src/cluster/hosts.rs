@@ -67,12 +67,14 @@ impl Cluster {
             return Err(error);
         }
         // Who joins a network now has to know where its other hosts are; later the watch tells.
-        let entries = if self.known(|state| state.roll.is_heard) { Ok(vec![]) } else { self.store.list(&record::hosts()).await };
-        let hosts = decoded(&entries.map_err(failed())?);
+        let unheard = !self.known(|state| state.roll.is_heard);
+        let entries = if unheard { self.store.list(&record::hosts()).await.map_err(failed())? } else { vec![] };
         self.own_record().await.map_err(failed())?;
         *lease = Some(mine);
         self.change(|state| {
-            state.roll.learn(hosts);
+            if unheard && !state.roll.is_heard {
+                self.hear_hosts(state, |_| true, &entries);
+            }
             // No record tells of MACs.
             let segments: Vec<IpNet> = state.sides().filter(|side| side.own.is_some()).map(|side| side.subnet).collect();
             state.unsettled.extend(segments.into_iter().filter(|_| anew));

@@ -56,17 +56,6 @@ impl Roll {
         differing
     }
 
-    /// Hosts from elsewhere than the watch: what that said is newer.
-    pub fn learn(&mut self, hosts: impl IntoIterator<Item = (String, Known)>) {
-        for (name, known) in hosts {
-            if !self.hosts.contains_key(&name) {
-                self.hosts.insert(name.clone(), known);
-                self.touch(None, &name);
-                self.news = true;
-            }
-        }
-    }
-
     /// Who is there; none: the store does not say. What is counted are times in which a host was seen dead throughout.
     pub fn hear_alive(&mut self, alive: Option<BTreeSet<String>>) {
         (self.alive_is_heard, self.news) = (alive.is_some(), true);
@@ -182,7 +171,7 @@ mod tests {
     #[test]
     fn a_forgotten_host_is_gone_and_what_is_remembered_goes_when_the_store_says_what_is() {
         let mut roll = Roll::default();
-        roll.learn([("old".to_owned(), known(&[5], 0))]);
+        roll.hosts.insert("old".to_owned(), known(&[5], 0));
         assert_eq!(hosts(&mut roll), ["old"]);
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2], 2)]));
         assert_eq!(hosts(&mut roll), ["a", "me"]);

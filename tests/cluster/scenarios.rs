@@ -158,22 +158,32 @@ async fn a_wiped_store_is_rebuilt_and_nobody_loses_a_peer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_starts_again_on_an_empty_store_and_joins_at_once_keeps_its_peers() {
+async fn who_starts_again_and_joins_at_once_keeps_its_peers_whether_the_store_is_empty_or_not() {
     let (_dir, store) = embedded();
     let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
     for host in [&a, &b] {
         host.cluster.join(&wanted(&[BLUE])).await.unwrap();
     }
     until("agreement", || agree(&[&a, &b], BLUE)).await;
-    let (held, peers) = (a.standing(BLUE).share, a.peers(BLUE));
+    let held = a.standing(BLUE).share;
     drop(a);
-    b.cut(true);
-    for _ in 0..30 {
-        store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap()), Op::DeleteBelow(Key::new("lease").unwrap())]).await.unwrap();
-        let a = Host::start_as(&store, "a", 1, "a", vec![(wanted(&[BLUE]), held.clone())], times());
-        a.cluster.join(&wanted(&["10.60.0.0/16"])).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(a.peers(BLUE), peers);
+    for round in 0..40 {
+        b.cut(round >= 20);
+        if round >= 20 {
+            store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap()), Op::DeleteBelow(Key::new("lease").unwrap())]).await.unwrap();
+        }
+        let a = [Host::start_as(&store, "a", 1, "a", vec![(wanted(&[BLUE]), held.clone())], times())];
+        let (mut views, blue) = (a[0].cluster.views(), a[0].standing(BLUE));
+        let join = async {
+            a[0].cluster.join(&wanted(&["10.60.0.0/16"])).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        };
+        let seen = async {
+            while views.changed().await.is_ok() {
+                assert_eq!(views.borrow_and_update().of(net(BLUE)), Some(&blue), "round {round}");
+            }
+        };
+        tokio::select! { () = join => {}, () = seen => {} }
     }
 }
 
