@@ -4,12 +4,13 @@
 ENGINE ?= 20.10 28.5
 export ENGINE
 
-.PHONY: help run test plugin bench bench-scale bench-overlay fmt lint clean deps engines
+.PHONY: help run test plugin bench bench-scale bench-overlay release fmt lint clean deps engines
 
 help:
 	@echo 'make run       install what is missing, build, install the plugin in the local engine, show two containers that talk'
 	@echo 'make test      every test, on real engines (as root); make test ENGINE="26.1" chooses the engines'
 	@echo 'make plugin    dist/plugin, for docker plugin create'
+	@echo 'make release   dist/release: program, plugin, Debian package, dependencies with licences, sums; the same bytes each time'
 	@echo 'make bench     rsnet beside Docker'\''s own bridge and the least remote drivers (as root)'
 	@echo 'make bench-scale  a thousand simulated hosts over a real Consul (as root); HOSTS=100 NETWORKS=10'
 	@echo 'make bench-overlay  rsnet between two hosts beside Docker'\''s own overlay (as root)'
@@ -26,6 +27,9 @@ test:
 
 plugin:
 	scripts/plugin
+
+release:
+	scripts/release
 
 bench: deps engines
 	scripts/bench

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::Targets;
 
 use crate::model::{IfName, Way};
+use crate::peers;
 use crate::store::consul;
 
 /// Settings as they are given: the flags of `rsnet serve`, the keys of the file, and with `RSNET_` before them in capitals the environment.
@@ -59,6 +60,10 @@ pub struct Given {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
+    /// The TCP port that the hosts of a cluster ask each other at, the same on all; 0: they do not [default: 4795]
+    #[arg(long, value_name = "PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_port: Option<String>,
     /// The engine's API socket, or `none` [default: /var/run/docker.sock]
     #[arg(long, value_name = "SOCKET")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,6 +80,11 @@ pub struct Given {
     #[arg(long, value_name = "WAY")]
     #[serde(skip_serializing_if = "Option::is_none")]
     attach: Option<String>,
+    /// Whether overlay and shared macvlan networks that other hosts with this setting make are made here too, and the other way round: `on` or
+    /// `off` [default: off]
+    #[arg(long, value_name = "SWITCH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spread: Option<String>,
     /// The plugin's sockets, joined by commas [default: /run/docker/plugins/rsnet.sock]
     #[arg(long, value_name = "PATHS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,10 +104,14 @@ pub struct Settings {
     pub underlay: Option<Underlay>,
     /// This host's name among those that share a store.
     pub host: String,
+    /// Where hosts ask each other, if they do.
+    pub peer_port: Option<u16>,
     pub docker: Option<PathBuf>,
     pub metrics: Option<SocketAddr>,
     pub log: Targets,
     pub attach: Way,
+    /// Networks appear and go by themselves.
+    pub spread: bool,
     pub sockets: Vec<PathBuf>,
     pub proc_sys_net: PathBuf,
 }
@@ -155,10 +169,12 @@ impl Settings {
             data_dir: r.path("data_dir", "/var/lib/rsnet"),
             underlay: r.read("underlay", "", "an interface or an IP address", underlay),
             host: r.read("host", &hostname(), "a name of letters, digits, - . and _", host).unwrap_or_default(),
+            peer_port: r.read("peer_port", &peers::PORT.to_string(), "a port, or 0", |v| v.parse().ok()).filter(|port| *port != 0),
             docker: r.read("docker", "/var/run/docker.sock", "the path of a socket, or none", |v| path(v, "none")).flatten(),
             metrics: r.read("metrics", "off", "ADDRESS:PORT, or off", metrics).flatten(),
             log: r.read("log", "info", "error, warn, info, debug or trace, also by room", |v| v.parse().ok()).unwrap_or_default(),
             attach: r.read("attach", "engine", "engine or direct", way).unwrap_or_default(),
+            spread: r.read("spread", "off", "on or off", switch).unwrap_or_default(),
             sockets: r.read("sockets", "/run/docker/plugins/rsnet.sock", "absolute paths joined by commas", paths).unwrap_or_default(),
             proc_sys_net: r.path("proc_sys_net", "/proc/sys/net"),
         };
@@ -274,6 +290,14 @@ fn metrics(value: &str) -> Option<Option<SocketAddr>> {
     if value == "off" { Some(None) } else { value.parse().ok().map(Some) }
 }
 
+fn switch(value: &str) -> Option<bool> {
+    match value {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
 fn way(value: &str) -> Option<Way> {
     match value {
         "engine" => Some(Way::Engine),
@@ -318,10 +342,12 @@ mod tests {
             ("RSNET_STORE_DATACENTER", "here and there"),
             ("RSNET_DATA_DIR", "relative"),
             ("RSNET_UNDERLAY", "not an interface"),
+            ("RSNET_PEER_PORT", "70000"),
             ("RSNET_DOCKER", "x"),
             ("RSNET_METRICS", "9"),
             ("RSNET_LOG", "loud=very"),
             ("RSNET_ATTACH", "sideways"),
+            ("RSNET_SPREAD", "maybe"),
         ]);
         let error = Given::default().settle(wrong.clone()).unwrap_err().to_string();
         for (name, value) in wrong {

@@ -13,17 +13,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("firewall", &["model"]),
     ("store", &["model"]),
     ("docker", &["model"]),
+    ("doctor", &[]),
     ("cluster", &["model", "store"]),
+    ("peers", &["cluster", "store"]),
     ("plugin", &[]),
     ("telemetry", &[]),
-    ("config", &["model", "store"]),
-    ("cluster", &["model", "store"]),
+    ("config", &["model", "peers", "store"]),
     ("reconcile", &["model", "kernel", "firewall"]),
-    ("agent", &["model", "addresses", "cluster", "docker", "drivers", "kernel", "reconcile", "store"]),
+    ("explain", &["model"]),
+    ("agent", &["model", "addresses", "cluster", "docker", "drivers", "explain", "firewall", "kernel", "reconcile", "store"]),
+    ("names", &["model", "agent", "cluster", "docker", "peers"]),
+    ("dns", &["model", "kernel", "firewall", "names"]),
+    ("spread", &["model", "cluster", "docker", "drivers", "peers", "plugin", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
-    ("inspect", &["agent", "plugin"]),
-    ("cli", &["agent", "app", "config", "docker", "telemetry"]),
+    ("inspect", &["agent", "dns", "doctor", "firewall", "kernel", "model", "names", "plugin", "reconcile", "store"]),
+    ("cli", &["agent", "app", "config", "docker", "doctor", "explain", "inspect", "model", "names", "telemetry"]),
 ];
 
 /// A library → the rooms that name it: one, unless it is a layer below several.
@@ -40,6 +45,7 @@ const ONE_ROOM: &[(&str, &[&str])] = &[
     ("hyper_rustls", &["store"]),
     ("backon", &["store"]),
     ("bollard", &["docker"]),
+    ("hickory_proto", &["dns"]),
     ("clap", &["cli", "config"]),
 ];
 

@@ -224,7 +224,7 @@ impl Addressing {
         if new.gateway {
             return Ok(pool.allocate_gateway()?);
         }
-        match home.map(|home| pool.take(home)) {
+        match home.filter(|home| pool.covers(*home)).map(|home| pool.take(home)) {
             Some(Ok(taken)) => Ok(taken),
             _ => Ok(pool.allocate()?),
         }
@@ -342,20 +342,23 @@ impl Agent {
         Ok(IpNet::new(taken.address, subnet.prefix_len()).unwrap_or(subnet))
     }
 
-    /// IPAM: `ReleaseAddress`; may come twice.
+    /// IPAM: `ReleaseAddress`; may come twice. One of another host's block is given back first: free here, it would be given again.
     pub async fn release_address(&self, pool: &str, address: IpAddr) -> Result<(), Error> {
+        if let Some((None, subnet)) = parse_pool_id(pool) {
+            self.give_back(subnet, address).await;
+        }
+        self.free(pool, address).await
+    }
+
+    /// Makes an address of a pool one that may be given.
+    pub(super) async fn free(&self, pool: &str, address: IpAddr) -> Result<(), Error> {
         let Some((segment, subnet)) = parse_pool_id(pool) else { return Ok(()) };
-        let mut all = self.addressing.lock().await;
-        let addressing = all.of(segment.as_ref());
+        let mut addressing = self.addressing.lock().await;
+        let addressing = addressing.of(segment.as_ref());
         let released = addressing.space.pool_mut(&subnet).and_then(|pool| pool.release(address));
         let Some(released) = released else { return Ok(()) };
         let mac = addressing.macs.get(&address).copied();
-        self.keep(&addressing.address_key(subnet, address), record(&AddressRecord { record: released, mac })).await?;
-        drop(all);
-        if segment.is_none() {
-            self.give_back(subnet, address).await;
-        }
-        Ok(())
+        self.keep(&addressing.address_key(subnet, address), record(&AddressRecord { record: released, mac })).await
     }
 
     /// The parts of a network's subnets that addresses are given of, if all of its pools are ours and none is that of a segment.

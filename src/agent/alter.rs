@@ -59,7 +59,7 @@ impl Agent {
         Ok(())
     }
 
-    pub(super) fn find(&self, wanted: &str) -> Result<NetworkId, Error> {
+    pub fn find(&self, wanted: &str) -> Result<NetworkId, Error> {
         let known: Vec<NetworkId> = self.state().networks.keys().cloned().collect();
         let named = known.iter().find(|id| id.as_str() == wanted || self.names.of(id).as_deref() == Some(wanted));
         let mut begun = known.iter().filter(|id| !wanted.is_empty() && id.as_str().starts_with(wanted));
@@ -78,34 +78,38 @@ impl Agent {
 
     /// Makes a network be as `after` says, and its containers with it. The network's lock is held.
     async fn alter(&self, after: Network) -> Result<(), Error> {
-        let (before, old) = {
-            let state = self.state();
-            let live = state.networks.get(&after.id).ok_or_else(|| Error::UnknownNetwork(after.id.clone()))?;
-            (live.network.clone(), live.mode.clone())
-        };
+        let before = self.network(&after.id)?;
         if before == after {
             return Ok(());
         }
+        let old = self.state().mode(&after.id).ok_or_else(|| Error::UnknownNetwork(after.id.clone()))?;
         let mode: Arc<dyn Mode> = drivers::open(&after)?.into();
         self.settle(declare_network(&after.id, Some((&before, &*old))), declare_network(&after.id, Some((&after, &*mode)))).await?;
         info!(network = %after.id, "network altered");
-        let id = after.id.clone();
-        for endpoint in self.replace(after, mode) {
-            self.renew(&id, &endpoint).await?;
-        }
-        Ok(())
+        self.adopt(after, mode).await
     }
 
-    /// Remembers the network; gives its endpoints, which have their old plans still.
-    pub(super) fn replace(&self, network: Network, mode: Arc<dyn Mode>) -> Vec<EndpointId> {
+    /// Goes on with a network that is stored and planned, and renews its containers.
+    pub(super) async fn adopt(&self, network: Network, mode: Arc<dyn Mode>) -> Result<(), Error> {
+        let id = network.id.clone();
+        let mut renewed = Ok(());
+        for endpoint in self.replace(network, mode) {
+            renewed = renewed.and(self.renew(&id, &endpoint).await);
+        }
+        renewed
+    }
+
+    /// Remembers the network; gives those of its endpoints whose plans may be other ones now.
+    fn replace(&self, network: Network, mode: Arc<dyn Mode>) -> Vec<EndpointId> {
         let mut state = self.state();
         let Some(live) = state.networks.get_mut(&network.id) else { return Vec::new() };
+        let same = live.network.is_alike_here(&network);
         (live.network, live.mode) = (network, mode);
-        live.endpoints.keys().cloned().collect()
+        live.endpoints.keys().filter(|_| !same).cloned().collect()
     }
 
     /// Makes an endpoint be as its network's mode says now. What the host refuses, the reconciler tries again.
-    pub(super) async fn renew(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
+    async fn renew(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
         let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return Ok(()) };
         let made = self.reconciler.set(&endpoint_owner(network, id), mode.endpoint(&known.endpoint)).await;

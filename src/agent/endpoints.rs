@@ -137,6 +137,7 @@ impl Agent {
         if let Some(live) = self.state().networks.get_mut(network) {
             live.endpoints.remove(id);
         }
+        self.moved.notify_one();
         self.give_up_mac(&known.endpoint);
         Ok(())
     }
@@ -157,6 +158,7 @@ impl Agent {
         live.origin.unheard = false;
         live.macs.extend(endpoint.addresses.iter().map(|address| (address.addr(), endpoint.mac)));
         live.endpoints.insert(endpoint.id.clone(), Known { endpoint, presence });
+        self.moved.notify_one();
         Ok(())
     }
 

@@ -9,11 +9,14 @@
 mod addressing;
 mod alter;
 mod endpoints;
+mod explain;
 mod holders;
 mod locks;
 mod networks;
+mod overview;
 mod publish;
 mod recovery;
+mod sandboxes;
 mod shared;
 mod state;
 mod strangers;
@@ -36,8 +39,10 @@ use crate::store::{Expect, InvalidKey, Key, Store, StoreError};
 pub use addressing::{NewAddress, NewPool, SPACE, pool_id};
 pub use alter::{ChangeSources, Sources};
 pub use endpoints::{Joined, NewEndpoint};
+pub use explain::{Explainer, HostAnswer, HostQuestion, Hosts as OtherHosts, Looked, Party, Why};
 pub use holders::{Holder, Holders, Holding, Of};
 pub use networks::NewNetwork;
+pub use overview::{EndpointSeen, NetworkSeen, Planned};
 pub use publish::Published;
 pub use shared::{Forget, HostSeen, Hosts};
 use state::State;
@@ -87,6 +92,8 @@ pub struct Agent {
     short: Notify,
     /// A network that hosts share is gone.
     left: Notify,
+    /// A container came to a network or left it.
+    moved: Notify,
     settings: Settings,
 }
 

@@ -20,6 +20,9 @@ use crate::cluster::{self, Lender, View, Wanted};
 use crate::drivers::{self, Mode};
 use crate::model::{Agreement, Network, NetworkId, Share};
 
+/// So often other containers may be faster.
+const TRIES: usize = 5;
+
 /// When what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -116,9 +119,7 @@ impl Agent {
         news.for_each(|warning| warn!(network = %id, "{warning}"));
         let (kept, made) = self.make(declare_network(id, Some((&network, &*mode)))).await;
         kept?;
-        for endpoint in self.replace(network, mode) {
-            self.renew(id, &endpoint).await?;
-        }
+        self.adopt(network, mode).await?;
         Ok(made?)
     }
 
@@ -127,7 +128,7 @@ impl Agent {
         let stored = self.state().blocks();
         let returned = self.addressing.lock().await.confine(&self.view(), &stored);
         for (subnet, address) in returned {
-            if let Err(error) = self.release_address(&subnet.to_string(), address).await {
+            if let Err(error) = self.free(&subnet.to_string(), address).await {
                 warn!(%error, %address, "an address that was kept for another host could not be freed");
             }
         }
@@ -181,8 +182,26 @@ impl Agent {
             Err(Error::Address(AddressError::Exhausted { .. })) => {}
             taken => return taken,
         }
-        self.grow_one(subnet).await?;
-        self.take_heard(new).await
+        for _ in 0..TRIES {
+            self.grow_or_borrow(subnet).await?;
+            match self.take_heard(new).await {
+                // another container, which did not have to wait, was faster
+                Err(Error::Address(AddressError::Exhausted { .. })) => {}
+                taken => return taken,
+            }
+        }
+        Err(dry)
+    }
+
+    /// One more block, or where none is left one address of another host's.
+    async fn grow_or_borrow(&self, subnet: IpNet) -> Result<(), Error> {
+        match self.grow_one(subnet).await {
+            Err(Error::Cluster(cluster::Error::Exhausted { .. })) => {}
+            grown => return grown,
+        }
+        let address = self.cluster.borrow(subnet).await?;
+        info!(%subnet, %address, "no block is left; this host borrowed an address");
+        Ok(())
     }
 
     async fn take_heard(&self, new: &NewAddress) -> Result<IpNet, Error> {
@@ -196,12 +215,18 @@ impl Agent {
         let alone = self.state().networks.values().any(alone);
         if alone {
             self.cluster.release(subnet, address).await;
+            self.confine().await;
         }
     }
 
     /// What the cluster last heard.
     pub(super) fn view(&self) -> Arc<View> {
         self.cluster.views().borrow().clone()
+    }
+
+    /// The networks that hosts share, with all subnets of each.
+    pub fn shared_networks(&self) -> Vec<(NetworkId, Vec<IpNet>)> {
+        self.state().shared().map(|(live, agreement)| (live.network.id.clone(), agreement.subnets)).collect()
     }
 
     /// The hosts that share networks.
@@ -231,6 +256,11 @@ impl Agent {
         }
     }
 
+    /// Whether hosts share this network.
+    pub fn shares(&self, network: &NetworkId) -> bool {
+        self.state().networks.get(network).is_some_and(|live| live.network.share.is_some())
+    }
+
     fn is_shared(&self, subnet: IpNet) -> bool {
         self.state().shared().any(|(_, agreement)| agreement.subnets.contains(&subnet))
     }
@@ -251,6 +281,13 @@ impl Lender for Agent {
             Err(error) => return Err(error.to_string()),
         }
         Ok(())
+    }
+
+    async fn lend_any(&self, subnet: IpNet, to: &str) -> Result<IpAddr, String> {
+        let wanted = NewAddress { pool: subnet.to_string(), address: None, gateway: false, mac: None };
+        let lent = self.take(&wanted).await.map_err(|_| "has none free".to_owned())?;
+        info!(address = %lent.addr(), host = to, "lent to another host");
+        Ok(lent.addr())
     }
 
     async fn restore(&self, address: IpAddr) {

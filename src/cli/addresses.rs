@@ -3,17 +3,14 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
 use ipnet::IpNet;
 
 use super::client::Asking;
-use super::{Failure, client, runtime};
+use super::{Failure, client, print, runtime};
 use crate::agent::{Holder, Holders, Holding, Of};
 use crate::docker::Seen;
 
-/// What a screen has room for.
-const ROWS: usize = 20;
+/// What a line has room for.
 const BLOCKS: usize = 6;
 
 #[derive(Args)]
@@ -27,10 +24,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let holders = runtime()?.block_on(ask(arguments))?;
     if arguments.asking.json {
-        return client::print_json(&holders);
+        return print::json(&holders);
     }
-    print(&holders);
-    Ok(())
+    show(&holders)
 }
 
 async fn ask(arguments: &Arguments) -> Result<Holders, Failure> {
@@ -42,30 +38,24 @@ async fn ask(arguments: &Arguments) -> Result<Holders, Failure> {
     Ok(holders)
 }
 
-fn print(holders: &Holders) {
+fn show(holders: &Holders) -> Result<(), Failure> {
     if holders.shared && !holders.in_touch {
-        println!("The store does not answer. What was last heard:");
+        print::say("The store does not answer. What was last heard:")?;
     }
-    println!("{}", hosts(&holders.hosts));
-    if !holders.containers.is_empty() {
-        println!("\n{}", containers(&holders.containers));
+    print::say(hosts(&holders.hosts))?;
+    if holders.containers.is_empty() {
+        return Ok(());
     }
-    let more = holders.containers.len().saturating_sub(ROWS);
-    if more > 0 {
-        println!("… and {more} containers more; all of them: rsnet addresses --json");
-    }
+    print::say(format!("\n{}", containers(&holders.containers)))
 }
 
-fn hosts(hosts: &[Holder]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["HOST", "STATE", "IN USE", "ADDRESSES", "BLOCKS"]);
-    for host in hosts {
+fn hosts(hosts: &[Holder]) -> String {
+    let row = |host: &Holder| {
         let state = if host.alive { "alive" } else { "gone" };
         let in_use = host.in_use.map_or_else(|| "-".to_owned(), |count| count.to_string());
-        table.add_row([host.host.clone(), state.to_owned(), in_use, size(&host.blocks), blocks(&host.blocks)]);
-    }
-    table
+        [host.host.clone(), state.to_owned(), in_use, size(&host.blocks), blocks(&host.blocks)]
+    };
+    print::table(["HOST", "STATE", "IN USE", "ADDRESSES", "BLOCKS"], hosts.iter().map(row).collect(), "rsnet addresses --json")
 }
 
 /// Neighbours as one.
@@ -90,15 +80,13 @@ fn blocks(blocks: &[IpNet]) -> String {
     shown.join(" ")
 }
 
-fn containers(containers: &[Holding]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["CONTAINER", "ADDRESS", "MAC"]);
+fn containers(containers: &[Holding]) -> String {
     let mut sorted: Vec<&Holding> = containers.iter().collect();
     sorted.sort_by_key(|holding| holding.addresses.clone());
-    for holding in sorted.into_iter().take(ROWS) {
+    let row = |holding: &Holding| {
         let addresses: Vec<String> = holding.addresses.iter().map(ToString::to_string).collect();
         let short: String = holding.endpoint.chars().take(10).collect();
-        table.add_row([holding.container.clone().unwrap_or(short), addresses.join(" "), holding.mac.to_string()]);
-    }
-    table
+        [holding.container.clone().unwrap_or(short), addresses.join(" "), holding.mac.to_string()]
+    };
+    print::table(["CONTAINER", "ADDRESS", "MAC"], sorted.into_iter().map(row).collect(), "rsnet addresses --json")
 }

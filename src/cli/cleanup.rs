@@ -1,8 +1,9 @@
 //! `rsnet cleanup`: the same converge as ever, with nothing desired.
 
 use clap::Args;
+use serde::Serialize;
 
-use super::{Failure, runtime};
+use super::{Failure, print, runtime};
 use crate::app;
 use crate::config::Given;
 
@@ -13,14 +14,28 @@ pub struct Arguments {
     /// Also forget what was declared: networks, endpoints, addresses
     #[arg(long)]
     forget: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Cleaned {
+    /// Objects.
+    removed: usize,
+    forgotten: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let settings = arguments.given.settle(std::env::vars())?;
-    let mended = runtime()?.block_on(app::clean(&settings, arguments.forget))?;
-    println!("Removed {mended} objects of rsnet from this host.");
-    if !arguments.forget {
-        println!("What was declared is kept: `rsnet serve` makes it again. Forget it with `rsnet cleanup --forget`.");
+    let removed = runtime()?.block_on(app::clean(&settings, arguments.forget))?;
+    if arguments.json {
+        return print::json(&Cleaned { removed, forgotten: arguments.forget });
     }
-    Ok(())
+    print::say(format!("Removed {removed} objects of rsnet from this host."))?;
+    if arguments.forget {
+        return Ok(());
+    }
+    print::say("What was declared is kept: `rsnet serve` makes it again. Forget it with `rsnet cleanup --forget`.")
 }

@@ -1,21 +1,25 @@
 //! Asks the running daemon.
 
 use std::collections::HashMap;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use http_body_util::{BodyExt, Full};
-use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::handshake;
 use hyper::http::request::Builder;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use super::Failure;
-use crate::docker::{self, Seen};
+use crate::docker::{self, Engine, Inspected, Seen};
+use crate::model::NetworkId;
 
 /// Where the daemon listens on the host, as a process and as a managed plugin.
 const SOCKET: &str = "/run/docker/plugins/rsnet.sock";
@@ -31,19 +35,38 @@ pub struct Asking {
     pub socket: PathBuf,
 }
 
-/// Prints an answer as it is.
-pub fn print_json(answer: &impl Serialize) -> Result<(), Failure> {
-    println!("{}", serde_json::to_string_pretty(answer)?);
-    Ok(())
-}
+/// How long the daemon may take for an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where the engine tells people's names for things; a managed plugin cannot ask there.
 const ENGINE: &str = "/var/run/docker.sock";
 
+/// The engine's socket: that of `DOCKER_HOST` if it is one, as for `docker`.
+fn engine_socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://").unwrap_or(ENGINE).into()
+}
+
+/// What the engine of this host calls things; `Err` says why it does not tell.
+pub async fn engine() -> Result<Engine, String> {
+    let socket = engine_socket();
+    docker::ask(&socket).await.map_err(|problem| format!("does not answer at {}: {problem}", socket.display()))
+}
+
+/// The name of a network, or else its id.
+pub fn named(name: Option<&String>, id: &NetworkId) -> String {
+    name.cloned().unwrap_or_else(|| id.short().to_owned())
+}
+
 /// A network as the engine of this host knows it; what was typed for its id where it does not tell.
 pub async fn network(typed: &str) -> Seen {
     let unknown = || Seen { id: typed.to_owned(), containers: HashMap::new() };
-    docker::look(Path::new(ENGINE), typed).await.unwrap_or_else(unknown)
+    docker::look(&engine_socket(), typed).await.unwrap_or_else(unknown)
+}
+
+/// A container as the engine of this host knows it.
+pub async fn container(typed: &str) -> Inspected {
+    docker::find(&engine_socket(), typed).await
 }
 
 /// `GET path`, read as JSON.
@@ -64,22 +87,34 @@ struct Refusal {
 }
 
 async fn ask<T: DeserializeOwned>(socket: &Path, request: Builder, body: Vec<u8>) -> Result<T, Failure> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| {
-        format!(
-            "connect to {}: {error}; is rsnet running? Start it with `rsnet serve` or `docker plugin enable rsnet/driver`",
-            socket.display()
-        )
-    })?;
+    let late = || format!("the daemon at {} does not answer within {} s; see its log", socket.display(), PATIENCE.as_secs());
+    timeout(PATIENCE, ask_patiently(socket, request, body)).await.unwrap_or_else(|_| Err(late().into()))
+}
+
+/// Why nobody can be asked, and what to do.
+fn nobody(socket: &Path, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        ErrorKind::PermissionDenied => "only root may ask: type it with sudo",
+        _ => "rsnet does not run here. Start it: `docker plugin enable rsnet/driver`, `systemctl start rsnet` or `rsnet serve`",
+    };
+    format!("connect to {}: {error}; {remedy}", socket.display())
+}
+
+async fn ask_patiently<T: DeserializeOwned>(socket: &Path, request: Builder, body: Vec<u8>) -> Result<T, Failure> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| nobody(socket, &error))?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
     let request = request.header("Host", "rsnet").body(Full::<Bytes>::from(body))?;
     let answered = async move {
         let response = sender.send_request(request).await?;
-        let done = response.status().is_success();
-        response.into_body().collect().await.map(|body| (done, body.to_bytes()))
+        let status = response.status();
+        response.into_body().collect().await.map(|body| (status, body.to_bytes()))
     };
     let (answer, _) = tokio::join!(answered, connection);
     match answer? {
-        (true, body) => Ok(serde_json::from_slice(&body)?),
-        (false, body) => Err(serde_json::from_slice::<Refusal>(&body)?.problem.into()),
+        (status, body) if status.is_success() => Ok(serde_json::from_slice(&body)?),
+        (StatusCode::NOT_FOUND, _) => {
+            Err("the daemon does not know that question: it is of another version; compare `rsnet version`".into())
+        }
+        (_, body) => Err(serde_json::from_slice::<Refusal>(&body)?.problem.into()),
     }
 }

@@ -1,12 +1,11 @@
 //! `rsnet hosts`, `rsnet host forget`: who shares networks with this host.
 
-use clap::{Args, Subcommand};
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
+use std::collections::BTreeMap;
 
 use super::client::Asking;
-use super::{Failure, client, runtime};
+use super::{Failure, client, print, runtime};
 use crate::agent::{Forget, HostSeen, Hosts};
+use clap::{Args, Subcommand};
 
 #[derive(Args)]
 pub struct HostArguments {
@@ -27,39 +26,38 @@ enum HostCommand {
 
 pub fn run(arguments: &Asking) -> Result<(), Failure> {
     let seen = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/hosts"))?;
-    print(arguments, &seen)
+    show(arguments, &seen)?;
+    in_the_way(arguments)
+}
+
+/// What keeps networks of other hosts from appearing here.
+pub fn in_the_way(arguments: &Asking) -> Result<(), Failure> {
+    let problems: BTreeMap<String, String> = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/spread"))?;
+    let said = |(network, problem): (&String, &String)| print::say(format!("network {network}: {problem}"));
+    problems.iter().filter(|_| !arguments.json).try_for_each(said)
 }
 
 pub fn run_host(arguments: &HostArguments) -> Result<(), Failure> {
     let HostCommand::Forget { name, arguments } = &arguments.command;
     let forget = Forget { host: name.clone() };
     let seen = runtime()?.block_on(client::post(&arguments.socket, "/rsnet/hosts/forget", &forget))?;
-    print(arguments, &seen)
+    show(arguments, &seen)
 }
 
-fn print(arguments: &Asking, seen: &Hosts) -> Result<(), Failure> {
+fn show(arguments: &Asking, seen: &Hosts) -> Result<(), Failure> {
     if arguments.json {
-        return client::print_json(seen);
+        return print::json(seen);
     }
     if !seen.in_touch {
-        println!("The store does not answer. What was last heard:");
+        print::say("The store does not answer. What was last heard:")?;
     }
-    match &seen.hosts[..] {
-        [] => {
-            println!("No host shares networks yet. Make one: docker network create -d rsnet --ipam-driver rsnet -o mode=overlay --subnet …")
-        }
-        hosts => println!("{}", table(hosts)),
+    if seen.hosts.is_empty() {
+        return print::say(
+            "No host shares networks yet. Make one: docker network create -d rsnet --ipam-driver rsnet -o mode=overlay --subnet …",
+        );
     }
-    Ok(())
-}
-
-fn table(hosts: &[HostSeen]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["HOST", "ADDRESS", "STATE"]);
-    for host in hosts {
-        table.add_row([host.name.clone(), host.address.to_string(), state(host)]);
-    }
-    table
+    let rows = seen.hosts.iter().map(|host| [host.name.clone(), host.address.to_string(), state(host)]).collect();
+    print::say(print::table(["HOST", "ADDRESS", "STATE"], rows, "rsnet hosts --json"))
 }
 
 fn state(host: &HostSeen) -> String {

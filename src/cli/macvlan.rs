@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::client::Asking;
-use super::{Failure, client, runtime};
+use super::{Failure, client, print, runtime};
 use crate::agent::{ChangeSources, Sources};
 
 #[derive(Args)]
@@ -48,10 +48,9 @@ fn sources(arguments: &SourcesArguments) -> Result<(), Failure> {
     };
     let now: Sources = runtime()?.block_on(asked)?;
     if asking.json {
-        return client::print_json(&now);
+        return print::json(&now);
     }
-    println!("{}", show(&now));
-    Ok(())
+    print::say(show(&now))
 }
 
 /// Four to a line: they fit 80 columns.

@@ -1,39 +1,40 @@
 //! `rsnet ports`: what `docker ps` cannot show of a plugin's networks.
 
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
-
 use super::client::Asking;
-use super::{Failure, client, runtime};
+use super::{Failure, client, print, runtime};
 use crate::agent::Published;
 
 pub fn run(arguments: &Asking) -> Result<(), Failure> {
-    let ports: Vec<Published> = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/ports"))?;
+    let ports = runtime()?.block_on(ask(arguments))?;
     if arguments.json {
-        return client::print_json(&ports);
+        return print::json(&ports);
     }
     if ports.is_empty() {
-        println!("Nothing is published. Publish with `docker run --network NAME -p 8080:80 …` on a network of `-d rsnet`.");
-    } else {
-        println!("{}", table(&ports));
+        return print::say("Nothing is published. Publish with `docker run --network NAME -p 8080:80 …` on a network of `-d rsnet`.");
     }
-    Ok(())
+    let rows = ports.iter().map(row).collect();
+    print::say(print::table(["HOST", "PROTO", "CONTAINER", "PORT", "NETWORK", "ENDPOINT"], rows, "rsnet ports --json"))
 }
 
-fn table(ports: &[Published]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["HOST", "PROTO", "CONTAINER", "PORT", "NETWORK", "ENDPOINT"]);
-    for port in ports {
-        let host = port.binding.host.map_or_else(|| "*".to_owned(), |host| host.to_string());
-        let container: Vec<_> = port.container.iter().map(ToString::to_string).collect();
-        table.add_row([
-            format!("{host}:{}", port.binding.host_ports),
-            port.binding.protocol.to_string(),
-            container.join(" "),
-            port.binding.container_ports().to_string(),
-            port.network_name.clone().unwrap_or_else(|| port.network.short().to_owned()),
-            port.endpoint.short().to_owned(),
-        ]);
+async fn ask(arguments: &Asking) -> Result<Vec<Published>, Failure> {
+    let engine = client::engine().await.unwrap_or_default();
+    let mut ports: Vec<Published> = client::get(&arguments.socket, "/rsnet/ports").await?;
+    for port in &mut ports {
+        let name = engine.networks.get(port.network.as_str()).cloned();
+        port.network_name = name.or(port.network_name.take());
     }
-    table
+    Ok(ports)
+}
+
+fn row(port: &Published) -> [String; 6] {
+    let host = port.binding.host.map_or_else(|| "*".to_owned(), |host| host.to_string());
+    let container: Vec<_> = port.container.iter().map(ToString::to_string).collect();
+    [
+        format!("{host}:{}", port.binding.host_ports),
+        port.binding.protocol.to_string(),
+        container.join(" "),
+        port.binding.container_ports().to_string(),
+        client::named(port.network_name.as_ref(), &port.network),
+        port.endpoint.short().to_owned(),
+    ]
 }

@@ -63,6 +63,13 @@ pub enum Error {
     /// It belongs to a host that does not answer.
     #[error("claim {address} in {subnet}: it belongs to host {host}, which does not answer; choose another address, or see to that host")]
     Silent { subnet: IpNet, address: IpAddr, host: String },
+    /// No host has one left.
+    #[error(
+        "borrow an address of {subnet}: none is free on this host, and no other lends one: {}; remove containers, free a dead host's addresses \
+         by `rsnet host forget NAME`, or make a network with a larger subnet",
+        words(.said)
+    )]
+    NoneLent { subnet: IpNet, said: Vec<(String, String)> },
     /// A container of another host has it.
     #[error("claim MAC {mac}: host {host} has it ({at}); give another --mac-address, or remove that container")]
     MacTaken { mac: Mac, host: String, at: String },
@@ -75,6 +82,16 @@ pub enum Error {
     /// There is none.
     #[error("forget host {host}: the store knows no such host; `rsnet hosts` lists them")]
     Unknown { host: String },
+}
+
+/// What each host said, of many some.
+fn words(said: &[(String, String)]) -> String {
+    let some: Vec<String> = said.iter().take(4).map(|(host, why)| format!("{host}: {why}")).collect();
+    match said.len() {
+        0 => "there is no other".to_owned(),
+        all if all > some.len() => format!("{}, and {} more", some.join("; "), all - some.len()),
+        _ => some.join("; "),
+    }
 }
 
 impl Error {

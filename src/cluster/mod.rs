@@ -32,6 +32,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::model::{Agreement, Mac, Member, OnLink, Segment, Share};
 use crate::store::{Entry, Lease, Leases};
@@ -142,6 +143,9 @@ pub trait Lender: Send + Sync {
     /// [`Standing::kept`] had it and has it no more.
     async fn lend(&self, address: IpAddr, to: &str) -> Result<(), String>;
 
+    /// The same with any address of this host's blocks that is free, and which.
+    async fn lend_any(&self, subnet: IpNet, to: &str) -> Result<IpAddr, String>;
+
     /// The other host does not take it.
     async fn restore(&self, address: IpAddr);
 }
@@ -193,6 +197,11 @@ struct State {
     macs: BTreeMap<(IpNet, Mac), mac::Held>,
     /// Addresses that other hosts were asked for: granted, they are not strays.
     asking: BTreeSet<IpNet>,
+    /// Subnets of which any address was asked for, and until when what others gave, more than one perhaps, is no stray: an owner that never
+    /// hears of what it lent never hears that it came back.
+    borrowing: BTreeMap<IpNet, Instant>,
+    /// What was given meanwhile and is not held. It is told like what is, so that who gave it hears of it, and hears of its return.
+    granted: BTreeMap<IpNet, Vec<IpNet>>,
 }
 
 impl State {
@@ -211,7 +220,9 @@ impl State {
         let replaced = |side: &&Side| with.iter().any(|with| with.subnet == side.subnet);
         let sides: Vec<&Side> = self.sides().filter(|side| !replaced(side)).chain(with).filter(held).collect();
         let own = sides.iter().filter_map(|side| side.own.clone()).flatten().collect();
-        let blocks = sides.iter().map(|side| (side.subnet, side.mine.clone())).collect();
+        let granted =
+            |side: &Side| self.granted.get(&side.subnet).into_iter().flatten().filter(|net| !side.mine.contains(net)).copied().collect();
+        let blocks = sides.iter().map(|side| (side.subnet, [side.mine.clone(), granted(side)].concat())).collect();
         Some(HostRecord { id: me.id.clone(), vtep, blocks, own })
     }
 
@@ -318,7 +329,8 @@ impl Cluster {
 
     /// A view costs what changed, not what there is: a thousand hosts have thousands of peers each.
     fn view(&self, state: &mut State) -> View {
-        View { networks: self.standings(state), hosts: state.hosts.clone(), in_touch: state.in_touch }
+        let vtep = state.uplink.as_ref().map(|uplink| uplink.vtep);
+        View { networks: self.standings(state), hosts: state.hosts.clone(), in_touch: state.in_touch, vtep }
     }
 
     fn standings(&self, state: &mut State) -> Vec<Arc<Standing>> {

@@ -59,7 +59,8 @@ pub struct NetworkRecord {
     pub closing: bool,
 }
 
-/// `cluster/ask/OWNER/ADDRESS/HOST`: may `who` have an address of the owner's block?
+/// `cluster/ask/OWNER/ADDRESS/HOST`: may `who` have an address of the owner's block? Any of them, where it is the subnet's own, which no
+/// container has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     #[serde(flatten)]

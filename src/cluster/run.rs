@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
+use ipnet::IpNet;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
@@ -145,6 +146,7 @@ impl Cluster {
         loop {
             let _ = timeout(self.times.again, self.work.notified()).await;
             self.end_rebuilding();
+            self.end_borrowing();
             let (subnets, record, networks) =
                 self.known(|state| (state.unsettled.clone(), state.unsettled_record, state.unsettled_networks));
             let mut done = !networks || self.settle_networks().await;
@@ -154,6 +156,18 @@ impl Cluster {
             if !done {
                 sleep(self.jitter(self.times.again)).await;
             }
+        }
+    }
+
+    /// What others gave and nobody here needs goes back.
+    fn end_borrowing(&self) {
+        let now = Instant::now();
+        if self.known(|state| state.borrowing.values().any(|until| *until <= now)) {
+            self.change(|state| {
+                let over: Vec<IpNet> = state.borrowing.extract_if(.., |_, until| *until <= now).map(|(subnet, _)| subnet).collect();
+                state.granted.retain(|subnet, _| !over.contains(subnet));
+                state.unsettled.extend(over);
+            });
         }
     }
 

@@ -96,8 +96,12 @@ impl Cluster {
             info!("the store lost its record of this host: it is written again, and what was heard of others before counts meanwhile");
             state.roll.rebuild(Some(Instant::now() + self.times.rebuild));
         }
-        let said = |subnet: &IpNet| found.and_then(|found| found.blocks.get(subnet)).map_or(&[][..], Vec::as_slice);
-        let differing = state.sides().filter(|side| said(&side.subnet) != side.mine).map(|side| side.subnet);
+        let wanted = state.record(&self.me, &[]);
+        let differs = |side: &&Side| {
+            let (subnet, wanted) = (&side.subnet, wanted.as_ref());
+            found.and_then(|found| found.blocks.get(subnet)) != wanted.and_then(|wanted| wanted.blocks.get(subnet))
+        };
+        let differing = state.sides().filter(differs).map(|side| side.subnet);
         let strange =
             found.iter().flat_map(|found| found.blocks.keys()).filter(|subnet| !state.sides().any(|side| side.subnet == **subnet));
         subnets.iter().copied().chain(differing).chain(strange.copied()).collect()
@@ -107,12 +111,14 @@ impl Cluster {
     fn decide(&self, subnet: IpNet, records: &Records) -> (bool, Vec<Write>) {
         self.change(|state| {
             let asking = state.asking.clone();
+            let any = state.borrowing.contains_key(&subnet);
             let Some(side) = state.side(subnet) else { return (false, Side::new(subnet, None).writes(&self.me, records, rand::random())) };
             let before = side.clone();
             side.hear(&self.me, records);
             tell_lost(&before, side);
             let mut writes = side.writes(&self.me, records, rand::random());
-            writes.retain(|write| !matches!(write, Write::Delete(block, _) if asking.contains(block)));
+            let asked = |block: &IpNet, side: &Side| asking.contains(block) || any && side.is_single(*block);
+            writes.retain(|write| !matches!(write, Write::Delete(block, _) if asked(block, side)));
             (true, writes)
         })
     }

@@ -1,21 +1,28 @@
-//! One address outside this host's blocks, which a user asked for: claimed if its block is nobody's, else asked of the block's owner.
+//! One address outside this host's blocks. A user named it: it is claimed if its block is nobody's, else asked of the block's owner. Or no
+//! block is left: then any will do, of any owner.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+use rand::seq::SliceRandom;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::error::Error;
 use super::record::{Ask, Owner, Records, ask_key, asked, block_key, decode, encode, tell_single};
 use super::side::Side;
-use super::{Cluster, blocks};
+use super::{Cluster, Lender, blocks};
 use crate::store::{Entry, Expect, Key, Op, StoreError};
 
 /// So often others may be faster.
 const TRIES: usize = 20;
 /// Between two looks for the answer.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// So many hosts are asked at once.
+const ASKED: usize = 8;
 
 /// What became of a try.
 enum Found {
@@ -45,7 +52,7 @@ impl Cluster {
         }
         match self.claim_free(subnet, address).await? {
             Found::Ours => Ok(()),
-            Found::Owner(owner) => self.ask(subnet, address, &owner).await,
+            Found::Owner(owner) => self.ask(subnet, address, owner.host).await,
         }
     }
 
@@ -83,9 +90,8 @@ impl Cluster {
         [claim, free, tell_single(subnet)].into_iter().chain(told).collect()
     }
 
-    /// The store says that it is this host's: all hosts are told.
-    async fn tell_single_held(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
-        let _alone = self.writes.lock().await;
+    /// The store says that it is this host's: all hosts are told. Whoever calls is alone in writing.
+    async fn hold_given(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
         for _ in 0..TRIES {
             self.prepare().await?;
             match self.commit(self.tell_held(&[with_single(self.known_side(subnet)?, address)])).await {
@@ -114,37 +120,100 @@ impl Cluster {
         }
     }
 
-    async fn ask(&self, subnet: IpNet, address: IpAddr, owner: &Owner) -> Result<(), Error> {
-        let silent = || Error::Silent { subnet, address, host: owner.host.clone() };
-        if self.known(|state| state.roll.gone.contains_key(&owner.host)) {
-            return Err(silent());
-        }
-        let (key, failed) =
-            (ask_key(&owner.host, address, &self.me.host), || Error::store(format!("ask host {} for {address}", owner.host)));
-        let ask = Ask { who: self.me.clone(), subnet, refused: None };
-        self.store.put(&key, encode(&ask), Expect::Any).await.map_err(failed())?;
-        let deadline = Instant::now() + self.times.answer;
-        while Instant::now() < deadline {
-            sleep(LOOK).await;
-            match self.store.get(&key).await.map_err(failed())?.map(|entry| decode::<Ask>(&entry)) {
-                Some(Some(Ask { refused: Some(why), .. })) => {
-                    self.withdraw(&key).await;
-                    return Err(Error::Taken { subnet, address, host: owner.host.clone(), why });
-                }
-                Some(_) => {}
-                None => break,
-            }
-        }
-        self.withdraw(&key).await;
-        // With the question gone the owner can no longer say yes; what it said is there.
+    async fn ask(&self, subnet: IpNet, address: IpAddr, host: String) -> Result<(), Error> {
+        let refused = self.ask_all(subnet, address, std::slice::from_ref(&host)).await?.pop();
+        let _alone = self.writes.lock().await;
         let records = self.read(subnet).await?;
-        let granted = records.get(&blocks::single(address)).is_some_and(|found| found.block.owner == self.me);
-        if granted { self.tell_single_held(subnet, address).await } else { Err(silent()) }
+        if records.get(&blocks::single(address)).is_some_and(|found| found.block.owner == self.me) {
+            return self.hold_given(subnet, address).await;
+        }
+        Err(match refused {
+            Some((host, why)) => Error::Taken { subnet, address, host, why },
+            None => Error::Silent { subnet, address, host },
+        })
     }
 
-    async fn withdraw(&self, key: &Key) {
-        if let Err(error) = self.store.delete(key, Expect::Any).await {
-            debug!("withdraw {key}: {error}");
+    /// Makes any address this host's that another has free. Within 10 s.
+    pub async fn borrow(&self, subnet: IpNet) -> Result<IpAddr, Error> {
+        let heard_within = self.views().borrow().of(subnet).map_or(self.times.limit, |standing| standing.heard_within);
+        let until = |time| self.change(|state| state.borrowing.insert(subnet, Instant::now() + time));
+        until(self.times.limit);
+        let borrowed = self.within(format!("borrow an address of {subnet}"), self.borrow_now(subnet)).await;
+        until(heard_within);
+        borrowed
+    }
+
+    async fn borrow_now(&self, subnet: IpNet) -> Result<IpAddr, Error> {
+        self.register().await?;
+        // More may have been given than was needed.
+        if let Some(address) = self.hold_granted(subnet).await? {
+            return Ok(address);
+        }
+        let side = self.known_side(subnet)?;
+        let records = self.read(subnet).await?;
+        let owners: BTreeSet<String> = side.others(&self.me, &records).map(|(_, found)| found.block.owner.host.clone()).collect();
+        let mut owners: Vec<String> = owners.into_iter().filter(|host| !host.is_empty()).collect();
+        owners.shuffle(&mut rand::rng());
+        let mut said = Vec::new();
+        for some in owners.chunks(ASKED) {
+            let refused = self.ask_all(subnet, subnet.network(), some).await?;
+            if let Some(address) = self.hold_granted(subnet).await? {
+                return Ok(address);
+            }
+            let silent = some.iter().filter(|host| !refused.iter().any(|(other, _)| other == *host));
+            said.extend(silent.map(|host| (host.clone(), "does not answer".to_owned())).collect::<Vec<_>>());
+            said.extend(refused);
+        }
+        Err(Error::NoneLent { subnet, said })
+    }
+
+    /// Takes an address that another host gave this one, and that nobody here named.
+    async fn hold_granted(&self, subnet: IpNet) -> Result<Option<IpAddr>, Error> {
+        let _alone = self.writes.lock().await;
+        let (side, records) = (self.known_side(subnet)?, self.read(subnet).await?);
+        let asking = self.known(|state| state.asking.clone());
+        let ours = |net: &IpNet| side.is_single(*net) && records[net].block.owner == self.me;
+        let fresh = records.keys().filter(|net| ours(net) && !side.mine.contains(net) && !asking.contains(net));
+        let granted: Vec<IpNet> = fresh.copied().collect();
+        let Some(address) = granted.first().map(IpNet::addr) else { return Ok(None) };
+        self.change(|state| state.granted.insert(subnet, granted));
+        self.hold_given(subnet, address).await?;
+        Ok(Some(address))
+    }
+
+    /// Asks hosts for an address until one has said yes, or each no, or time is over; who said no, and why. With the questions gone nobody can
+    /// say yes any more: what was said is there.
+    async fn ask_all(&self, subnet: IpNet, address: IpAddr, hosts: &[String]) -> Result<Vec<(String, String)>, Error> {
+        let failed = || Error::store(format!("ask hosts {} for an address of {subnet}", hosts.join(", ")));
+        let there = |host: &&String| self.known(|state| !state.roll.gone.contains_key(*host));
+        let asked: Vec<(String, Key)> =
+            hosts.iter().filter(there).map(|host| (host.clone(), ask_key(host, address, &self.me.host))).collect();
+        if asked.is_empty() {
+            return Ok(vec![]);
+        }
+        let ask = encode(&Ask { who: self.me.clone(), subnet, refused: None });
+        self.store.commit(asked.iter().map(|(_, key)| Op::Put(key.clone(), ask.clone(), Expect::Any)).collect()).await.map_err(failed())?;
+        let refused = self.answers(&asked).await;
+        let withdrawn = self.store.commit(asked.into_iter().map(|(_, key)| Op::Delete(key, Expect::Any)).collect()).await;
+        withdrawn.map_err(failed())?;
+        refused.map_err(failed())
+    }
+
+    async fn answers(&self, asked: &[(String, Key)]) -> Result<Vec<(String, String)>, StoreError> {
+        let deadline = Instant::now() + self.times.answer;
+        loop {
+            let (mut refused, mut granted) = (Vec::new(), false);
+            for (host, key) in asked {
+                match self.store.get(key).await?.map(|entry| decode::<Ask>(&entry)) {
+                    Some(Some(Ask { refused: Some(why), .. })) => refused.push((host.clone(), why)),
+                    Some(_) => {}
+                    None => granted = true,
+                }
+            }
+            if granted || refused.len() == asked.len() || Instant::now() > deadline {
+                return Ok(refused);
+            }
+            sleep(LOOK).await;
         }
     }
 
@@ -163,12 +232,13 @@ impl Cluster {
     /// Yes is one transaction: the question goes, the address is the asker's. A question that was withdrawn is not answered.
     async fn answer_one(&self, entry: &Entry, address: IpAddr, ask: Ask) -> Result<(), StoreError> {
         let Some(lender) = self.lender.get() else { return Ok(()) };
-        let own = self.holds(ask.subnet, address);
-        let lent = if own { lender.lend(address, &ask.who.host).await } else { Err("it was, and gave it back; try again".to_owned()) };
-        if let Err(why) = lent {
-            let refusal = Ask { refused: Some(why), ..ask };
-            return self.store.put(&entry.key, encode(&refusal), Expect::Version(entry.version)).await.map(drop);
-        }
+        let address = match self.lent(lender, ask.subnet, address, &ask.who.host).await {
+            Ok(address) => address,
+            Err(why) => {
+                let refusal = Ask { refused: Some(why), ..ask };
+                return self.store.put(&entry.key, encode(&refusal), Expect::Version(entry.version)).await.map(drop);
+            }
+        };
         let done = Op::Delete(entry.key.clone(), Expect::Version(entry.version));
         let given = self.store.commit([done].into_iter().chain(self.grant_ops(ask.subnet, address, &ask.who)).collect()).await;
         // Of every other failure it is not known whether it is done: then the address stays lent until the next start.
@@ -176,6 +246,23 @@ impl Cluster {
             lender.restore(address).await;
         }
         given.map(drop)
+    }
+}
+
+impl Cluster {
+    /// The address that another host may have, kept for it.
+    async fn lent(&self, lender: &Arc<dyn Lender>, subnet: IpNet, wanted: IpAddr, to: &str) -> Result<IpAddr, String> {
+        let address = if wanted == subnet.network() { lender.lend_any(subnet, to).await? } else { wanted };
+        match self.holds(subnet, address) {
+            true if wanted == address => lender.lend(address, to).await.map(|()| address),
+            true => Ok(address),
+            false if wanted == address => Err("it was, and gave it back; try again".to_owned()),
+            // One that it borrowed itself and is just giving back.
+            false => {
+                lender.restore(address).await;
+                Err("it has none of its own".to_owned())
+            }
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct View {
     pub hosts: Arc<Vec<Host>>,
     /// Whether the store answered last time. What is told here stays as it was while it does not.
     pub in_touch: bool,
+    /// This host's own outer address; none: not known yet.
+    pub vtep: Option<IpAddr>,
 }
 
 impl View {

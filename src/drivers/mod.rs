@@ -23,6 +23,7 @@ pub trait Mode: Send + Sync {
     /// What must exist on this host for the network itself.
     fn network(&self) -> Plan;
     /// What must exist for one of its endpoints, as it is declared now.
+    /// Depends on nothing that [`Network::is_alike_here`] leaves out.
     fn endpoint(&self, endpoint: &Endpoint) -> Plan;
     /// What to answer when the endpoint joins a sandbox.
     fn join(&self, endpoint: &Endpoint) -> Join;
@@ -170,6 +171,62 @@ pub fn with_sources(
 }
 
 /// The name of the mode that a network's options ask for, for people.
+/// Those of a shared network's options that must be given alike on every host.
+pub fn between_hosts(options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    match kind_name(options) {
+        "overlay" => overlay::between_hosts(options),
+        // a LAN is there without them: by which link, and how, a host is on it is its own affair
+        mode => BTreeMap::from([("mode".to_owned(), mode.to_owned())]),
+    }
+}
+
 pub fn kind_name(options: &BTreeMap<String, String>) -> &str {
     options.get("mode").map_or("bridge", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a mode says of an option that has a value which is none.
+    fn said(mode: &str, option: &str) -> String {
+        let mut given = BTreeMap::from([("mode".to_owned(), mode.to_owned())]);
+        given.insert(option.to_owned(), "\u{1}".to_owned());
+        let id = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let pool =
+            crate::model::Pool { space: String::new(), subnet: "10.5.0.0/16".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+        let network = Network {
+            id,
+            options: given,
+            ipv4: true,
+            ipv6: false,
+            internal: false,
+            pools: vec![pool],
+            host_mtu: 1500,
+            host_without_ipv6: false,
+            host_way: Way::Engine,
+            host_links: BTreeMap::new(),
+            ranges: None,
+            share: None,
+        };
+        open(&network).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    /// Each mode knows the options that docs/options.md says it knows, under both names, and no others of them.
+    #[test]
+    fn the_page_of_options_is_true() {
+        let page = include_str!("../../docs/options.md");
+        let rows: Vec<Vec<&str>> = page.lines().filter(|line| line.starts_with("| `")).map(|line| line.split(" | ").collect()).collect();
+        assert!(rows.len() > 20, "{rows:?}");
+        for row in rows {
+            let modes: Vec<&str> = row[2].split(", ").collect();
+            for name in row[..2].iter().map(|cell| cell.trim_matches(['|', ' ', '`'])).filter(|name| *name != "–") {
+                for (mode, _) in KINDS {
+                    let said = said(mode, name);
+                    let known = !said.contains(&format!("option {name}=\u{1} is unknown"));
+                    assert_eq!(known, modes.contains(mode), "{name} in mode {mode}: {said:?}");
+                }
+            }
+        }
+    }
 }

@@ -25,7 +25,7 @@ use super::table::ROUTED;
 
 pub const TABLE: &str = "filter";
 pub const USER: &str = "DOCKER-USER";
-const FORWARD: &str = "FORWARD";
+pub const FORWARD: &str = "FORWARD";
 /// How the names of our own bridges begin.
 const PREFIX: &str = "rsb-";
 pub const COMMENT: &str = "rsnet: decided in table inet rsnet";
@@ -196,7 +196,7 @@ fn present(rule: Reply) -> Option<Present> {
 }
 
 /// `NFTNL_UDATA_RULE_COMMENT`, which both `nft` and `iptables` show.
-fn comment() -> Vec<u8> {
+pub fn comment() -> Vec<u8> {
     let length = COMMENT.len() as u8 + 1;
     [&[0, length], COMMENT.as_bytes(), &[0]].concat()
 }

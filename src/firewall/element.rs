@@ -32,6 +32,10 @@ pub enum Set {
     /// Ports that keep their number.
     PublishRange(Family),
     Open(Family),
+    /// Numbers of tunnels.
+    Tunnels,
+    /// Who may send to them.
+    Members(Family),
     /// Both addresses in one subnet.
     InnerSubnets(Family),
     /// From whose addresses packets may come in by any link.
@@ -41,6 +45,9 @@ pub enum Set {
     MasqueradeSubnets(Family),
 }
 
+const TUNNEL: &[Field] = &[Field::Port, Field::Vni];
+const MEMBER_V4: &[Field] = &[Field::Source(Family::V4), Field::Port, Field::Vni];
+const MEMBER_V6: &[Field] = &[Field::Source(Family::V6), Field::Port, Field::Vni];
 const ENDPOINT_V4: &[Field] = &[Field::Destination(Family::V4), Field::L4proto, Field::Port];
 const ENDPOINT_V6: &[Field] = &[Field::Destination(Family::V6), Field::L4proto, Field::Port];
 const TARGET_V4: &[Field] = &[Field::Destination(Family::V4), Field::Port];
@@ -55,10 +62,10 @@ const TO_V6: &[Field] = &[Field::Nfproto, Field::Destination(Family::V6)];
 
 impl Set {
     pub fn all() -> impl Iterator<Item = Set> {
-        let plain = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Foreign, Set::Trusted, Set::Enter, Set::Masquerade];
-        let twofold = [Set::SourceNat, Set::Publish, Set::PublishAny, Set::PublishRange, Set::Open];
+        let links = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Foreign, Set::Trusted, Set::Enter, Set::Masquerade];
+        let twofold = [Set::SourceNat, Set::Publish, Set::PublishAny, Set::PublishRange, Set::Open, Set::Members];
         let twofold = twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)]);
-        plain.into_iter().chain(twofold).chain(Set::of_subnets())
+        links.into_iter().chain([Set::Tunnels]).chain(twofold).chain(Set::of_subnets())
     }
 
     /// Those of networks without a bridge.
@@ -87,6 +94,9 @@ impl Set {
             Set::PublishRange(Family::V6) => "publish6_range",
             Set::Open(Family::V4) => "open4",
             Set::Open(Family::V6) => "open6",
+            Set::Tunnels => "tunnels",
+            Set::Members(Family::V4) => "members4",
+            Set::Members(Family::V6) => "members6",
             Set::InnerSubnets(Family::V4) => "inner4",
             Set::InnerSubnets(Family::V6) => "inner6",
             Set::DirectSubnets(Family::V4) => "direct4",
@@ -116,6 +126,9 @@ impl Set {
             Set::PublishRange(Family::V6) => (ENDPOINT_V6, Data::Fields(&ENDPOINT_V6[..1])),
             Set::Open(Family::V4) => (ENDPOINT_V4, Data::None),
             Set::Open(Family::V6) => (ENDPOINT_V6, Data::None),
+            Set::Tunnels => (TUNNEL, Data::None),
+            Set::Members(Family::V4) => (MEMBER_V4, Data::None),
+            Set::Members(Family::V6) => (MEMBER_V6, Data::None),
             Set::InnerSubnets(Family::V4) => (PAIR_V4, Data::None),
             Set::InnerSubnets(Family::V6) => (PAIR_V6, Data::None),
             Set::EnterSubnets(Family::V4) => (TO_V4, Data::Verdict),
@@ -163,6 +176,10 @@ pub fn elements(entry: &Entry) -> io::Result<Vec<Element>> {
         Entry::Internal { zone: Zone::Subnet(subnet) } => vec![one_within(Set::InternalSubnets, subnet, Datum::None)],
         Entry::Enter { zone: Zone::Subnet(subnet), rule, .. } => vec![one_within(Set::EnterSubnets, subnet, inbound(*rule))],
         Entry::Masquerade { zone: Zone::Subnet(subnet), .. } => vec![one_within(Set::MasqueradeSubnets, subnet, Datum::None)],
+        Entry::Tunnel { port, vni } => vec![Element::plain(Set::Tunnels, tunnel(*port, *vni))],
+        Entry::Member { vtep, port, vni } => {
+            vec![Element::plain(Set::Members(family_of(*vtep)), [octets(*vtep), tunnel(*port, *vni)].concat())]
+        }
         Entry::SourceNat { link, source } => {
             vec![Element { data: Datum::Value(octets(*source)), ..Element::plain(Set::SourceNat(family_of(*source)), name(link)) }]
         }
@@ -270,6 +287,11 @@ fn number(value: u8) -> Vec<u8> {
 
 fn port(value: u16) -> Vec<u8> {
     [value.to_be_bytes(), [0; 2]].concat()
+}
+
+/// What tells a frame's tunnel. Behind the number the header has eight bits that are zero.
+fn tunnel(at: u16, vni: u32) -> Vec<u8> {
+    [port(at), (vni << 8).to_be_bytes().to_vec()].concat()
 }
 
 const LIST_ELEM: u16 = 1;

@@ -26,7 +26,8 @@ pub fn nfproto(family: Family) -> u8 {
     }
 }
 
-/// What can be loaded from a packet or stand in the key of a set. Ports are read from the transport header's bytes 2 and 3.
+/// What can be loaded from a packet or stand in the key of a set. Ports are read from the transport header's bytes 2 and 3, VXLAN's number with
+/// the zeros behind it from bytes 12 to 15: the kernel takes no frame with others there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     Iifname,
@@ -36,6 +37,7 @@ pub enum Field {
     Source(Family),
     Destination(Family),
     Port,
+    Vni,
 }
 
 impl Field {
@@ -43,7 +45,7 @@ impl Field {
     pub fn length(self) -> u32 {
         match self {
             Field::Iifname | Field::Oifname | Field::Source(Family::V6) | Field::Destination(Family::V6) => 16,
-            Field::Source(Family::V4) | Field::Destination(Family::V4) => 4,
+            Field::Source(Family::V4) | Field::Destination(Family::V4) | Field::Vni => 4,
             Field::Port => 2,
             Field::Nfproto | Field::L4proto => 1,
         }
@@ -53,7 +55,8 @@ impl Field {
     pub fn datatype(self) -> u32 {
         match self {
             Field::Nfproto => 2,
-            Field::Source(Family::V4) | Field::Destination(Family::V4) => 7,
+            // `nft` has no type for numbers of four bytes in network order but this.
+            Field::Source(Family::V4) | Field::Destination(Family::V4) | Field::Vni => 7,
             Field::Source(Family::V6) | Field::Destination(Family::V6) => 8,
             Field::L4proto => 12,
             Field::Port => 13,
@@ -76,6 +79,7 @@ impl Field {
             Field::Destination(Family::V4) => payload(NETWORK_HEADER, 16, 4, word),
             Field::Destination(Family::V6) => payload(NETWORK_HEADER, 24, 16, word),
             Field::Port => payload(TRANSPORT_HEADER, 2, 2, word),
+            Field::Vni => payload(TRANSPORT_HEADER, 12, 4, word),
         }
     }
 }
@@ -156,7 +160,7 @@ pub fn interface(name: &str) -> [u8; 16] {
 }
 
 /// The name and the attributes of each expression of a dumped rule.
-fn parts(rule: &[u8]) -> Option<impl Iterator<Item = (Option<&str>, &[u8])>> {
+pub fn parts(rule: &[u8]) -> Option<impl Iterator<Item = (Option<&str>, &[u8])>> {
     let rule = read(find(rule, RULE_EXPRESSIONS)?);
     Some(rule.map(|(_, part)| (find_string(part, 1), find(part, 2).unwrap_or_default())))
 }
@@ -210,6 +214,10 @@ pub fn to_multicast(of: Family) -> Vec<Expression> {
         Family::V6 => vec![payload(NETWORK_HEADER, 24, 1, 0), compare(EQ, &[0xff])],
     };
     [family(of), matching].concat()
+}
+
+pub fn is_udp() -> Vec<Expression> {
+    begins(Field::L4proto, &[17])
 }
 
 /// An ICMP or ICMPv6 echo request.
@@ -303,6 +311,27 @@ fn nat(kind: u32, family: Family, port_at: Option<u32>) -> Vec<Expression> {
     vec![expression("nat", address.into_iter().chain(port).collect::<Vec<_>>())]
 }
 
+/// The packet has these bytes at `offset` of its network (1) or transport (2) header.
+pub fn bytes_at(base: u32, offset: u32, with: &[u8]) -> Vec<Expression> {
+    vec![payload(base, offset, with.len() as u32, 0), compare(EQ, with)]
+}
+
+/// `meta protocol`, which frames on a bridge have as well.
+pub fn ethertype(kind: [u8; 2]) -> Vec<Expression> {
+    vec![meta(1, 0), compare(EQ, &kind)]
+}
+
+/// Its transport protocol, by number.
+pub fn protocol(number: u8) -> Vec<Expression> {
+    begins(Field::L4proto, &[number])
+}
+
+/// From here on the packet is traced (`meta nftrace set 1`).
+pub fn traced() -> Vec<Expression> {
+    let one = expression("immediate", [number(1, register(0)), nest(2, [bytes(1, [1])])]);
+    vec![one, expression("meta", [number(2, 12), number(3, register(0))])]
+}
+
 pub fn masquerade() -> Vec<Expression> {
     vec![expression("masq", [])]
 }
@@ -318,6 +347,16 @@ pub fn counter() -> Vec<Expression> {
 
 pub fn verdict(verdict: Verdict) -> Vec<Expression> {
     vec![expression("immediate", [number(1, 0), nest(2, [verdict_data(verdict.code(), verdict.chain())])])]
+}
+
+/// The packet carries another mark than this, or none.
+pub fn marked_otherwise(mark: u32) -> Vec<Expression> {
+    vec![meta(3, 0), compare(NEQ, &mark.to_ne_bytes())]
+}
+
+/// Puts a value into the register at a word.
+pub fn load_value(word: u32, value: &[u8]) -> Expression {
+    expression("immediate", [number(1, register(word)), nest(2, [bytes(1, value)])])
 }
 
 fn load(fields: &[Field]) -> impl Iterator<Item = Expression> {

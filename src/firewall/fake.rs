@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::model::Entry;
 
-use super::{Firewall, FirewallError};
+use super::{Blocker, Firewall, FirewallError, Ours};
 
 /// Keeps entries as the kernel would: adding what is there and removing what is not there is no error.
 #[derive(Default)]
@@ -92,6 +92,15 @@ impl Firewall for Fake {
         let differences = state.entries.symmetric_difference(all).count();
         state.entries = all.clone();
         Ok(differences)
+    }
+
+    async fn compare(&self, all: &BTreeSet<Entry>) -> Result<Vec<String>, FirewallError> {
+        let state = self.state();
+        Ok(state.entries.symmetric_difference(all).map(|entry| format!("{entry:?}")).collect())
+    }
+
+    async fn blockers(&self, _: &Ours) -> Result<Vec<Blocker>, FirewallError> {
+        Ok(Vec::new())
     }
 
     async fn clear(&self) -> Result<(), FirewallError> {

@@ -114,6 +114,13 @@ pub fn converge(family: Family, links: &Links) -> io::Result<usize> {
     Err(io::Error::new(io::ErrorKind::ResourceBusy, "it was changed during each of three attempts"))
 }
 
+/// What [`converge`] would do, in words.
+pub fn compare(family: Family, links: &Links) -> io::Result<Option<String>> {
+    let Some(filter) = Filter::open(family)? else { return Ok(None) };
+    let edited = filter.read()?.edited(&rules(layout(family), links))?;
+    Ok(edited.map(|edited| format!("change {} rules of FORWARD in iptables-legacy, {family}", edited.differences)))
+}
+
 /// How many entries the table of each family has, and how large it is; nothing where it is not.
 pub fn sizes() -> [Option<[u8; 8]>; 2] {
     [Family::V4, Family::V6].map(|family| Filter::open(family).ok()??.info().ok()?.last_chunk().copied())

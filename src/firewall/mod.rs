@@ -30,23 +30,28 @@
 mod attribute;
 mod batch;
 mod conntrack;
+pub mod divert;
 mod docker;
 mod element;
 mod expression;
 pub mod fake;
+mod foreign;
 mod legacy;
 pub mod nftables;
 mod socket;
 mod table;
+mod trace;
 mod watch;
 
 use std::collections::BTreeSet;
 use std::io;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::model::Entry;
+use crate::model::{Entry, IfName, Trace};
+pub use trace::Tracer;
 
 /// The packet filter of one host as a set of entries under constant rules.
 #[async_trait]
@@ -56,10 +61,45 @@ pub trait Firewall: Send + Sync {
     async fn apply(&self, remove: &[Entry], add: &[Entry]) -> Result<(), FirewallError>;
     /// Makes the table, its rules and the way through iptables' `FORWARD` be exactly those of `all`; says how many differences it mended.
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError>;
+    /// What [`Firewall::converge`] would change, in words; changes nothing.
+    async fn compare(&self, all: &BTreeSet<Entry>) -> Result<Vec<String>, FirewallError>;
+    /// Who else drops what passes this host from or to our networks, in other tables of nftables (those of iptables-nft among them).
+    async fn blockers(&self, ours: &Ours) -> Result<Vec<Blocker>, FirewallError>;
     /// Takes our table and our way through iptables' `FORWARD` away.
     async fn clear(&self) -> Result<(), FirewallError>;
+    /// Follows packets on this host, until the value is dropped.
+    fn trace(&self, what: &Trace) -> Result<Tracer, FirewallError> {
+        let failed = |cause| FirewallError { operation: "trace", object: format!("packets to {}", what.flow.to), cause };
+        Tracer::start(what).map_err(failed)
+    }
     /// Wakes when somebody else changed our table or the chains we depend on. To be called once.
     fn changes(&self) -> mpsc::Receiver<()>;
+}
+
+/// By what a packet is known as one of our networks'.
+#[derive(Clone, Debug, Default)]
+pub struct Ours {
+    pub links: BTreeSet<IfName>,
+    pub subnets: Vec<IpNet>,
+}
+
+/// Somebody else's chain that drops such packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// `chain forward of table inet mine`
+    pub chain: String,
+    pub drops: Drops,
+}
+
+/// What a chain drops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Drops {
+    /// What no rule of it accepts.
+    ByPolicy,
+    /// All that meets one of its rules, which asks for nothing.
+    Everything,
+    /// What meets a rule that names a link or an address of ours.
+    Named,
 }
 
 #[derive(Debug, thiserror::Error)]

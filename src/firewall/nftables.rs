@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use netlink_sys::TokioSocket;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
 use crate::model::{Entry, Family, IfName};
 
@@ -17,7 +17,7 @@ use super::docker::Links;
 use super::element::{Element, Set, elements, parse_list};
 use super::socket::{Message, NFTABLES, Refused, Reply, Socket};
 use super::table::{TABLE, chains, set_attributes};
-use super::{Firewall, FirewallError, docker, legacy, watch};
+use super::{Blocker, Firewall, FirewallError, Ours, docker, foreign, legacy, watch};
 
 /// The firewall of the network namespace in which it was opened.
 pub struct Nftables {
@@ -55,18 +55,35 @@ impl Firewall for Nftables {
     }
 
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError> {
-        let mut wanted = encoded(all)?;
-        let links = Links::of(&wanted);
+        let wanted = encoded(all)?;
         let socket = self.socket.clone().lock_owned().await;
         self.flows.settled(&wanted).await;
         let flows = self.flows.clone();
-        // Thousands of elements take milliseconds.
-        let work = move || {
-            wanted.extend(dockers(&socket)?.iter().map(Element::foreign));
-            Ok(mend(&socket, &flows, &wanted)? + pass_docker(&socket, &links)?)
-        };
-        let failed = |cause| FirewallError { operation: "converge", object: "table inet rsnet".into(), cause };
-        tokio::task::spawn_blocking(work).await.map_err(|error| failed(io::Error::other(error)))?
+        look("converge", socket, move |socket| {
+            let (wanted, links) = with_dockers(socket, wanted)?;
+            Ok(mend(socket, &flows, &wanted)? + pass_docker(socket, &links)?)
+        })
+        .await
+    }
+
+    async fn compare(&self, all: &BTreeSet<Entry>) -> Result<Vec<String>, FirewallError> {
+        let wanted = encoded(all)?;
+        look("compare", self.socket.clone().lock_owned().await, move |socket| {
+            let (wanted, links) = with_dockers(socket, wanted)?;
+            let mut differences = Differences::of(socket, &wanted)?.words();
+            for family in [Family::V4, Family::V6] {
+                differences.extend(past_docker(socket, family, &links)?.iter().map(words));
+                differences.extend(legacy::compare(family, &links).map_err(legacy_failed(family))?);
+            }
+            Ok(differences)
+        })
+        .await
+    }
+
+    async fn blockers(&self, ours: &Ours) -> Result<Vec<Blocker>, FirewallError> {
+        let ours = ours.clone();
+        let failed = |cause| FirewallError { operation: "read", object: "the tables of others".into(), cause };
+        look("read", self.socket.clone().lock_owned().await, move |socket| foreign::blockers(socket, &ours).map_err(failed)).await
     }
 
     async fn clear(&self) -> Result<(), FirewallError> {
@@ -90,6 +107,27 @@ impl Firewall for Nftables {
     }
 }
 
+/// Runs what reads the whole firewall beside the runtime: thousands of elements take milliseconds.
+async fn look<T: Send + 'static>(
+    operation: &'static str,
+    socket: OwnedMutexGuard<Socket>,
+    work: impl FnOnce(&Socket) -> Result<T, FirewallError> + Send + 'static,
+) -> Result<T, FirewallError> {
+    let failed = |error| FirewallError { operation, object: "table inet rsnet".into(), cause: io::Error::other(error) };
+    tokio::task::spawn_blocking(move || work(&socket)).await.map_err(failed)?
+}
+
+/// All that must be in the table, Docker's bridges included; and which links are let past Docker.
+fn with_dockers(socket: &Socket, mut wanted: BTreeSet<Element>) -> Result<(BTreeSet<Element>, Links), FirewallError> {
+    let links = Links::of(&wanted);
+    wanted.extend(dockers(socket)?.iter().map(Element::foreign));
+    Ok((wanted, links))
+}
+
+fn words(operation: &Operation) -> String {
+    format!("{} {}", operation.what, operation.object)
+}
+
 fn encoded<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Result<BTreeSet<Element>, FirewallError> {
     let mut all = BTreeSet::new();
     for entry in entries {
@@ -110,20 +148,27 @@ fn commit(socket: &Socket, operations: &[Operation]) -> Result<(), FirewallError
 fn pass_docker(socket: &Socket, links: &Links) -> Result<usize, FirewallError> {
     let mut mended = 0;
     for family in [Family::V4, Family::V6] {
-        let failed = |cause| FirewallError { operation: "change", object: format!("the legacy iptables table filter of {family}"), cause };
-        mended += pass_nftables(socket, family, links)? + legacy::converge(family, links).map_err(failed)?;
+        mended += pass_nftables(socket, family, links)? + legacy::converge(family, links).map_err(legacy_failed(family))?;
     }
     Ok(mended)
 }
 
+fn legacy_failed(family: Family) -> impl Fn(io::Error) -> FirewallError {
+    move |cause| FirewallError { operation: "change", object: format!("the legacy iptables table filter of {family}"), cause }
+}
+
 /// The rule behind which ours are put may be taken away at this moment, by an engine that puts it in again.
 fn pass_nftables(socket: &Socket, family: Family, links: &Links) -> Result<usize, FirewallError> {
-    let failed = |cause| FirewallError { operation: "read", object: format!("Docker's chains of {family}"), cause };
     let attempt = || {
-        let operations = docker::differences(socket, family, links).map_err(failed)?;
+        let operations = past_docker(socket, family, links)?;
         commit(socket, &operations).map(|()| operations.len())
     };
     (0..2).find_map(|_| attempt().ok()).map_or_else(attempt, Ok)
+}
+
+fn past_docker(socket: &Socket, family: Family, links: &Links) -> Result<Vec<Operation>, FirewallError> {
+    let failed = |cause| FirewallError { operation: "read", object: format!("Docker's chains of {family}"), cause };
+    docker::differences(socket, family, links).map_err(failed)
 }
 
 /// Docker's bridges, as its chains name them.
@@ -148,18 +193,39 @@ fn present_links(socket: &Socket) -> Result<Links, FirewallError> {
 
 /// Makes the table right in one batch: the elements that differ, or all of it where a constant part does.
 fn mend(socket: &Socket, flows: &Flows, wanted: &BTreeSet<Element>) -> Result<usize, FirewallError> {
-    let failed = |cause| FirewallError { operation: "read", object: "table inet rsnet".into(), cause };
-    let wrong = wrong_constants(socket).map_err(failed)?;
-    let (present, strange) = observed(socket).map_err(failed)?;
-    let (gone, new): (Vec<_>, Vec<_>) = (present.difference(wanted).collect(), wanted.difference(&present).collect());
-    let differences = wrong + strange + gone.len() + new.len();
-    let operations = match wrong + strange {
-        0 => change(gone.iter().copied(), new.iter().copied()),
+    let differences = Differences::of(socket, wanted)?;
+    let Differences { constants, gone, new } = &differences;
+    let operations = match constants {
+        0 => change(gone, new),
         _ => rebuild().into_iter().chain(change([], wanted)).collect(),
     };
     commit(socket, &operations)?;
     flows.forget(gone, new);
-    Ok(differences)
+    Ok(constants + gone.len() + new.len())
+}
+
+/// How our table differs from what it must be.
+struct Differences {
+    /// Parts of it that never vary, and elements in forms that we never write.
+    constants: usize,
+    /// Elements that are there and must not be.
+    gone: BTreeSet<Element>,
+    new: BTreeSet<Element>,
+}
+
+impl Differences {
+    fn of(socket: &Socket, wanted: &BTreeSet<Element>) -> Result<Self, FirewallError> {
+        let failed = |cause| FirewallError { operation: "read", object: "table inet rsnet".into(), cause };
+        let wrong = wrong_constants(socket).map_err(failed)?;
+        let (present, strange) = observed(socket).map_err(failed)?;
+        let (gone, new) = (present.difference(wanted).cloned().collect(), wanted.difference(&present).cloned().collect());
+        Ok(Differences { constants: wrong + strange, gone, new })
+    }
+
+    fn words(&self) -> Vec<String> {
+        let constants = (self.constants > 0).then(|| format!("make {} constant parts of table inet rsnet again", self.constants));
+        constants.into_iter().chain(change(&self.gone, &self.new).iter().map(words)).collect()
+    }
 }
 
 fn get(kind: u8, attributes: Vec<Attribute>) -> Message {

@@ -6,8 +6,8 @@ use super::attribute::{Attribute, bytes, list, nest, number, string};
 use super::element::Set;
 use super::expression::{
     ESTABLISHED_OR_RELATED, Expression, Field, INVALID, UNTRACKED, Verdict, begins, dnat, echo_request, expressions, family, from_loopback,
-    is_local, leads_nowhere, mapped, masquerade, named, named_at_least, no_way_back, snat, source_is_behind, source_is_elsewhere, state,
-    to_loopback, to_multicast, translated, untrack, verdict, verdict_of, within,
+    is_local, is_udp, leads_nowhere, mapped, masquerade, named, named_at_least, no_way_back, snat, source_is_behind, source_is_elsewhere,
+    state, to_loopback, to_multicast, translated, untrack, verdict, verdict_of, within,
 };
 
 pub const TABLE: &str = "rsnet";
@@ -108,6 +108,7 @@ pub fn chains() -> Vec<Chain> {
         chain("loopback", None, loopback()),
         chain("astray", None, astray()),
         chain("inside", None, inside()),
+        chain("framed", None, framed()),
         chain("walls", None, docker_links(Field::Oifname).map(|link| vec![link, verdict(Verdict::Drop)]).collect()),
         chain("raw", Some(("filter", PREROUTING, -300)), raw()),
         chain("prerouting", Some(("nat", PREROUTING, -100)), prerouting()),
@@ -153,9 +154,11 @@ fn with(mut rule: Rule, end: Vec<Expression>) -> Rule {
     rule
 }
 
-/// Every packet meets these: what asks least of one comes first. What stays inside a subnet has its own check of the source.
+/// Every packet meets these: what asks least of one comes first. What stays inside a subnet has its own check of the source, and may be
+/// a frame that a container made for its host.
 fn raw() -> Vec<Rule> {
     both(|f| vec![to_loopback(f), verdict(Verdict::Jump("loopback"))])
+        .chain([vec![is_udp(), within(&[Field::Port, Field::Vni], Set::Tunnels.name()), verdict(Verdict::Jump("framed"))]])
         .chain(both(|f| with(within_subnet(f), verdict(Verdict::Goto("inside")))))
         .chain([vec![from_port(), no_way_back(), verdict(Verdict::Drop)]])
         .collect()
@@ -164,6 +167,20 @@ fn raw() -> Vec<Rule> {
 /// `route_localnet` is on for our links, and would let a container reach what listens on the host's loopback.
 fn loopback() -> Vec<Rule> {
     [within(IN, "segments"), from_port()].map(|from| vec![from, verdict(Verdict::Drop)]).to_vec()
+}
+
+/// What would come out of a tunnel: from its other hosts only, and never from a container, which would get the address of its host on the way
+/// out. Fragments are put together before; connection tracking, which this table uses, has the kernel do that. Tunnels of others on the
+/// same port have other numbers.
+fn framed() -> Vec<Rule> {
+    let members =
+        |f| vec![family(f), within(&[Field::Source(f), Field::Port, Field::Vni], Set::Members(f).name()), verdict(Verdict::Return)];
+    let of_containers = [within(IN, "segments"), from_port()].into_iter().chain(docker_links(Field::Iifname));
+    of_containers
+        .map(|from| vec![from, verdict(Verdict::Drop)])
+        .chain(both(members))
+        .chain([vec![is_local(false), verdict(Verdict::Drop)]])
+        .collect()
 }
 
 /// What comes from a subnet and goes to it: by the link where its source is and no other; and untracked, but to or from the host, whose

@@ -361,6 +361,14 @@ impl Kernel for Fake {
         Ok(self.state().surroundings.clone())
     }
 
+    fn sysctl(&self, path: &str) -> Option<String> {
+        let objects = &self.state().objects;
+        objects.values().find_map(|object| match object {
+            Object::HostSysctl { path: known, value } | Object::LinkSysctl { path: known, value } if known == path => Some(value.clone()),
+            _ => None,
+        })
+    }
+
     async fn underlay(&self, wanted: &Underlay) -> Result<Option<Uplink>, KernelError> {
         Ok(self.state().uplinks.get(wanted).cloned())
     }

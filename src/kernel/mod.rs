@@ -4,6 +4,7 @@ mod address;
 mod attachment;
 mod crew;
 pub mod fake;
+pub mod holders;
 mod host_link;
 mod ipv6;
 mod link;
@@ -13,7 +14,10 @@ mod netlink;
 mod observe;
 mod port;
 mod ports;
+mod probe;
 mod route;
+pub mod sandbox;
+mod sight;
 mod sysctl;
 mod underlay;
 mod vxlan;
@@ -23,14 +27,14 @@ mod wire;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
-use crate::model::{Attachment, HostLink, IfName, Key, Mac, Object, PortRange, Protocol};
+use crate::model::{Answer, Attachment, HostLink, IfName, Key, Mac, Object, PortRange, Probe, Protocol, Question, Sight};
 
 pub use netlink::{Netlink, NetlinkConfig};
 pub use route::PROTOCOL;
@@ -79,6 +83,8 @@ pub trait Kernel: Send + Sync {
     async fn addresses(&self, link: &IfName) -> Result<Option<Vec<IpAddr>>, KernelError>;
     /// The MAC that answers for an address on the segment of a link within `patience`; what cannot be asked is not answered.
     async fn who_has(&self, link: IfName, address: IpAddr, patience: Duration) -> Option<Mac>;
+    /// What a sysctl says, by its path below `/proc/sys/net`; none: it cannot be read.
+    fn sysctl(&self, path: &str) -> Option<String>;
     /// Whether a host port could be bound now.
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool;
     /// Whether this path, as the engine names it, is a container's network namespace now: engines before 28.0 name some that are none yet.
@@ -87,6 +93,26 @@ pub trait Kernel: Send + Sync {
     async fn tune(&self, attachment: &Attachment) -> Result<bool, KernelError>;
     /// Where the container's link of an attachment is, as far as it can be told without a look at the sandbox.
     fn whereabouts(&self, attachment: &Attachment) -> Whereabouts;
+    /// What the host's namespace, or a container's, would do with a packet. Asks the kernel, sends nothing.
+    async fn sight(&self, sandbox: Option<&Path>, question: &Question) -> Result<Sight, KernelError> {
+        let _ = sandbox;
+        Err(cannot("look for the way", question.flow.to.to_string()))
+    }
+    /// Sends one packet from a container's namespace and waits for its answer.
+    async fn probe(&self, sandbox: &Path, probe: &Probe, patience: Duration) -> Result<Answer, KernelError> {
+        let _ = (sandbox, patience);
+        Err(cannot("ask", probe.flow.to.to_string()))
+    }
+    /// In which of the namespaces the address is one of its own.
+    async fn which_have(&self, address: IpAddr, sandboxes: Vec<PathBuf>) -> Vec<PathBuf> {
+        let _ = (address, sandboxes);
+        Vec::new()
+    }
+}
+
+/// What a kernel that is none does not do.
+fn cannot(operation: &'static str, object: String) -> KernelError {
+    KernelError { operation, object, cause: io::ErrorKind::Unsupported.into() }
 }
 
 /// Where the container's link of an attachment is.
@@ -116,10 +142,22 @@ pub struct Surroundings {
     pub mtu: Option<u32>,
     /// Subnets that the host reaches on links other than ours, default routes left out: (subnet, link).
     pub subnets: Vec<(IpNet, String)>,
-    /// The numbers of VXLAN links that are not ours. Links in other namespaces, where Docker's overlay networks have theirs, are not seen.
+    /// VXLAN links that are not ours.
+    pub tunnels: Vec<Tunnel>,
+    /// Their numbers. Links in other namespaces, where Docker's overlay networks have theirs, are not seen.
     pub vnis: BTreeSet<u32>,
     /// The kernel has no IPv6 (`ipv6.disable=1`): there is nothing to switch off, and no address to give.
     pub without_ipv6: bool,
+}
+
+/// A VXLAN link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    pub link: String,
+    /// 0: it takes what it is told packet by packet.
+    pub vni: u32,
+    /// UDP.
+    pub port: u16,
 }
 
 /// What may be said of the way by which tunnels leave a host.
@@ -157,16 +195,6 @@ pub struct KernelError {
 }
 
 /// An object as an error names it.
-fn describe(key: &Key) -> String {
-    match key {
-        Key::HostPort { protocol, host, ports } => format!("host port {ports}/{protocol} on {host}"),
-        Key::HostSysctl(path) | Key::LinkSysctl(path) => format!("sysctl net/{path}"),
-        Key::Link(name) => format!("link {name}"),
-        Key::Address(link, address) => format!("address {address} on {link}"),
-        Key::Neighbour(link, address) => format!("neighbour {address} on {link}"),
-        Key::Fdb(link, mac) => format!("forwarding to {mac} on {link}"),
-        Key::Route { destination, link } => format!("route to {destination} on {link}"),
-        Key::Attachment(host) => format!("attachment {host}"),
-        Key::Port(link) => format!("bridge port {link}"),
-    }
+pub fn describe(key: &Key) -> String {
+    key.to_string()
 }

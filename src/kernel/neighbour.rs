@@ -156,3 +156,14 @@ pub(super) fn answer(wire: &mut Wire, link: &IfName, address: IpAddr) -> io::Res
     let Some(RouteNetlinkMessage::NewNeighbour(seen)) = answer else { return Ok(None) };
     Ok(mac(&seen).filter(|_| seen.header.state == NeighbourState::Reachable))
 }
+
+/// What the kernel knows of who has an address, without asking: none, nothing; no MAC, it asked and nobody answered.
+pub(super) fn known(wire: &mut Wire, index: u32, address: IpAddr) -> io::Result<Option<Option<Mac>>> {
+    let answer = link::absent_is_none(wire.get(RouteNetlinkMessage::GetNeighbour(message(index, address))))?.flatten();
+    let Some(RouteNetlinkMessage::NewNeighbour(seen)) = answer else { return Ok(None) };
+    Ok(match seen.header.state {
+        NeighbourState::Failed | NeighbourState::Incomplete => Some(None),
+        NeighbourState::Noarp | NeighbourState::None => None,
+        _ => mac(&seen).map(Some),
+    })
+}

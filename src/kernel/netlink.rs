@@ -20,9 +20,11 @@ use super::watch::Watch;
 use super::wire::Wire;
 use super::{
     Change, Kernel, KernelError, Surroundings, Underlay, Uplink, Whereabouts, address, attachment, describe, host_link, link, macvlan,
-    neighbour, observe, port, ports, route, underlay,
+    neighbour, observe, port, ports, probe, route, sight, underlay,
 };
-use crate::model::{Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Place, Port, PortRange, Protocol};
+use crate::model::{
+    Answer, Attachment, HostLink, HostPort, IfName, Key, Mac, Object, Place, Port, PortRange, Probe, Protocol, Question, Sight,
+};
 
 /// How long a new link waits for an old one with its MAC: the engine and the kernel need some 50 ms to clear a container away.
 const LEAVING: Duration = Duration::from_secs(2);
@@ -298,6 +300,10 @@ impl Kernel for Netlink {
         self.run("look at", "the host's links and routes".into(), |host, wire| observe::surroundings(wire, &host.sysctls)).await
     }
 
+    fn sysctl(&self, path: &str) -> Option<String> {
+        self.host.sysctls.read(path).ok()
+    }
+
     async fn underlay(&self, wanted: &Underlay) -> Result<Option<Uplink>, KernelError> {
         let wanted = wanted.clone();
         self.run("look for", "the way out of the host".into(), move |_, wire| underlay::look(wire, &wanted)).await
@@ -351,5 +357,31 @@ impl Kernel for Netlink {
     /// What cannot be asked is taken for where it should be.
     fn whereabouts(&self, wanted: &Attachment) -> Whereabouts {
         attachment::whereabouts(wanted).unwrap_or(Whereabouts::Away)
+    }
+
+    async fn sight(&self, sandbox: Option<&Path>, question: &Question) -> Result<Sight, KernelError> {
+        let (sandbox, question) = (sandbox.map(Path::to_owned), question.clone());
+        let object = format!("the way to {}", question.flow.to);
+        self.run("look for", object, move |host, wire| match sandbox {
+            None => sight::look(wire, &host.sysctls, &question, false),
+            Some(path) => crew::within(&crew::open_namespace(&path)?, || sight::look(&mut Wire::open()?, &host.sysctls, &question, true)),
+        })
+        .await
+    }
+
+    /// Not on a thread of the crew: it waits.
+    async fn probe(&self, sandbox: &Path, wanted: &Probe, patience: Duration) -> Result<Answer, KernelError> {
+        let (path, wanted) = (sandbox.to_owned(), wanted.clone());
+        let failed = |cause| KernelError { operation: "ask", object: wanted.flow.to.to_string(), cause };
+        let asked = wanted.clone();
+        let job = move || crew::within(&crew::open_namespace(&path)?, || probe::send_one(&asked, patience));
+        tokio::task::spawn_blocking(job).await.map_err(|error| failed(io::Error::other(error)))?.map_err(failed)
+    }
+
+    /// What cannot be looked into has nothing.
+    async fn which_have(&self, address: IpAddr, sandboxes: Vec<PathBuf>) -> Vec<PathBuf> {
+        let has = move |path: &Path| crew::within(&crew::open_namespace(path)?, || sight::has_address(&mut Wire::open()?, address));
+        let job = move |_: &Host, _: &mut Wire| Ok(sandboxes.into_iter().filter(|path| has(path).unwrap_or(false)).collect());
+        self.run("look for", address.to_string(), job).await.unwrap_or_default()
     }
 }

@@ -158,8 +158,9 @@ pub(super) fn surroundings(wire: &mut Wire, sysctls: &Sysctls) -> io::Result<Sur
         link::find_index(wire, index)?.into_iter().for_each(|seen| links.insert(seen));
     }
     let without_ipv6 = sysctls.read("ipv6/conf/all/forwarding").is_err();
-    let vnis = vxlan::foreign_numbers(wire)?;
-    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes), vnis, without_ipv6 })
+    let tunnels = vxlan::foreign(wire)?;
+    let vnis = tunnels.iter().map(|tunnel| tunnel.vni).filter(|vni| *vni != 0).collect();
+    Ok(Surroundings { mtu: default_mtu(&links, &routes), subnets: subnets(&links, &routes), tunnels, vnis, without_ipv6 })
 }
 
 /// `RT_TABLE_MAIN`.

@@ -106,7 +106,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-fn attribute(address: IpAddr) -> RouteAddress {
+pub(super) fn attribute(address: IpAddr) -> RouteAddress {
     match address {
         IpAddr::V4(v4) => RouteAddress::Inet(v4),
         IpAddr::V6(v6) => RouteAddress::Inet6(v6),
@@ -168,10 +168,11 @@ pub(super) fn put(wire: &mut Wire, wanted: &Route) -> io::Result<()> {
     if ours.iter().any(|route| route.destination == destination && route.link == index && route.kind() == wanted.kind) {
         return Ok(());
     }
+    let guide = ours.iter().any(|route| leads_away(route, wanted, index)).then(|| guide(wanted)).flatten();
     let beside = local && destination.addr().is_ipv6();
-    ours.retain(|route| (route.destination == destination && !beside) || leads_away(route, wanted, index));
+    ours.retain(|route| route.destination == destination && !beside);
     // In its place the new one comes without a moment in which there is none.
-    let replaced = ours.iter().position(|route| !leads_away(route, wanted, index)).map(|at| ours.swap_remove(at));
+    let replaced = ours.pop();
     for rival in ours {
         remove(wire, rival.destination, rival.link, type_of(&rival.kind()))?;
     }
@@ -180,10 +181,21 @@ pub(super) fn put(wire: &mut Wire, wanted: &Route) -> io::Result<()> {
         (_, Some(_)) => NLM_F_REPLACE,
         (_, None) => NLM_F_EXCL,
     };
-    add(wire, message(wanted, index), how).map_err(|error| explain(error, wanted))
+    let put = |wire: &mut Wire| add(wire, message(wanted, index), how).map_err(|error| explain(error, wanted));
+    let Some(guide) = guide else { return put(wire) };
+    add(wire, message(&guide, index), 0)?;
+    let done = put(wire);
+    remove(wire, guide.destination, index, RouteType::Unicast)?;
+    done
 }
 
-/// Whether it leads to the next hop by another link, for which IPv6 refuses a route by that next hop: the peer was reached otherwise before.
+/// To the next hop by the wanted link, for as long as it takes: where another route leads elsewhere, IPv6 would refuse the wanted one.
+fn guide(wanted: &Route) -> Option<Route> {
+    let RouteKind::Unicast { via: Some(via), .. } = wanted.kind else { return None };
+    Some(Route { destination: via.into(), link: wanted.link.clone(), kind: RouteKind::Unicast { via: None, source: None } })
+}
+
+/// Whether it leads to the next hop by another link: the peer was reached otherwise before.
 fn leads_away(route: &Seen, wanted: &Route, index: u32) -> bool {
     let RouteKind::Unicast { via: Some(via), .. } = wanted.kind else { return false };
     via.is_ipv6() && route.link != index && route.destination.contains(&via)

@@ -3,7 +3,6 @@
 //! Checksums are the kernel's default, in UDP over IPv4 and over IPv6: sent, and demanded over IPv6. It is what others send too, and links
 //! that differ in what they accept cannot share a UDP port.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -12,6 +11,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, InfoVxlan, LinkAttribute, LinkInfo};
 use nix::errno::Errno;
 
+use super::Tunnel;
 use super::link::{self, Seen};
 use super::ports;
 use super::wire::Wire;
@@ -71,10 +71,10 @@ pub(super) fn dump(wire: &mut Wire) -> io::Result<Vec<Seen>> {
     Ok(answers.iter().filter_map(link::read).filter(|seen| seen.vxlan.is_some()).collect())
 }
 
-/// The VNIs of links that are not ours; 0, of one that takes what it is told packet by packet, left out.
-pub(super) fn foreign_numbers(wire: &mut Wire) -> io::Result<BTreeSet<u32>> {
+/// Links that are not ours.
+pub(super) fn foreign(wire: &mut Wire) -> io::Result<Vec<Tunnel>> {
     let foreign = dump(wire)?.into_iter().filter(|seen| !seen.is_ours());
-    Ok(foreign.filter_map(|seen| Some(seen.vxlan?.vni)).filter(|vni| *vni != 0).collect())
+    Ok(foreign.filter_map(|seen| seen.vxlan.map(|vxlan| Tunnel { link: seen.name, vni: vxlan.vni, port: vxlan.port })).collect())
 }
 
 /// What the kernel's short answers mean here: the UDP port is bound when the link goes up, the VNI taken when it is made.

@@ -9,6 +9,7 @@ mod network;
 mod object;
 mod policy;
 mod shared;
+mod sight;
 
 pub use address::{Family, PortRange, Protocol, family_of};
 pub use id::{EndpointId, IfName, InvalidName, Mac, NetworkId};
@@ -19,3 +20,4 @@ pub use object::{
 };
 pub use policy::{Entry, Inbound, Zone};
 pub use shared::{Agreement, Member, OnLink, Segment, Share};
+pub use sight::{Answer, Dropped, Flow, LinkSight, NeighbourSight, NoWay, Probe, Question, Sight, Stage, Trace, Trail, WayOut};

@@ -58,6 +58,12 @@ impl Network {
     pub fn spaces(&self) -> impl Iterator<Item = &str> {
         self.pools.iter().map(|pool| pool.space.as_str()).filter(|space| !space.is_empty())
     }
+
+    /// Whether all is the same that the plan of a container may depend on: not who the network's other hosts are, nor whose which block is.
+    pub fn is_alike_here(&self, other: &Network) -> bool {
+        let here = |network: &Network| Network { share: network.share.as_ref().map(Share::here), ..network.clone() };
+        here(self) == here(other)
+    }
 }
 
 /// One subnet of a network; the engine's `IPAMData`.

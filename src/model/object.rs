@@ -3,16 +3,17 @@
 //! The order of [`Key`]'s variants is the order of creation; deletion runs backwards. It is told here and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Entry, Family, IfName, Mac, PortRange, Protocol};
 
 /// What identifies an object. Sorted in the order of creation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Key {
     /// A host port: first, since its conflict is the only one a user can cause.
     HostPort {
@@ -229,6 +230,23 @@ pub struct Port {
     pub isolated: bool,
     /// `IFLA_BRPORT_MODE`: frames may leave by the port they came in.
     pub hairpin: bool,
+}
+
+/// As people call it.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::HostPort { protocol, host, ports } => write!(f, "host port {ports}/{protocol} on {host}"),
+            Key::HostSysctl(path) | Key::LinkSysctl(path) => write!(f, "sysctl net/{path}"),
+            Key::Link(name) => write!(f, "link {name}"),
+            Key::Address(link, address) => write!(f, "address {address} on {link}"),
+            Key::Neighbour(link, address) => write!(f, "neighbour {address} on {link}"),
+            Key::Fdb(link, mac) => write!(f, "forwarding to {mac} on {link}"),
+            Key::Route { destination, link } => write!(f, "route to {destination} on {link}"),
+            Key::Attachment(host) => write!(f, "attachment {host}"),
+            Key::Port(link) => write!(f, "bridge port {link}"),
+        }
+    }
 }
 
 impl Key {

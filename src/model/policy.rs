@@ -16,6 +16,10 @@ pub enum Entry {
     Inner { zone: Zone },
     /// Its other hosts may send without a tunnel: what is from an address that leads to one of them may come in by any link.
     Direct { subnet: IpNet },
+    /// What comes to this UDP port with this number in VXLAN's header (RFC 7348) is for a tunnel of ours: only its members may send such.
+    Tunnel { port: u16, vni: u32 },
+    /// The host with this outer address may.
+    Member { vtep: IpAddr, port: u16, vni: u32 },
     /// Nothing but answers passes between it and the world, not even published ports.
     Internal { zone: Zone },
     /// What new connections from outside may enter.

@@ -45,6 +45,14 @@ pub struct Share {
     pub peers: Vec<Member>,
 }
 
+impl Share {
+    /// What it says of this host and its way out.
+    pub fn here(&self) -> Share {
+        let Share { vni, mtu, ref on_link, ref mine, .. } = *self;
+        Share { vni, mtu, on_link: on_link.clone(), mine: Member { blocks: vec![], ..mine.clone() }, peers: vec![] }
+    }
+}
+
 /// A link of the host, with the addresses that are reached by it without a router.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OnLink {

@@ -32,6 +32,24 @@ pub struct Difference {
     pub delete: Vec<Key>,
 }
 
+/// Something on the host that is not as planned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deviation {
+    Missing(Owner, Object),
+    Altered(Owner, Object),
+    /// It bears our mark, and no plan has it.
+    Extra(Key),
+}
+
+impl Deviation {
+    pub fn key(&self) -> Key {
+        match self {
+            Deviation::Missing(_, object) | Deviation::Altered(_, object) => object.key(),
+            Deviation::Extra(key) => key.clone(),
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct Desired {
     plans: BTreeMap<Owner, Plan>,
@@ -77,13 +95,16 @@ impl Desired {
         self.plans.values().flat_map(|plan| plan.entries.iter().cloned()).collect()
     }
 
-    /// What to put, and what to delete, after a look at the whole host.
-    pub fn difference_to(&self, seen: &[Object]) -> (Vec<Object>, Vec<Key>) {
+    /// How the whole host differs: what is to be put in the order of putting, then what is to be deleted in the order of deleting.
+    pub fn deviations(&self, seen: &[Object]) -> Vec<Deviation> {
         let seen: BTreeMap<Key, &Object> = seen.iter().map(|object| (object.key(), object)).collect();
-        let met = |(key, (_, object)): &(&Key, &(Owner, Object))| seen.get(key).is_some_and(|seen| object.is_met_by(seen));
-        let put = self.objects.iter().filter(|wanted| !met(wanted)).map(|(_, (_, object))| object.clone()).collect();
-        let delete = seen.into_keys().filter(|key| !self.objects.contains_key(key)).collect();
-        (put, delete)
+        let to_put = self.objects.iter().filter_map(|(key, (owner, object))| match seen.get(key) {
+            Some(seen) if object.is_met_by(seen) => None,
+            Some(_) => Some(Deviation::Altered(owner.clone(), object.clone())),
+            None => Some(Deviation::Missing(owner.clone(), object.clone())),
+        });
+        let extra = seen.keys().rev().filter(|key| !self.objects.contains_key(key)).cloned().map(Deviation::Extra);
+        to_put.chain(extra).collect()
     }
 
     /// Whether any of the news is not as planned.

@@ -46,6 +46,11 @@ impl Disposal {
         self.until(|waiting| keys.iter().all(|key| !waiting.contains(key))).await;
     }
 
+    /// What waits to be deleted now.
+    pub fn waiting(&self) -> BTreeSet<Key> {
+        self.waiting.keys().clone()
+    }
+
     pub async fn finished_all(&self) {
         self.until(BTreeSet::is_empty).await;
     }

@@ -9,6 +9,7 @@
 
 mod desired;
 mod disposal;
+mod history;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -19,11 +20,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::firewall::{Firewall, FirewallError};
-use crate::kernel::{Change, Kernel, KernelError};
+use crate::kernel::{Change, Kernel, KernelError, describe};
 use crate::model::{IfName, Key, Object, Plan};
 use desired::Desired;
-pub use desired::{Conflict, Owner};
+pub use desired::{Conflict, Deviation, Owner};
 use disposal::Disposal;
+use history::{FIREWALL, kind};
+pub use history::{Failed, History, Look};
 
 /// How long news are gathered before they are judged: a link that is being made tells of itself several times.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -40,11 +43,32 @@ pub enum Error {
     Firewall(#[from] FirewallError),
 }
 
-/// What a converge found and could not mend.
+impl Error {
+    fn told(&self) -> Failed {
+        let (object, in_firewall) = match self {
+            Error::Conflict(conflict) => (describe(&conflict.what), false),
+            Error::Kernel(error) => (error.object.clone(), false),
+            Error::Firewall(error) => (error.object.clone(), true),
+        };
+        Failed { object, why: self.to_string(), in_firewall }
+    }
+}
+
+/// What a converge mended and could not mend.
 #[derive(Debug, Default)]
 pub struct Report {
     pub mended: usize,
+    /// What was mended, in words.
+    pub healed: Vec<String>,
     pub failed: Vec<Error>,
+}
+
+/// How the host differs from all plans together.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    pub objects: Vec<Deviation>,
+    /// In words, what a converge would do to the firewall.
+    pub firewall: Vec<String>,
 }
 
 pub struct Reconciler {
@@ -56,13 +80,15 @@ pub struct Reconciler {
     again: Notify,
     /// Requests share it; a converge, which compares everything with everything, has it alone.
     whole: RwLock<()>,
+    history: Mutex<History>,
 }
 
 impl Reconciler {
     /// Needs a tokio runtime: disposal runs behind the answers.
     pub fn new(kernel: Arc<dyn Kernel>, firewall: Arc<dyn Firewall>) -> Self {
         let disposal = Disposal::start(kernel.clone());
-        Reconciler { kernel, firewall, desired: Mutex::default(), disposal, again: Notify::new(), whole: RwLock::default() }
+        let (desired, again, whole, history) = Default::default();
+        Reconciler { kernel, firewall, desired, disposal, again, whole, history }
     }
 
     /// Replaces the plan of `owner` without touching the kernel; for what was declared before this process started.
@@ -103,26 +129,87 @@ impl Reconciler {
     /// Looks at everything and makes it as the plans ask. What fails is reported and does not keep the rest from being mended.
     pub async fn converge(&self) -> Result<Report, Error> {
         let _alone = self.whole.write().await;
+        let began = Instant::now();
+        let (delete, put): (Vec<_>, Vec<_>) = self.deviations().await?.into_iter().partition(|one| matches!(one, Deviation::Extra(_)));
+        let mut report = Report::default();
+        self.mend(put, &mut report).await;
+        self.mend_firewall(&mut report).await;
+        self.mend(delete, &mut report).await;
+        let look = Look { at: Instant::now(), took: began.elapsed(), failed: report.failed.iter().map(Error::told).collect() };
+        self.tally().looked(look);
+        Ok(report)
+    }
+
+    /// The same look, and nothing is changed: what a converge would mend now.
+    pub async fn compare(&self) -> Result<Comparison, Error> {
+        let _alone = self.whole.write().await;
+        let entries = self.lock().entries();
+        Ok(Comparison { objects: self.deviations().await?, firewall: self.firewall.compare(&entries).await? })
+    }
+
+    /// What does not stand as these owners planned it; mends nothing.
+    pub async fn rows(&self, owners: &[Owner]) -> Result<Vec<Deviation>, Error> {
+        let _shared = self.whole.read().await;
+        let of_them =
+            |one: &Deviation| matches!(one, Deviation::Missing(owner, _) | Deviation::Altered(owner, _) if owners.contains(owner));
+        Ok(self.deviations().await?.into_iter().filter(of_them).collect())
+    }
+
+    /// How the kernel differs from all plans. What waits to be deleted is no difference.
+    async fn deviations(&self) -> Result<Vec<Deviation>, Error> {
+        let waiting: BTreeSet<IfName> = self.disposal.waiting().iter().filter_map(Key::link).cloned().collect();
+        let is_going = |key: &Key| key.link().or(key.stands_on()).is_some_and(|link| waiting.contains(link));
         let wanted: Vec<Object> = self.lock().objects().values().map(|(_, object)| object.clone()).collect();
         let seen = self.kernel.observe(&wanted).await?;
-        let (put, delete) = self.lock().difference_to(&seen);
-        let mut report = Report::default();
-        for object in put {
-            report.note(self.kernel.put(&object).await, &object.key());
+        let mut deviations = self.lock().deviations(&seen);
+        deviations.retain(|one| !matches!(one, Deviation::Extra(key) if is_going(key)));
+        Ok(deviations)
+    }
+
+    async fn mend(&self, deviations: Vec<Deviation>, report: &mut Report) {
+        for deviation in deviations {
+            let key = deviation.key();
+            self.tally().found(kind(&key), 1);
+            let (mended, owner) = match &deviation {
+                Deviation::Missing(owner, object) | Deviation::Altered(owner, object) => (self.kernel.put(object).await, Some(owner)),
+                Deviation::Extra(key) => (self.kernel.delete(key).await, None),
+            };
+            match mended {
+                Ok(()) => {
+                    let what = describe(&key);
+                    info!(object = what, owner = owner.map(tracing::field::display), "mended");
+                    self.tally().healed(kind(&key), 1, what.clone());
+                    self.tally().remember(Some(key));
+                    report.note(1, [what]);
+                }
+                Err(error) => report.failed.push(error.into()),
+            }
         }
+    }
+
+    async fn mend_firewall(&self, report: &mut Report) {
         let entries = self.lock().entries();
         match self.firewall.converge(&entries).await {
             Ok(0) => {}
             Ok(count) => {
                 info!(count, "mended in the firewall");
-                report.mended += count;
+                self.tally().found(FIREWALL, count);
+                self.tally().healed(FIREWALL, count, "the firewall".to_owned());
+                self.tally().remember(None);
+                report.note(count, [format!("{count} differences in the firewall")]);
             }
             Err(error) => report.failed.push(error.into()),
         }
-        for key in delete.into_iter().rev() {
-            report.note(self.kernel.delete(&key).await, &key);
-        }
-        Ok(report)
+    }
+
+    /// What all looks found and did.
+    pub fn history(&self) -> History {
+        self.tally().clone()
+    }
+
+    fn tally(&self) -> std::sync::MutexGuard<'_, History> {
+        // numbers: none of them is half changed
+        self.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Converges at once, and then whenever the kernel or the firewall differs from the plans; until the process ends.
@@ -189,14 +276,9 @@ impl Reconciler {
 }
 
 impl Report {
-    fn note(&mut self, result: Result<(), KernelError>, key: &Key) {
-        match result {
-            Ok(()) => {
-                info!(?key, "mended");
-                self.mended += 1;
-            }
-            Err(error) => self.failed.push(error.into()),
-        }
+    fn note(&mut self, count: usize, what: impl IntoIterator<Item = String>) {
+        self.mended += count;
+        self.healed.extend(what);
     }
 
     /// Logs what was mended and what failed; true if anything did.

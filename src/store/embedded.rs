@@ -35,6 +35,12 @@ type Entries<'txn> = Table<'txn, &'static str, (u64, &'static [u8])>;
 type Versions = Vec<Option<u64>>;
 type Answer = Result<Versions, StoreError>;
 
+/// Bytes that the file system of a directory has left for its owner.
+pub fn free(directory: &Path) -> std::io::Result<u64> {
+    let seen = nix::sys::statvfs::statvfs(directory)?;
+    Ok(seen.blocks_available().saturating_mul(seen.fragment_size()))
+}
+
 /// A commit on its way to the writer.
 struct Request {
     ops: Vec<Op>,

@@ -1,6 +1,7 @@
 //! What hosts of a network go through, on the embedded store; `consul` repeats the part that depends on the store.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -306,7 +307,7 @@ async fn one_address_is_claimed_lent_refused_or_not_answered_for() {
     let (lent, busy) = (inside.next().unwrap(), inside.next().unwrap());
     let error = a.cluster.claim(net(BLUE), lent).await.unwrap_err().to_string();
     assert!(error.contains("belongs to host b, which does not answer"), "{error}");
-    let owner = Arc::new(Owner { refuses: Some(busy), lent: Default::default() });
+    let owner = Arc::new(Owner { refuses: Some(busy), free: Default::default(), lent: Default::default() });
     b.cluster.lend_by(owner.clone());
     a.cluster.claim(net(BLUE), lent).await.unwrap();
     assert_eq!(*owner.lent.lock().unwrap(), [(lent, "a".to_owned())]);
@@ -327,6 +328,30 @@ async fn one_address_is_claimed_lent_refused_or_not_answered_for() {
     assert_eq!(recorded(&store).await.len(), 2);
     let asks = store.list(&rsnet::store::Prefix::below(&Key::new("cluster/ask").unwrap())).await.unwrap();
     assert_eq!(asks, [], "no question is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_several_lend_one_is_borrowed_and_the_rest_goes_back() {
+    let (_dir, store) = embedded();
+    let hosts = ["a", "b", "c", "d"].map(|name| Host::start(&store, name, name.as_bytes()[0]));
+    for host in &hosts {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
+    let all: Vec<&Host> = hosts.iter().collect();
+    until("agreement", || agree(&all, BLUE)).await;
+    let lent: Vec<IpAddr> = hosts[1..].iter().map(|host| host.mine().first().unwrap().hosts().nth(5).unwrap()).collect();
+    for (host, address) in hosts[1..].iter().zip(&lent) {
+        host.cluster.lend_by(Arc::new(Owner { refuses: None, free: vec![*address].into(), lent: Default::default() }));
+    }
+    let kept = |host: &Host| host.standing(BLUE).kept.iter().any(|address| lent.contains(address));
+    let borrowed = [hosts[0].cluster.borrow(net(BLUE)).await.unwrap(), hosts[0].cluster.borrow(net(BLUE)).await.unwrap()];
+    assert!(lent.contains(&borrowed[0]) && lent.contains(&borrowed[1]) && borrowed[0] != borrowed[1]);
+    until("two to be lent and no more", || when(hosts[1..].iter().filter(|host| kept(host)).count() == 2)).await;
+    for address in borrowed {
+        hosts[0].cluster.release(net(BLUE), address).await;
+    }
+    until("all to have their own", || when(!hosts.iter().any(kept))).await;
+    assert!(hosts[0].cluster.borrow(net(BLUE)).await.unwrap_err().to_string().contains("b: has none free"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -254,6 +254,8 @@ pub async fn networks(store: &Arc<dyn Leases>) -> String {
 /// Lends whatever is asked for, except for what it says no to.
 pub struct Owner {
     pub refuses: Option<IpAddr>,
+    /// What it gives to who wants any, the last first.
+    pub free: Mutex<Vec<IpAddr>>,
     pub lent: Mutex<Vec<(IpAddr, String)>>,
 }
 
@@ -265,6 +267,11 @@ impl Lender for Owner {
         }
         self.lent.lock().unwrap().push((address, to.to_owned()));
         Ok(())
+    }
+    async fn lend_any(&self, _: IpNet, to: &str) -> Result<IpAddr, String> {
+        let address = self.free.lock().unwrap().pop().ok_or("has none free")?;
+        self.lent.lock().unwrap().push((address, to.to_owned()));
+        Ok(address)
     }
     async fn restore(&self, address: IpAddr) {
         self.lent.lock().unwrap().retain(|(lent, _)| *lent != address);

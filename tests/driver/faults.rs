@@ -14,7 +14,7 @@ fn life(options: &Value) -> Vec<(&'static str, Value)> {
     let ports = json!([port(8080, 80), port(8081, 81)]);
     let mut life = vec![
         ("NetworkDriver.CreateNetwork", create_network_with(options.clone())),
-        ("NetworkDriver.CreateEndpoint", create_endpoint()),
+        ("NetworkDriver.CreateEndpoint", create_endpoint_on(options)),
         ("NetworkDriver.Join", join()),
         ("NetworkDriver.ProgramExternalConnectivity", program(ports)),
         ("NetworkDriver.RevokeExternalConnectivity", endpoint()),
@@ -120,27 +120,39 @@ async fn what_the_disk_refuses_is_refused_and_has_not_happened() {
     let mut refused = 0;
     for options in networks() {
         let expected = undisturbed(&options).await;
-        for (last, (call, body)) in life(&options).into_iter().enumerate() {
-            let world = World::new().await;
-            for (call, body) in &life(&options)[..last] {
-                world.ok(call, body.clone()).await;
+        for last in 0..life(&options).len() {
+            for n in 0.. {
+                if !refuse_on_disk(&options, last, n, &expected).await {
+                    break; // as many as the call commits, none for one that declares nothing new
+                }
+                refused += 1;
             }
-            world.disk.fail();
-            let (status, answer) = world.send(call, &body).await;
-            if world.disk.is_to_fail() {
-                continue; // a call that declares nothing new
-            }
-            refused += 1;
-            assert!(status != 200 && answer["Err"].as_str().unwrap().contains("no space left"), "{call}: {status} {answer}");
-            world.converge().await;
-            assert_eq!(world.host().await, expected[last], "after {call} was refused");
-            world.ok(call, body).await;
-            assert_eq!(world.host().await, expected[last + 1], "{call} again");
-            let world = world.restart().await;
-            assert_eq!(world.converge().await, [], "a converge after a restart");
         }
     }
     assert!(refused > 6, "only {refused} calls met the fault");
+}
+
+/// Lives up to and with step `last`, of which the n-th commit fails; whether there is one.
+async fn refuse_on_disk(options: &Value, last: usize, n: i64, expected: &[String]) -> bool {
+    let world = World::new().await;
+    let steps = life(options);
+    for (call, body) in &steps[..last] {
+        world.ok(call, body.clone()).await;
+    }
+    let (call, body) = &steps[last];
+    world.disk.fail_nth(n);
+    let (status, answer) = world.send(call, body).await;
+    if world.disk.heal() {
+        return false;
+    }
+    assert!(status != 200 && answer["Err"].as_str().unwrap().contains("no space left"), "{call}: {status} {answer}");
+    world.converge().await;
+    assert_eq!(world.host().await, expected[last], "after {call} was refused");
+    world.ok(call, body.clone()).await;
+    assert_eq!(world.host().await, expected[last + 1], "{call} again");
+    let world = world.restart().await;
+    assert_eq!(world.converge().await, [], "a converge after a restart");
+    true
 }
 
 #[tokio::test]

@@ -38,8 +38,8 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let world = World::new().await;
-            world.ok("NetworkDriver.CreateNetwork", create_network_with(options)).await;
-            world.ok("NetworkDriver.CreateEndpoint", create_endpoint()).await;
+            world.ok("NetworkDriver.CreateNetwork", create_network_with(options.clone())).await;
+            world.ok("NetworkDriver.CreateEndpoint", create_endpoint_on(&options)).await;
             world.ok("NetworkDriver.Join", join()).await;
             let before = world.host().await;
             let (status, answer) = world.send(call, &body).await;

@@ -1,7 +1,7 @@
 //! A host in memory that answers as the daemon does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,10 +11,10 @@ use rsnet::agent::{Agent, Settings};
 use rsnet::cluster::{Cluster, Identity, Times, Uplink};
 use rsnet::firewall::fake::Fake as FakeFirewall;
 use rsnet::kernel::fake::{Call, Fake as FakeKernel};
-use rsnet::model::{HostLink, Object};
+use rsnet::model::{HostLink, Object, OnLink};
 use rsnet::reconcile::Reconciler;
 use rsnet::store::embedded::Embedded;
-use rsnet::store::{Entry, Key, Op, Prefix, Snapshots, Store, StoreError};
+use rsnet::store::{Entry, Expect, Key, Lease, Leases, Op, Prefix, Snapshots, Store, StoreError};
 use rsnet::{driver, ipam, plugin};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -40,18 +40,19 @@ pub struct World {
 /// The embedded store on a disk that can fail.
 pub struct Disk {
     store: Arc<Embedded>,
-    full: AtomicBool,
+    /// How many commits until the one that fails; negative: none does.
+    left: AtomicI64,
 }
 
 impl Disk {
-    /// The next commit fails.
-    pub fn fail(&self) {
-        self.full.store(true, Ordering::Relaxed);
+    /// The n-th commit from now fails, 0 being the next.
+    pub fn fail_nth(&self, n: i64) {
+        self.left.store(n, Ordering::Relaxed);
     }
 
-    /// Whether a failure is still to come.
-    pub fn is_to_fail(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+    /// Whether a failure was still to come; it comes no more.
+    pub fn heal(&self) -> bool {
+        self.left.swap(-1, Ordering::Relaxed) >= 0
     }
 }
 
@@ -66,7 +67,7 @@ impl Store for Disk {
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<Vec<Option<u64>>, StoreError> {
-        match self.full.swap(false, Ordering::Relaxed) {
+        match self.left.fetch_sub(1, Ordering::Relaxed) == 0 {
             true => Err(StoreError::Io { action: "write", path: "state.redb".into(), cause: "no space left on device".into() }),
             false => self.store.commit(ops).await,
         }
@@ -74,6 +75,41 @@ impl Store for Disk {
 
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError> {
         self.store.watch(prefix).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Leases for Disk {
+    async fn grant(&self, name: &str, ttl: Duration) -> Result<Lease, StoreError> {
+        self.store.grant(name, ttl).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.store.renew(lease).await
+    }
+
+    async fn end(&self, lease: &Lease) -> Result<(), StoreError> {
+        self.store.end(lease).await
+    }
+
+    async fn hold(&self, lease: &Lease, key: &Key, value: Vec<u8>) -> Result<u64, StoreError> {
+        self.store.hold(lease, key, value).await
+    }
+
+    async fn holder(&self, key: &Key) -> Result<Option<Lease>, StoreError> {
+        self.store.holder(key).await
+    }
+}
+
+/// What another host wrote in the store: it has a block of each subnet.
+async fn a_peer(store: &Embedded) {
+    let block = |home: &str| json!({ "host": "h2", "id": "2", "home": home, "turn": 0, "claim": 1 });
+    for (key, value) in [
+        ("cluster/host/h2", json!({ "id": "2", "vtep": "192.0.2.2" })),
+        ("cluster/block/172.18.0.0-16/172.18.128.0-26", block("172.18.128.0")),
+        ("cluster/block/fd00:18::-64/fd00:18::8000:0-112", block("fd00:18::8000:0")),
+    ] {
+        store.put(&Key::new(key).unwrap(), value.to_string().into_bytes(), Expect::Any).await.unwrap();
     }
 }
 
@@ -87,11 +123,13 @@ impl World {
 
     async fn start(kernel: Arc<FakeKernel>, firewall: Arc<FakeFirewall>, directory: Arc<TempDir>) -> Self {
         let store = Arc::new(Embedded::open(&directory.path().join("state.redb")).unwrap());
-        let disk = Arc::new(Disk { store: store.clone(), full: AtomicBool::new(false) });
+        a_peer(&store).await;
+        let disk = Arc::new(Disk { store, left: AtomicI64::new(-1) });
         let reconciler = Arc::new(Reconciler::new(kernel.clone(), firewall.clone()));
         let identity = Identity { host: "h1".to_owned(), id: "1".to_owned() };
-        let cluster = Cluster::new(store, identity, Times::default()).unwrap();
-        cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500, on_link: None });
+        let cluster = Cluster::new(disk.clone(), identity, Times::default()).unwrap();
+        let on_link = OnLink { link: PARENT.parse().unwrap(), subnet: "192.0.2.0/24".parse().unwrap() };
+        cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500, on_link: Some(on_link) });
         let agent = Arc::new(Agent::load(kernel.clone(), disk.clone(), reconciler.clone(), cluster, Settings::default()).await.unwrap());
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
         World { kernel, firewall, reconciler, router, disk, directory }
@@ -133,6 +171,8 @@ impl World {
         self.reconciler.idle(Duration::from_secs(1)).await;
         let objects = self.kernel.objects().into_values().filter_map(|object| match object {
             Object::HostSysctl { .. } => None,
+            // what a published port asks of its link stays with the link
+            Object::LinkSysctl { path, .. } if path.contains("rsv-") => None,
             Object::Attachment(attachment) => Some(format!("Attachment {} mtu {}", attachment.host, attachment.mtu.unwrap_or(0))),
             object => Some(format!("{object:?}")),
         });
@@ -156,6 +196,8 @@ pub fn networks() -> Vec<Value> {
         json!({ "mode": "macvlan", "parent": PARENT, "host_access": "true" }),
         json!({ "mode": "macvlan", "parent": PARENT, "macvlan_mode": "source", "source_macs": "02:00:00:00:00:01", "slaac": "true" }),
         json!({ "mode": "none" }),
+        json!({ "mode": "overlay" }),
+        json!({ "mode": "overlay", "transport": "auto", "attach": "direct" }),
     ]
 }
 
@@ -183,6 +225,16 @@ pub fn create_endpoint() -> Value {
         "Interface": { "Address": "172.18.0.2/16", "AddressIPv6": "fd00:18::2/64", "MacAddress": "02:42:00:00:00:02" },
         "Options": { "com.docker.network.endpoint.exposedports": [], "com.docker.network.portmap": [] },
     })
+}
+
+/// With addresses that this host may give on such a network: of an overlay those of its own blocks, which its name decides about.
+pub fn create_endpoint_on(options: &Value) -> Value {
+    let mut body = create_endpoint();
+    if options["mode"] == "overlay" {
+        body["Interface"]["Address"] = json!("172.18.245.200/16");
+        body["Interface"]["AddressIPv6"] = json!("fd00:18::c162:2656:cb2:8/64");
+    }
+    body
 }
 
 pub fn endpoint() -> Value {

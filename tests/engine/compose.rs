@@ -1,6 +1,6 @@
 //! The compose examples, with Compose itself: up, what Docker's own bridge would give, down.
 
-use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, wait_until};
 use std::path::Path;
 
 /// Where `scripts/compose` keeps Compose.
@@ -19,16 +19,35 @@ impl Scene {
         let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
         let (project, compose) = (Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(COMPOSE));
         let host = lab.make(&HostSpec::new("h1").engine(engine).on(&[&lan]).showing(project).showing(compose));
-        host.sh(&format!("mkdir -p /root/.docker/cli-plugins && ln -s {COMPOSE} /root/.docker/cli-plugins/")).ok();
         host.start_rsnet();
+        install(&host);
         Scene { station: lab.station("s1", &[&lan]), host, _lab: lab }
     }
 
-    /// Types `docker compose …` in the directory of an example.
-    fn compose(&self, example: &str, arguments: &str) -> crate::lab::Output {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/compose-examples");
-        self.host.sh(&format!("cd {directory}/{example} && IMAGE=box docker compose {arguments} 2>&1"))
+    fn compose(&self, example: &str, arguments: &str) -> Output {
+        compose(&self.host, example, arguments)
     }
+
+    /// The station sends a line to a port, and what comes back begins so.
+    #[track_caller]
+    fn station_hears(&self, line: &str, port: &str, answer: &str) {
+        let ask = format!("printf '{line}\\r\\n\\r\\n' | socat -T2 - TCP:{port},connect-timeout=2");
+        wait_until(&format!("{answer:?} from {port}"), PATIENCE, || {
+            let seen = self.station.sh(&ask);
+            if seen.stdout.trim().ends_with(answer) { Ok(()) } else { Err(seen.to_string()) }
+        });
+    }
+}
+
+/// Compose, as a plugin of the host's `docker`.
+pub fn install(host: &Host) {
+    host.sh(&format!("mkdir -p /root/.docker/cli-plugins && ln -s {COMPOSE} /root/.docker/cli-plugins/")).ok();
+}
+
+/// Types `docker compose …` in the directory of an example.
+pub fn compose(host: &Host, example: &str, arguments: &str) -> Output {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/compose-examples");
+    host.sh(&format!("cd {directory}/{example} && IMAGE=box docker compose {arguments} 2>&1"))
 }
 
 pub fn the_bridge_example_does_what_dockers_bridge_does(engine: Engine) {
@@ -88,4 +107,45 @@ pub fn the_macvlan_example_is_reached_from_the_lan(engine: Engine) {
         let links = scene.host.sh("ip -o link").ok().to_owned();
         if links.contains(": rs") { Err(links) } else { Ok(()) }
     });
+}
+
+/// The job's result is served by a container that has a network; the job itself has none.
+pub fn the_isolated_job_hands_its_result_to_who_may_show_it(engine: Engine) {
+    let scene = Scene::new(engine);
+    scene.compose("isolated-job", "up -d").ok();
+    scene.station_hears("GET /result HTTP/1.0", &format!("{}:8080", scene.host.ipv4()), "42");
+    scene.compose("isolated-job", "run --rm job ip -o addr").says("127.0.0.1");
+    scene.compose("isolated-job", "run --rm job ip -o link show eth0").fails();
+    scene.compose("isolated-job", "down --volumes").ok();
+    assert_eq!(scene.host.docker("network ls -q -f driver=rsnet").ok(), "");
+}
+
+/// The LAN sees one station, before and after a restart. Engines before 25 are not told the MAC by this Compose.
+#[test]
+fn the_lan_appliance_is_the_same_station_after_a_restart() {
+    let scene = Scene::new(Engine::V28_5);
+    scene.compose("lan-appliance", "up -d").ok();
+    for _ in 0..2 {
+        scene.station_hears("a page", "10.77.0.53:9100", "a page");
+        scene.station.sh("ip neigh show 10.77.0.53").says("02:00:00:00:00:35");
+        scene.compose("lan-appliance", "restart -t 0").ok();
+    }
+    scene.compose("lan-appliance", "down").ok();
+}
+
+/// On engines that know such networks.
+#[test]
+fn the_ipv6_only_example_has_no_ipv4_and_is_reached() {
+    let scene = Scene::new(Engine::V28_5);
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/compose-examples/ipv6-only/compose.yaml");
+    let text = std::fs::read_to_string(file).expect("read the example");
+    let create = text.lines().find_map(|line| line.strip_prefix("#   docker network create ")).expect("the command that makes its network");
+    scene.host.docker(&format!("network create {create}")).ok();
+    scene.compose("ipv6-only", "up -d").ok();
+    scene.station_hears("GET / HTTP/1.0", &format!("[{}]:8080", scene.host.ipv6()), "hello");
+    scene.compose("ipv6-only", "exec -T client ping -c 1 -W 5 web").ok();
+    let addresses = scene.compose("ipv6-only", "exec -T client ip -o -4 addr").ok().to_owned();
+    assert!(addresses.lines().all(|line| line.contains("127.0.0.1")), "{addresses}");
+    scene.compose("ipv6-only", "down").ok();
+    scene.host.docker("network rm six").ok();
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The pages that have commands; each has a test below.
-const PAGES: [&str; 8] = [
+const PAGES: &[&str] = &[
     "README.md",
     "docs/install.md",
     "docs/bridge.md",
@@ -17,6 +17,9 @@ const PAGES: [&str; 8] = [
     "docs/none.md",
     "docs/macvlan.md",
     "docs/overlay.md",
+    "docs/migrating.md",
+    "docs/operations.md",
+    "docs/troubleshooting.md",
 ];
 
 fn text(page: &str) -> String {
@@ -93,23 +96,23 @@ fn every_block_says_what_it_is_and_if_it_cannot_run_why() {
 
 #[test]
 fn the_readme_runs() {
-    runs(PAGES[0], |_| ());
+    runs("README.md", |_| ());
 }
 
 #[test]
 fn the_page_on_installing_runs() {
-    runs(PAGES[1], |_| ());
+    runs("docs/install.md", |_| ());
 }
 
 #[test]
 fn the_page_on_bridge_networks_runs() {
-    runs(PAGES[2], Host::start_rsnet);
+    runs("docs/bridge.md", Host::start_rsnet);
 }
 
 /// Its commands are those for a host with firewalld, and for looking.
 #[test]
 fn the_page_on_the_firewall_runs() {
-    runs(PAGES[3], |host| {
+    runs("docs/firewall.md", |host| {
         with_a_web_server(host);
         firewalld(host)
     });
@@ -117,17 +120,22 @@ fn the_page_on_the_firewall_runs() {
 
 #[test]
 fn the_page_on_recovery_runs() {
-    runs(PAGES[4], with_a_web_server);
+    runs("docs/recovery.md", with_a_web_server);
+}
+
+#[test]
+fn the_page_on_troubleshooting_runs() {
+    runs("docs/troubleshooting.md", Host::start_rsnet);
 }
 
 #[test]
 fn the_page_on_none_runs() {
-    runs(PAGES[5], Host::start_rsnet);
+    runs("docs/none.md", Host::start_rsnet);
 }
 
 #[test]
 fn the_page_on_macvlan_networks_runs() {
-    runs(PAGES[6], |host| {
+    runs("docs/macvlan.md", |host| {
         host.sh("ip link add eth0 type veth peer name lan0 && ip link set eth0 up && ip link set lan0 up").ok();
         host.start_rsnet();
     });
@@ -135,5 +143,15 @@ fn the_page_on_macvlan_networks_runs() {
 
 #[test]
 fn the_page_on_overlay_networks_runs() {
-    runs(PAGES[7], Host::start_rsnet);
+    runs("docs/overlay.md", Host::start_rsnet);
+}
+
+#[test]
+fn the_page_on_migrating_runs() {
+    runs("docs/migrating.md", Host::start_rsnet);
+}
+
+#[test]
+fn the_page_on_operations_runs() {
+    runs("docs/operations.md", with_a_web_server);
 }

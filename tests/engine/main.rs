@@ -13,6 +13,7 @@ mod compose;
 mod crash;
 mod docs;
 mod drift;
+mod explain;
 mod flow;
 mod front;
 mod hostile;
@@ -46,10 +47,12 @@ macro_rules! on_every_engine {
 on_every_engine! {
     compose::the_bridge_example_does_what_dockers_bridge_does,
     compose::the_none_example_runs_where_nothing_is_reached,
+    compose::the_isolated_job_hands_its_result_to_who_may_show_it,
     packaging::two_capabilities_are_enough,
     plugin::a_plugin_from_a_registry_carries_a_network,
     plugin::an_upgrade_interrupts_nobody_and_forgets_nothing,
     plugin::links_made_straight_in_the_sandbox_work_through_the_plugin,
+    plugin::a_plugin_hears_the_engine_again_that_it_outlived,
     plugin::a_macvlan_network_works_through_the_plugin,
     plugin::two_machines_share_a_network_as_the_readme_says,
     plugin::a_plugin_with_a_wrong_setting_says_which,
@@ -66,8 +69,11 @@ on_every_engine! {
     smoke::a_paused_host_answers_again_when_resumed,
     smoke::a_cut_host_is_reached_again_when_mended,
     smoke::two_segments_are_joined_by_a_router,
+    overlay::what_containers_are_called_is_known_on_the_other_hosts,
+    overlay::names_of_all_hosts_are_resolved_in_containers_and_all_else_by_docker,
     overlay::containers_on_three_hosts_reach_each_other,
     overlay::the_compose_example_talks_across_three_hosts,
+    overlay::the_web_server_of_one_host_finds_the_database_of_the_other,
     overlay::hosts_and_containers_of_all_hosts_see_each_others_true_addresses,
     overlay::the_way_out_is_the_hosts_and_published_ports_lead_in,
     overlay::networks_are_walled_off_from_each_other_on_all_hosts,
@@ -92,6 +98,8 @@ on_every_engine! {
     overlay::in_no_partition_an_address_is_held_twice,
     overlay::tunnels_leave_by_the_address_that_was_announced,
     overlay::an_underlay_of_ipv6_carries_both_families,
+    overlay::a_network_of_one_host_appears_on_all_and_goes_when_nobody_uses_it,
+    overlay::a_name_that_another_network_has_is_told_and_left_alone,
     overlay::a_router_that_says_nothing_is_no_hindrance_at_any_mtu,
     matrix::the_default_network,
     matrix::an_internal_network,
@@ -151,6 +159,8 @@ on_every_engine! {
     macvlan_live::whom_containers_hear_in_mode_source_changes_at_once_and_for_good,
     macvlan::a_lost_child_or_parent_comes_back_into_the_container,
     compose::the_macvlan_example_is_reached_from_the_lan,
+    explain::faults_on_one_host_are_named_and_healthy_pairs_raise_no_alarm,
+    explain::faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
     drift::what_is_altered_by_hand_on_a_macvlan_network_is_back_within_a_second,
     drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,

@@ -1,8 +1,10 @@
-//! packaging/: the systemd units, as far as they can be tried on a machine that systemd does not run.
+//! packaging/: the systemd units, as far as they can be tried on a machine that systemd does not run, and the Debian package.
 
-use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_until};
+use crate::plugin::lost;
 use nix::sys::signal::Signal;
 use std::path::Path;
+use std::process::Command;
 
 const SOCKET: &str = "/run/docker/plugins/rsnet.sock";
 
@@ -66,4 +68,54 @@ pub fn two_capabilities_are_enough(engine: Engine) {
     carries_a_network(&host);
     assert!(rsnet.end_by(Signal::SIGTERM).success());
     host.sh(&format!("test -e {SOCKET}")).fails();
+}
+
+/// `make release`, as another version where one is named; what it leaves in `dist/release` is kept at `at`.
+fn release(version: &str, at: &Path) -> Output {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = format!("scripts/release && cp -r dist/release/. {}", at.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).env("VERSION", version).current_dir(project);
+    Output::of("this machine", "scripts/release", command)
+}
+
+/// The program of the package, as its unit starts it.
+fn serve(host: &Host) -> Process {
+    let process = host.spawn("rsnet", "env RSNET_DATA_DIR=/var/lib/rsnet /usr/bin/rsnet serve");
+    wait_until("rsnet to answer", PATIENCE, || answers(host));
+    process
+}
+
+/// There and back again, as `apt` does it, with the restart that systemd would do.
+#[test]
+fn the_debian_package_is_upgraded_and_put_back_without_a_packet_lost() {
+    let (lab, packages) = (Lab::new(), tempfile::tempdir().expect("a directory"));
+    release("0.1.0", packages.path()).ok();
+    release("0.2.0", packages.path()).says("rsnet_0.2.0_");
+    let host = lab.make(&HostSpec::new("h1").engine(Engine::V20_10).showing(packages.path()));
+    let install = |version: &str| host.sh(&format!("dpkg -i {}/rsnet_{version}_*.deb", packages.path().display()));
+    install("0.1.0").ok();
+    for file in ["/lib/systemd/system/rsnet.service", "/usr/share/man/man1/rsnet-serve.1.gz", "/usr/share/doc/rsnet/dependencies.txt"] {
+        host.sh(&format!("test -s {file}")).ok();
+    }
+    let mut rsnet = serve(&host);
+    carries_a_network(&host);
+    host.docker("network create -d rsnet --ipam-driver rsnet --subnet 10.20.0.0/24 blue").ok();
+    host.docker("run -d --name web --network blue --ip 10.20.0.7 box sleep 1000").ok();
+    host.docker("run -d --name shell --network blue box sleep 1000").ok();
+    let ping = host.spawn_in_container("shell", "ping", "ping -q -i 0.01 10.20.0.7");
+    for version in ["0.2.0", "0.1.0"] {
+        install(version).ok();
+        assert!(rsnet.end_by(Signal::SIGTERM).success());
+        rsnet = serve(&host);
+        host.docker("run --rm --network blue box ping -c 1 -W 5 web").ok();
+    }
+    ping.signal(Signal::SIGINT);
+    let printed = wait_until("ping to sum up", PATIENCE, || lost(&ping.printed()).map(str::to_owned).ok_or_else(|| ping.printed()));
+    assert_eq!(printed, "0% packet loss", "{}", ping.printed());
+    host.docker("rm -f web shell").ok();
+    host.docker("network rm blue").ok();
+    assert!(rsnet.end_by(Signal::SIGTERM).success());
+    host.sh("dpkg -r rsnet && test -e /var/lib/rsnet/state.redb && test ! -e /usr/bin/rsnet").ok();
+    host.sh("dpkg -P rsnet && test ! -e /var/lib/rsnet && test ! -e /etc/default/rsnet").ok();
 }

@@ -308,16 +308,54 @@ pub fn two_machines_share_a_network_as_the_readme_says(engine: Engine) {
     }
     let [h1, h2] = &hosts;
     h2.sh("rsnet hosts").says("h1");
-    let place = |host| Place::Container(host, "web");
-    for (from, to) in [(h1, h2), (h2, h1)] {
-        let to = addresses(to, "web", "blue")[0];
-        reaches_all(place(from), &[icmp(to)]);
+    for (from, own, other) in [(h1, "web-h1", "web-h2"), (h2, "web-h2", "web-h1")] {
+        wait_until(&format!("{own} to find {other} by name"), PATIENCE, || {
+            let seen = from.docker(&format!("exec {own} ping -c 1 -W 2 {other}"));
+            if seen.succeeded() { Ok(()) } else { Err(seen.to_string()) }
+        });
         let seen = from.sh("rsnet addresses blue");
-        ["h1", "h2", "web"].iter().for_each(|part| drop(seen.says(part).to_owned()));
+        ["h1", "h2", own].iter().for_each(|part| drop(seen.says(part).to_owned()));
     }
     // a plugin that ends and starts again has what it had
     h1.docker(&format!("plugin disable -f {NAME}")).ok();
     h1.docker(&format!("plugin enable {NAME}")).ok();
-    h1.docker("restart -t 0 web").ok();
-    reaches_all(place(h2), &[icmp(addresses(h1, "web", "blue")[0])]);
+    h1.docker("restart -t 0 web-h1").ok();
+    reaches_all(Place::Container(h2, "web-h2"), &[icmp(addresses(h1, "web-h1", "blue")[0])]);
+}
+
+/// Names come from the engine's API, whose socket is made anew under a plugin that outlives the engine.
+pub fn a_plugin_hears_the_engine_again_that_it_outlived(engine: Engine) {
+    let lab = Lab::new();
+    let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
+    let host = lab.make(&HostSpec::new("h1").engine(engine).on(&[&lan]).dockerd_flags("--live-restore").showing(dist()));
+    host.docker(&format!("plugin create {NAME} {}", dist().display())).ok();
+    host.docker(&format!("plugin enable {NAME}")).ok();
+    host.docker("network create -d rsnet --ipam-driver rsnet -o mode=overlay --subnet 10.50.0.0/16 blue").ok();
+    let names = |expected: &str| {
+        wait_until(&format!("{expected} to be known"), PATIENCE, || {
+            let seen = host.sh("rsnet names blue");
+            let heard = seen.succeeded() && seen.stdout.contains(expected) && !seen.stdout.contains("does not tell");
+            if heard { Ok(()) } else { Err(seen.to_string()) }
+        });
+    };
+    host.docker("run -d --init --name first --network blue box sleep 1000").ok();
+    names("first");
+    let process = || host.sh("pidof rsnet").ok().to_owned();
+    let before = process();
+    host.kill_dockerd();
+    host.start_dockerd();
+    host.docker("run -d --init --name second --network blue box sleep 1000").ok();
+    names("second");
+    assert_eq!(process(), before, "the plugin has outlived the engine");
+    host.docker("rm -f first second").ok();
+    // and where a user does not want that
+    host.docker(&format!("plugin disable -f {NAME}")).ok();
+    host.sh("mkdir -p /var/empty").ok();
+    host.docker(&format!("plugin set {NAME} engine.source=/var/empty RSNET_DOCKER=none")).ok();
+    host.docker(&format!("plugin enable {NAME}")).ok();
+    host.docker("run -d --init --name third --network blue box sleep 1000").ok();
+    host.sh("rsnet names blue").says("does not tell");
+    assert_eq!(host.sh("ls /proc/$(pidof rsnet)/root/host/run").ok(), "");
+    host.docker("rm -f third").ok();
+    host.docker("network rm blue").ok();
 }

@@ -4,7 +4,9 @@ mod flows;
 mod lab;
 mod legacy;
 mod subnets;
+mod trace;
 mod traffic;
+mod tunnels;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -58,6 +60,9 @@ fn subnets() -> BTreeSet<Entry> {
         Entry::Internal { zone: of("fd00:51::/64") },
         Entry::Masquerade { zone: of("10.50.0.0/16"), family },
         Entry::Masquerade { zone: of("fd00:50::/64"), family: Family::V6 },
+        Entry::Tunnel { port: 4789, vni: 4097 },
+        Entry::Member { vtep: "192.0.2.2".parse().unwrap(), port: 4789, vni: 4097 },
+        Entry::Member { vtep: "2001:db8::2".parse().unwrap(), port: 4789, vni: 4097 },
     ])
 }
 

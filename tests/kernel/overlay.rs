@@ -1,6 +1,9 @@
 //! What a network of routed ports and tunnels is made of, and two hosts that have one.
 
 use std::fs::File;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::setns;
 use rsnet::kernel::{Kernel, Underlay, Uplink};
@@ -456,6 +459,35 @@ async fn a_peer_that_was_on_the_segment_is_reached_by_the_tunnel_whichever_block
         let lines: Vec<String> = shown.as_array().unwrap().iter().map(|r| format!("{} {}", r["dst"], r["dev"])).collect();
         assert_eq!(lines, ["\"fd50::2:0/112\" \"rsx-77\"", "\"fd50::3:0/112\" \"rsx-77\""]);
     }
+}
+
+/// Somebody asks for the way all the time.
+#[tokio::test]
+async fn between_the_segment_and_the_tunnel_there_is_no_moment_without_a_way() {
+    let host = Host::new();
+    underlay();
+    host.put(&Object::Link(tunnel())).await;
+    run("ip addr add fd50::1:2/128 dev rsx-77 nodad");
+    let blocks = ["fd50::2:0/112", "fd50::3:0/112"];
+    let ways = [("uplink", "2001:db8::2"), ("rsx-77", "fd50::2:2")];
+    let over = Arc::new(AtomicBool::new(false));
+    let is_over = over.clone();
+    for block in blocks {
+        host.put(&by(block, ways[0].0, Some(ways[0].1), None)).await;
+    }
+    let asking = std::thread::spawn(move || {
+        let socket = || UdpSocket::bind("[fd50::1:2]:0").unwrap();
+        let ask = || ["[fd50::2:5]:9", "[fd50::3:5]:9"].iter().filter(|to| socket().connect(to).is_err()).count();
+        std::iter::repeat_with(ask).take_while(|_| !is_over.load(Ordering::Relaxed)).sum::<usize>()
+    });
+    for (link, via) in ways.iter().cycle().skip(1).take(301) {
+        for block in blocks {
+            host.put(&by(block, link, Some(via), None)).await;
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    assert_eq!(asking.join().unwrap(), 0);
+    assert_eq!(json("ip -6 -j route show proto 195").as_array().unwrap().len(), 2, "{}", run("ip -6 route show proto 195"));
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use crate::model::{
     Agreement, Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, IfName, Inbound, Link, LinkKind, Mac, Member,
     Network, NetworkId, Object, OnLink, Plan, Route, RouteKind, Share, StaticRoute, Way, Zone, conf_path, family_of,
 };
+pub use spec::between_hosts;
 use spec::{Side, Spec, Transport};
 
 /// The MAC of the gateway on every port of every host: a container that finds itself on another host needs to learn nothing.
@@ -41,7 +42,7 @@ impl Overlay {
         let homes = share.mine.homes.iter().map(|home| Object::Address { link: tunnel.clone(), address: IpNet::from(*home) });
         let nowhere = self.spec.sides.iter().map(|side| nowhere(side.subnet));
         let peers = share.peers.iter().flat_map(|peer| self.towards(share, peer, &tunnel));
-        Plan::new([self.link(share)].into_iter().chain(homes).chain(nowhere).chain(peers), self.entries())
+        Plan::new([self.link(share)].into_iter().chain(homes).chain(nowhere).chain(peers), self.entries().chain(self.members(share)))
     }
 
     fn link(&self, share: &Share) -> Object {
@@ -102,6 +103,13 @@ impl Overlay {
 
     fn entries(&self) -> impl Iterator<Item = Entry> {
         self.spec.sides.iter().flat_map(|side| self.side_entries(side))
+    }
+
+    /// Who may send by the tunnel: the other hosts that have something of the network.
+    fn members(&self, share: &Share) -> impl Iterator<Item = Entry> {
+        let (port, vni) = (self.spec.port, share.vni);
+        let peers = share.peers.iter().map(move |peer| Entry::Member { vtep: peer.vtep, port, vni });
+        [Entry::Tunnel { port, vni }].into_iter().chain(peers)
     }
 
     fn side_entries(&self, side: &Side) -> impl Iterator<Item = Entry> {

@@ -121,10 +121,16 @@ impl Spec {
     }
 }
 
+/// What must be given alike on every host.
+pub fn between_hosts(options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut agreed = options.clone();
+    agreed.retain(|name, _| !LOCAL.contains(&name.as_str()));
+    agreed
+}
+
 /// `--internal` is agreed on as if it were an option.
 fn agreements(network: &Network) -> BTreeMap<String, String> {
-    let mut agreed = network.options.clone();
-    agreed.retain(|name, _| !LOCAL.contains(&name.as_str()));
+    let mut agreed = between_hosts(&network.options);
     agreed.insert("internal".to_owned(), network.internal.to_string());
     agreed
 }

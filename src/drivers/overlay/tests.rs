@@ -158,3 +158,17 @@ fn what_cannot_be_is_refused_by_name() {
         assert!(error.contains(part), "{error:?} does not say {part:?}");
     }
 }
+
+/// The agent renews no container when only these change.
+#[test]
+fn of_other_hosts_and_of_blocks_no_containers_plan_depends() {
+    let (before, mut after) = (network(&[("transport", "auto")]), network(&[("transport", "auto")]));
+    let share = after.share.as_mut().unwrap();
+    share.peers.push(member("h3", 3, &["10.50.4.0/26", "fd00:50::4:0/112"]));
+    share.mine.blocks.push("10.50.5.0/26".parse().unwrap());
+    assert!(before.is_alike_here(&after) && before != after);
+    let plan = |network: &Network| open(network).unwrap().endpoint(&endpoint(Way::Engine));
+    assert_eq!(plan(&before), plan(&after));
+    after.share.as_mut().unwrap().mtu = 1400;
+    assert!(!before.is_alike_here(&after) && plan(&before) != plan(&after));
+}

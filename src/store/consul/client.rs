@@ -1,7 +1,8 @@
 //! One question to Consul's HTTP API and its answer: addressing, time-outs, and what a failure means. Knows nothing of keys and values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use backon::{ExponentialBuilder, Retryable};
 use http_body_util::{BodyExt, Full, Limited};
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 
 use super::super::StoreError;
 use super::access::{Access, Door};
+use super::clock;
 use super::settings::Settings;
 
 /// How long a call may take with all it tries: a second more than a Consul agent waits for a leader to be elected (7 s).
@@ -90,6 +92,17 @@ pub struct Traffic {
     pub heard: u64,
 }
 
+/// How it stands with Consul.
+#[derive(Clone, Debug, Default)]
+pub struct Contact {
+    /// When it last answered.
+    pub heard: Option<Instant>,
+    /// Why the last question had no answer; none: it had one, or nothing was asked yet.
+    pub problem: Option<String>,
+    /// By how many seconds this host's clock is ahead of Consul's, as far as whole seconds tell.
+    pub ahead: Option<i64>,
+}
+
 /// Asks.
 pub struct Client {
     pub settings: Settings,
@@ -97,16 +110,40 @@ pub struct Client {
     at_once: Semaphore,
     asked: AtomicU64,
     heard: AtomicU64,
+    contact: Mutex<Contact>,
 }
 
 impl Client {
     pub fn new(settings: Settings) -> Self {
-        let (asked, heard) = Default::default();
-        Self { settings, door: Door::default(), at_once: Semaphore::new(AT_ONCE), asked, heard }
+        let (asked, heard, contact) = Default::default();
+        Self { settings, door: Door::default(), at_once: Semaphore::new(AT_ONCE), asked, heard, contact }
     }
 
     pub fn traffic(&self) -> Traffic {
         Traffic { asked: self.asked.load(Ordering::Relaxed), heard: self.heard.load(Ordering::Relaxed) }
+    }
+
+    /// How it stands.
+    pub fn contact(&self) -> Contact {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn compare_clocks(&self, headers: &hyper::HeaderMap) {
+        let theirs = headers.get("Date").and_then(|value| clock::seconds(value.to_str().ok()?));
+        let ours = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
+        if let (Some(theirs), Some(ours)) = (theirs, ours) {
+            self.contact.lock().unwrap_or_else(PoisonError::into_inner).ahead = Some(ours - theirs);
+        }
+    }
+
+    /// Notes how a question ended. What Consul refuses it has heard.
+    fn note<T>(&self, ended: Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        contact.problem = ended.as_ref().err().map(ToString::to_string);
+        if !matches!(ended, Err(StoreError::Unreachable { .. })) {
+            contact.heard = Some(Instant::now());
+        }
+        ended
     }
 
     /// Asks, and again a few times: a question that can be repeated whatever went wrong, another only where Consul has not heard it.
@@ -119,7 +156,7 @@ impl Client {
             (|| self.ask_once(&ask)).retry(pauses).when(again).await
         };
         let late = || self.unreachable(&ask, true, format!("no answer within {} s", PATIENCE.as_secs()));
-        timeout(PATIENCE, all).await.unwrap_or_else(|_| Err(late()))
+        self.note(timeout(PATIENCE, all).await.unwrap_or_else(|_| Err(late())))
     }
 
     /// Asks one question that Consul may take `wait` to answer.
@@ -127,7 +164,7 @@ impl Client {
         // Consul adds up to a sixteenth, so that not all wake together.
         let patience = wait + wait / 16 + PATIENCE;
         let late = || self.unreachable(&ask, true, format!("no answer within {} s", patience.as_secs()));
-        timeout(patience, self.ask_once(&ask)).await.unwrap_or_else(|_| Err(late()))
+        self.note(timeout(patience, self.ask_once(&ask)).await.unwrap_or_else(|_| Err(late())))
     }
 
     async fn ask_once(&self, ask: &Ask) -> Result<Answer, StoreError> {
@@ -137,6 +174,7 @@ impl Client {
         let answer = access.http.request(request).await;
         let answer = answer.map_err(|error| self.unreachable(ask, !error.is_connect(), causes(&error)))?;
         let (status, index) = (answer.status(), index(answer.headers()));
+        self.compare_clocks(answer.headers());
         let body = Limited::new(answer.into_body(), LONGEST).collect().await;
         let body = body.map_err(|error| self.unreachable(ask, true, format!("read the answer: {}", causes(&*error))))?.to_bytes();
         self.heard.fetch_add(body.len() as u64, Ordering::Relaxed);

@@ -9,6 +9,7 @@
 
 mod access;
 mod client;
+mod clock;
 mod lease;
 mod settings;
 mod watch;
@@ -25,7 +26,7 @@ use self::client::{Answer, Ask, Client};
 use self::watch::Query;
 use super::{Entry, Expect, FORMAT, FORMAT_KEY, Key, KeySnapshots, Op, Prefix, Snapshots, Store, StoreError, check};
 
-pub use client::Traffic;
+pub use client::{Contact, Traffic};
 pub use settings::{Address, Identity, Settings, Token};
 
 /// Consul's limit for a transaction.
@@ -66,6 +67,11 @@ impl Consul {
     /// Where it is.
     pub fn address(&self) -> &Address {
         &self.kv.client.settings.address
+    }
+
+    /// How it stands with it.
+    pub fn contact(&self) -> Contact {
+        self.kv.client.contact()
     }
 
     /// What this host asked and was answered.

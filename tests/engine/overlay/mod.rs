@@ -2,12 +2,15 @@
 
 mod faults;
 mod first;
+mod names;
 mod outage;
 mod partition;
 mod reach;
 mod refusals;
+mod resolve;
 mod size;
 mod soak;
+mod spread;
 mod transport;
 mod truth;
 mod underlay;
@@ -23,11 +26,14 @@ use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_un
 use crate::traffic::{Place, addresses, run};
 pub use faults::*;
 pub use first::*;
+pub use names::*;
 pub use outage::*;
 pub use partition::*;
 pub use reach::*;
 pub use refusals::*;
+pub use resolve::*;
 pub use soak::*;
+pub use spread::*;
 pub use transport::*;
 pub use underlay::*;
 

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::{Cluster, ways};
-use crate::compose::COMPOSE;
-use crate::lab::{Engine, Host};
+use crate::compose::{compose, install};
+use crate::lab::{Engine, Host, PATIENCE, wait_until};
 use crate::traffic::{Place, addresses, ask, icmp, reaches, reaches_all, reaches_none, run, serve, serve_at, tcp, udp};
 
 const BLUE: &str = "--ipv6 --subnet 10.50.0.0/16 --subnet fd50::/64";
@@ -118,12 +118,9 @@ fn page(host: IpAddr, port: u16) -> String {
 
 pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
     let cluster = Cluster::new(engine, 3, "");
-    let compose = |host: &Host, arguments: &str| {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/compose-examples/overlay");
-        host.sh(&format!("cd {directory} && IMAGE=box docker compose {arguments} 2>&1"))
-    };
+    let compose = |host: &Host, arguments: &str| compose(host, "overlay", arguments);
     for host in &cluster.hosts {
-        host.sh(&format!("mkdir -p /root/.docker/cli-plugins && ln -s {COMPOSE} /root/.docker/cli-plugins/")).ok();
+        install(host);
         compose(host, "up -d").ok();
     }
     for to in &cluster.hosts {
@@ -135,4 +132,21 @@ pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
         cluster.consul.machine.sh(&page(to.ipv4(), 8080)).says(&address.to_string());
     }
     cluster.hosts.iter().for_each(|host| drop(compose(host, "down").ok().to_owned()));
+}
+
+/// The web server finds the database by its name, on the other host; nobody outside of the network sees the database.
+pub fn the_web_server_of_one_host_finds_the_database_of_the_other(engine: Engine) {
+    let cluster = Cluster::new(engine, 2, "");
+    let compose = |host: &Host, arguments: &str| compose(host, "web-and-database", arguments);
+    for (host, file) in cluster.hosts.iter().zip(["db.yaml", "web.yaml"]) {
+        install(host);
+        compose(host, &format!("-f {file} up -d")).ok();
+    }
+    let rows = page(cluster.hosts[1].ipv4(), 8080).replace("GET /", "GET /cgi-bin/rows");
+    wait_until("the database's rows", PATIENCE, || {
+        let seen = cluster.consul.machine.sh(&rows);
+        if seen.stdout.ends_with("42 rows\n") { Ok(()) } else { Err(seen.to_string()) }
+    });
+    let database = addresses(&cluster.hosts[0], "web-and-database-db-1", "web-and-database_shop")[0];
+    cluster.consul.machine.sh(&format!("socat -T1 - TCP:{database}:5432,connect-timeout=1")).fails();
 }

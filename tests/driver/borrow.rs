@@ -1,0 +1,176 @@
+//! Hosts whose blocks are full borrow addresses of others.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use rsnet::agent::{Agent, Settings};
+use rsnet::cluster::{Cluster, Identity, Times, Uplink};
+use rsnet::kernel::fake::Fake as FakeKernel;
+use rsnet::reconcile::Reconciler;
+use rsnet::store::Leases;
+use rsnet::store::embedded::Embedded;
+use rsnet::{driver, ipam, plugin};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use crate::world::NETWORK;
+
+/// Four blocks of four addresses: less the subnet's own, its broadcast, the gateway and one of each host's, ten for containers.
+const SUBNET: &str = "10.50.0.0/28";
+const HOSTS: [&str; 3] = ["a", "b", "c"];
+const ROOM: usize = 10;
+
+/// A host that goes on by itself, with a disk of its own and a store that it shares.
+struct Host {
+    cluster: Arc<Cluster>,
+    router: Router,
+    _tasks: JoinSet<()>,
+    _disk: TempDir,
+}
+
+impl Host {
+    async fn start(shared: &Arc<Embedded>, name: &str) -> Self {
+        let disk = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(&disk.path().join("state.redb")).unwrap());
+        let ms = Duration::from_millis;
+        let times = Times { breath: ms(20), again: ms(50), answer: ms(1000), ..Times::default() };
+        let identity = Identity { host: name.to_owned(), id: name.to_owned() };
+        let cluster = Cluster::new(shared.clone() as Arc<dyn Leases>, identity, times).unwrap();
+        cluster.leave_by(Uplink { vtep: [192, 0, 2, name.as_bytes()[0]].into(), mtu: 1500, on_link: None });
+        let kernel = Arc::new(FakeKernel::new());
+        let reconciler = Arc::new(Reconciler::new(kernel.clone(), Arc::<rsnet::firewall::fake::Fake>::default()));
+        let settings = Settings { shared: true, ..Settings::default() };
+        let agent = Arc::new(Agent::load(kernel, store, reconciler, cluster.clone(), settings).await.unwrap());
+        cluster.lend_by(agent.clone());
+        let mut tasks = JoinSet::new();
+        let follower = agent.clone();
+        tasks.spawn(cluster.clone().run());
+        tasks.spawn(async move { follower.follow().await });
+        let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
+        let host = Host { cluster, router, _tasks: tasks, _disk: disk };
+        host.make_network().await;
+        host
+    }
+
+    async fn call(&self, call: &str, body: Value) -> Result<Value, String> {
+        let request = Request::post(format!("/{call}")).body(Body::from(body.to_string())).unwrap();
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let status = answer.status();
+        let answer: Value = serde_json::from_slice(&to_bytes(answer.into_body(), 1 << 20).await.unwrap()).unwrap();
+        if status == 200 { Ok(answer) } else { Err(answer["Err"].as_str().unwrap().to_owned()) }
+    }
+
+    async fn make_network(&self) {
+        self.call("IpamDriver.RequestPool", json!({ "AddressSpace": "rsnet-local", "Pool": SUBNET })).await.unwrap();
+        let gateway =
+            json!({ "PoolID": SUBNET, "Address": "10.50.0.1", "Options": { "RequestAddressType": "com.docker.network.gateway" } });
+        self.call("IpamDriver.RequestAddress", gateway).await.unwrap();
+        let network = json!({
+            "NetworkID": NETWORK,
+            "Options": { "com.docker.network.generic": { "mode": "overlay" } },
+            "IPv4Data": [{ "AddressSpace": "rsnet-local", "Pool": SUBNET, "Gateway": "10.50.0.1/28" }],
+            "IPv6Data": [],
+        });
+        self.call("NetworkDriver.CreateNetwork", network).await.unwrap();
+    }
+
+    /// What a container gets.
+    async fn take(&self) -> Result<String, String> {
+        let answer = self.call("IpamDriver.RequestAddress", json!({ "PoolID": SUBNET })).await?;
+        Ok(answer["Address"].as_str().unwrap().split('/').next().unwrap().to_owned())
+    }
+
+    async fn give(&self, address: &str) {
+        self.call("IpamDriver.ReleaseAddress", json!({ "PoolID": SUBNET, "Address": address })).await.unwrap();
+    }
+
+    /// Single addresses that it holds of others' blocks.
+    fn borrowed(&self) -> usize {
+        let view = self.cluster.views().borrow().clone();
+        view.networks[0].share.mine.blocks.iter().filter(|block| block.prefix_len() == 32).count()
+    }
+
+    /// Addresses of its blocks that others have.
+    fn lent(&self) -> usize {
+        let view = self.cluster.views().borrow().clone();
+        let standing = &view.networks[0];
+        standing.kept.iter().filter(|kept| !standing.share.mine.homes.contains(kept)).count()
+    }
+}
+
+async fn three() -> (TempDir, Vec<Host>) {
+    let disk = tempfile::tempdir().unwrap();
+    let shared = Arc::new(Embedded::open(&disk.path().join("shared.redb")).unwrap());
+    let mut hosts = Vec::new();
+    for name in HOSTS {
+        hosts.push(Host::start(&shared, name).await);
+    }
+    (disk, hosts)
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn fill(host: &Host) -> BTreeSet<String> {
+    let mut taken = BTreeSet::new();
+    for _ in 0..ROOM {
+        let address = host.take().await.unwrap();
+        assert!(taken.insert(address.clone()), "{address} twice");
+    }
+    taken
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_has_every_address_that_is_free_anywhere_and_gives_it_back() {
+    let (_disk, hosts) = three().await;
+    for host in [&hosts[0], &hosts[1], &hosts[0]] {
+        let taken = fill(host).await;
+        let error = host.take().await.unwrap_err();
+        assert!(error.contains("none is free on this host, and no other lends one") && error.contains("c: has none free"), "{error}");
+        assert!(host.borrowed() > 0);
+        for address in &taken {
+            host.give(address).await;
+        }
+        until("all to have their own again", || hosts.iter().all(|host| host.borrowed() + host.lent() == 0)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_borrow_at_once_never_get_one_address_twice() {
+    let (_disk, hosts) = three().await;
+    let each = hosts.iter().map(|host| async {
+        let mut taken = Vec::new();
+        for _ in 0..5 {
+            taken.extend(host.take().await.ok());
+        }
+        taken
+    });
+    let taken: Vec<String> = futures_util::future::join_all(each).await.concat();
+    let distinct: BTreeSet<&String> = taken.iter().collect();
+    assert_eq!(distinct.len(), taken.len(), "{taken:?}");
+    assert_eq!(taken.len(), ROOM, "{taken:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_does_not_answer_is_named() {
+    let (_disk, mut hosts) = three().await;
+    hosts[2]._tasks.abort_all();
+    let first = &hosts[0];
+    let error = loop {
+        if let Err(error) = first.take().await {
+            break error;
+        }
+    };
+    assert!(error.contains("c: does not answer") && error.contains("b: has none free"), "{error}");
+}
