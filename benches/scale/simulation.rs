@@ -202,35 +202,35 @@ impl Host {
     }
 }
 
-/// The kernel of a host, which only counts: of a peer that is another or new, its neighbour, its forwarding entry and its routes.
+/// The kernel of a host, which only counts: of a peer that is another, new or gone, its neighbour, its forwarding entry and its routes.
 async fn count_rows(cluster: Arc<Cluster>, rows: Arc<AtomicU64>) {
     let mut views = cluster.views();
     let mut before = Arc::new(View::default());
     while views.changed().await.is_ok() {
         let view = views.borrow_and_update().clone();
-        for network in &view.networks {
+        let news = view.networks.iter().filter(|network| !before.networks.iter().any(|old| Arc::ptr_eq(old, network)));
+        for network in news {
             let old = before.of(network.subnets[0]).map_or(&[][..], |old| &old.share.peers);
-            rows.fetch_add(differing(&network.share.peers, old) + gone(&network.share.peers, old), Ordering::Relaxed);
+            rows.fetch_add(differing(&network.share.peers, old), Ordering::Relaxed);
         }
         before = view;
     }
 }
 
+/// Both in the order of their names.
 fn differing(peers: &[Member], before: &[Member]) -> u64 {
-    let is_new = |peer: &&Member| find(before, &peer.host).is_none_or(|old| old != *peer);
-    peers.iter().filter(is_new).map(rows_of).sum()
-}
-
-fn gone(peers: &[Member], before: &[Member]) -> u64 {
-    if peers.len() >= before.len() {
-        return 0;
+    let (mut now, mut old, mut rows) = (peers.iter().peekable(), before.iter().peekable(), 0);
+    loop {
+        let order = match (now.peek(), old.peek()) {
+            (None, None) => return rows,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(now), Some(old)) => now.host.cmp(&old.host),
+        };
+        let now = if order.is_le() { now.next() } else { None };
+        let old = if order.is_ge() { old.next() } else { None };
+        rows += if now == old { 0 } else { now.or(old).map_or(0, rows_of) };
     }
-    before.iter().filter(|old| find(peers, &old.host).is_none()).map(rows_of).sum()
-}
-
-/// Peers are in the order of their names.
-fn find<'a>(peers: &'a [Member], name: &str) -> Option<&'a Member> {
-    peers.binary_search_by(|peer| peer.host.as_str().cmp(name)).ok().map(|at| &peers[at])
 }
 
 fn rows_of(peer: &Member) -> u64 {

@@ -1,26 +1,37 @@
 //! This host among the others: its lease, its record, who else is there.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::error::Error;
-use super::record::{self, Block, HostRecord, Owner, alive_key, block_key, blocks, decode, encode, host_key, last, macs, subnet_at};
-use super::{Cluster, State, Uplink};
-use crate::store::{Entry, Expect, Lease, Op, PORTABLE_OPS, StoreError};
+use super::record::{
+    self, HostRecord, Owner, alive_key, block_key, blocks, decode, encode, host_key, last, macs, subnet_at, tell_changed, tell_single,
+};
+use super::roll::Known;
+use super::side::Side;
+use super::{Cluster, State};
+use crate::store::{Entry, Expect, Key, Lease, Op, PORTABLE_OPS, StoreError};
 
-/// A deletion counts twice, and one operation looks whether the host is gone.
-const AT_ONCE: usize = (PORTABLE_OPS - 1) / 2;
+/// A deletion counts twice, one operation looks whether the host is gone, and one tells all of it.
+const AT_ONCE: usize = (PORTABLE_OPS - 2) / 2;
 
 impl Cluster {
-    /// Has this host's name and says where it is, if that was not done yet.
+    /// Has this host's name, if that was not done yet.
     pub(super) async fn register(&self) -> Result<(), Error> {
         let mut lease = self.lease.lock().await;
         if lease.is_none() {
             self.enrol(&mut lease).await?;
         }
         Ok(())
+    }
+
+    /// The same, and its record says what it holds. Whoever calls is alone in writing.
+    pub(super) async fn prepare(&self) -> Result<(), Error> {
+        self.register().await?;
+        if self.known(|state| state.unsettled_record) { self.settle_now(&[].into()).await } else { Ok(()) }
     }
 
     /// The lease's time begins anew; what is not there of this host's records is written again.
@@ -40,10 +51,13 @@ impl Cluster {
 
     /// The name first: who holds that may write the rest.
     async fn enrol(&self, lease: &mut Option<Lease>) -> Result<(), Error> {
-        let Uplink { vtep, .. } = self.known(|state| state.uplink.clone()).ok_or(Error::NoWay)?;
+        if self.known(|state| state.uplink.is_none()) {
+            return Err(Error::NoWay);
+        }
         let failed = || Error::store(format!("register host {}", self.me.host));
         let before = lease.take();
-        let mine = match before.clone() {
+        let anew = before.is_none();
+        let mine = match before {
             Some(lease) => lease,
             None => self.store.grant(&format!("rsnet {}", self.me.host), self.times.lease).await.map_err(failed())?,
         };
@@ -52,31 +66,66 @@ impl Cluster {
             let _ = self.store.end(&mine).await;
             return Err(error);
         }
-        let anew = self.write_record(HostRecord { id: self.me.id.clone(), vtep }).await.map_err(failed())? || before.is_none();
         // Who joins a network now has to know where its other hosts are; later the watch tells.
-        let entries = if self.known(|state| state.recorded.is_none()) { self.store.list(&record::hosts()).await } else { Ok(vec![]) };
-        let hosts = decoded(&entries.map_err(failed())?);
+        let unheard = !self.known(|state| state.roll.is_heard);
+        let entries = if unheard { self.store.list(&record::hosts()).await.map_err(failed())? } else { vec![] };
+        self.own_record().await.map_err(failed())?;
         *lease = Some(mine);
         self.change(|state| {
-            // What was heard before is newer than nothing, and no older than this.
-            let known = hosts.into_iter().filter(|(name, _)| !state.hosts.contains_key(name)).collect::<Vec<_>>();
-            Arc::make_mut(&mut state.hosts).extend(known);
-            if anew {
-                state.unsettle_all();
+            if unheard && !state.roll.is_heard {
+                self.hear_hosts(state, |_| true, &entries);
             }
+            // No record tells of MACs.
+            let segments: Vec<IpNet> = state.sides().filter(|side| side.own.is_some()).map(|side| side.subnet).collect();
+            state.unsettled.extend(segments.into_iter().filter(|_| anew));
         });
         Ok(())
     }
 
-    /// All hosts hear of what is written: only what differs is. Whether it was.
-    async fn write_record(&self, record: HostRecord) -> Result<bool, StoreError> {
-        let key = host_key(&self.me.host);
-        let found = self.store.get(&key).await?;
-        let differs = found.as_ref().and_then(decode) != Some(record.clone());
-        if differs {
-            self.store.put(&key, encode(&record), Expect::Any).await?;
+    /// What the store says of this host; it is noted whether that is as it should be.
+    pub(super) async fn own_record(&self) -> Result<Option<HostRecord>, StoreError> {
+        let entry = self.store.get(&host_key(&self.me.host)).await?;
+        let found = entry.as_ref().and_then(decode::<HostRecord>);
+        self.change(|state| {
+            state.own = entry.map(|entry| entry.version);
+            state.unsettled_record = found != state.record(&self.me, &[]);
+        });
+        Ok(found)
+    }
+
+    /// The operations that tell all hosts what this one holds, `with` what it is about to. They are done only if nobody else changed
+    /// this host's record: who takes something away from it does.
+    pub(super) fn tell_held(&self, with: &[Side]) -> Vec<Op> {
+        let told = |state: &State| {
+            let expect = state.own.map_or(Expect::Absent, Expect::Version);
+            let record = state.record(&self.me, with)?;
+            Some(vec![Op::Put(host_key(&self.me.host), encode(&record), expect), tell_changed(&self.me.host)])
+        };
+        self.known(told).unwrap_or_default()
+    }
+
+    /// The same for a host that a block is taken from.
+    pub(super) async fn tell_taken(&self, host: &str, subnet: IpNet, block: IpNet) -> Result<Vec<Op>, StoreError> {
+        let entry = self.store.get(&host_key(host)).await?;
+        let Some((mut record, entry)) = entry.and_then(|entry| Some((decode::<HostRecord>(&entry)?, entry))) else { return Ok(vec![]) };
+        record.blocks.entry(subnet).or_default().retain(|held| *held != block);
+        Ok(vec![Op::Put(entry.key, encode(&record), Expect::Version(entry.version)), tell_changed(host)])
+    }
+
+    /// One commit of such operations.
+    pub(super) async fn commit(&self, mut ops: Vec<Op>) -> Result<(), StoreError> {
+        let mut seen = BTreeSet::new();
+        ops.retain(|op| seen.insert(op.key().clone()));
+        let own = ops.iter().position(|op| *op.key() == self.own_key());
+        let versions = self.store.commit(ops).await?;
+        if let Some(own) = own {
+            self.change(|state| state.own = versions.get(own).copied().flatten());
         }
-        Ok(differs)
+        Ok(())
+    }
+
+    pub(super) fn own_key(&self) -> Key {
+        host_key(&self.me.host)
     }
 
     async fn hold_name(&self, lease: &Lease) -> Result<(), Error> {
@@ -110,25 +159,35 @@ impl Cluster {
         }
     }
 
-    /// All hosts' records.
-    pub(super) fn hear_hosts(&self, state: &mut State, entries: &[Entry]) {
+    /// The records of the hosts in scope. That of this host, or one that says what this host holds too, may be older than what this host
+    /// wrote last: that is looked at where nothing is being written.
+    pub(super) fn hear_hosts(&self, state: &mut State, in_scope: impl Fn(&str) -> bool, entries: &[Entry]) {
         let heard = decoded(entries);
-        if heard.get(&self.me.host).is_none_or(|record| record.id != self.me.id) {
-            self.enrol.notify_one();
+        if in_scope(&self.me.host) {
+            let mine = heard.get(&self.me.host).map(|known| &known.record);
+            state.unsettled_record |= mine != state.record(&self.me, &[]).as_ref();
+            if mine.is_some_and(|record| record.id != self.me.id) {
+                self.enrol.notify_one();
+            }
         }
-        state.recorded = Some(heard.keys().cloned().collect());
-        if heard.iter().any(|(name, record)| state.hosts.get(name) != Some(record)) {
-            Arc::make_mut(&mut state.hosts).extend(heard);
-        }
+        let differing = state.roll.hear(in_scope, heard);
+        let told = |name: &String| state.roll.hosts.get(name).map(|known| &known.record.blocks);
+        let others = differing.iter().filter(|name| **name != self.me.host).filter_map(told);
+        let contested = |blocks: &BTreeMap<_, Vec<_>>| {
+            let held = |side: &&Side| blocks.get(&side.subnet).is_some_and(|blocks| side.mine.iter().any(|mine| blocks.contains(mine)));
+            state.sides().filter(held).map(|side| side.subnet).collect::<Vec<_>>()
+        };
+        let contested: Vec<_> = others.flat_map(contested).collect();
+        state.unsettled.extend(contested);
     }
 
-    /// Who is there.
-    pub(super) fn hear_alive(&self, state: &mut State, entries: &[Entry]) {
-        state.alive = entries.iter().map(|entry| last(&entry.key).to_owned()).collect();
-        state.alive_is_heard = true;
-        if !state.alive.contains(&self.me.host) {
+    /// Who is there; an error: nobody knows.
+    pub(super) fn heard_alive(&self, heard: Result<Vec<Key>, StoreError>) {
+        let alive = heard.ok().map(|keys| keys.iter().map(|key| last(key).to_owned()).collect::<BTreeSet<_>>());
+        if alive.as_ref().is_some_and(|alive| !alive.contains(&self.me.host)) {
             self.enrol.notify_one();
         }
+        self.change(|state| state.roll.hear_alive(alive));
     }
 
     /// Frees all that a dead host had.
@@ -141,7 +200,7 @@ impl Cluster {
     async fn forget_now(&self, host: &str) -> Result<(), Error> {
         let failed = || Error::store(format!("forget host {host}"));
         let unknown = || Error::Unknown { host: host.to_owned() };
-        let known = self.known(|state| state.hosts.contains_key(host)) && !host.is_empty();
+        let known = self.known(|state| state.roll.hosts.contains_key(host)) && !host.is_empty();
         let record = if known { self.store.get(&host_key(host)).await.map_err(failed())? } else { None };
         let theirs = self.all_of(host).await.map_err(failed())?;
         if record.is_none() && theirs.is_empty() {
@@ -149,9 +208,10 @@ impl Cluster {
         }
         let gone = || Op::Delete(alive_key(host), Expect::Absent);
         let deletions = theirs.iter().map(|entry| Op::Delete(entry.key.clone(), Expect::Version(entry.version)));
+        // First nobody is told of its blocks any more, then they go.
         let record = record.map(|entry| Op::Delete(entry.key, Expect::Version(entry.version)));
-        for ops in deletions.chain(record).collect::<Vec<_>>().chunks(AT_ONCE) {
-            match self.store.commit([gone()].into_iter().chain(ops.iter().cloned()).collect()).await {
+        for ops in record.into_iter().chain(deletions).collect::<Vec<_>>().chunks(AT_ONCE) {
+            match self.store.commit([gone(), tell_changed(host)].into_iter().chain(ops.iter().cloned()).collect()).await {
                 Err(StoreError::Conflict { key, .. }) if key == alive_key(host) => return Err(Error::Alive { host: host.to_owned() }),
                 done => done.map(drop).map_err(failed())?,
             }
@@ -169,13 +229,14 @@ impl Cluster {
         Ok(entries.filter(|entry| decode::<Owner>(entry).is_some_and(|owner| owner.host == host)).collect())
     }
 
-    /// Gives a block's record to another host, see [`super::single`].
-    pub(super) fn grant_op(&self, subnet: ipnet::IpNet, address: std::net::IpAddr, to: &record::Owner) -> Op {
-        let record = Block { owner: to.clone(), home: None, own: vec![], turn: usize::from(u16::MAX), claim: rand::random() };
-        Op::Put(block_key(subnet, super::blocks::single(address)), encode(&record), Expect::Absent)
+    /// Gives an address to another host, see [`super::single`].
+    pub(super) fn grant_ops(&self, subnet: IpNet, address: IpAddr, to: &Owner) -> Vec<Op> {
+        let record = Side::record(to, rand::random());
+        vec![Op::Put(block_key(subnet, super::blocks::single(address)), encode(&record), Expect::Absent), tell_single(subnet)]
     }
 }
 
-fn decoded(entries: &[Entry]) -> BTreeMap<String, HostRecord> {
-    entries.iter().filter_map(|entry| Some((last(&entry.key).to_owned(), decode(entry)?))).collect()
+fn decoded(entries: &[Entry]) -> BTreeMap<String, Known> {
+    let known = |entry: &Entry| Some((last(&entry.key).to_owned(), Known { record: decode(entry)?, version: entry.version }));
+    entries.iter().filter_map(known).collect()
 }

@@ -1,12 +1,13 @@
 //! Taking part in a network, and one more block of it.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::admit::{admit, of};
 use super::error::Error;
-use super::record::{Networks, Records, alive_key, block_key, blocks_of, decode, encode, networks_key, records};
+use super::record::{Networks, Records, alive_key, block_key, blocks_of, decode, encode, networks_key, records, singles_key, unchanged};
 use super::side::Side;
 use super::text::list;
 use super::view::Network;
@@ -19,9 +20,24 @@ const TRIES: usize = 100;
 
 /// What a claim comes to.
 enum Claim {
-    Done(Records),
-    /// The record that it relied on is another by now.
+    Done(IpNet),
+    /// A record that it relied on is another by now.
     Stale,
+}
+
+/// What the store says of a subnet, and of the single addresses in it whether one was claimed since.
+#[derive(Default)]
+struct Looked {
+    records: Records,
+    singles: Option<Entry>,
+}
+
+/// A block to claim.
+struct Choice {
+    block: IpNet,
+    claim: Op,
+    /// Whose it is, and is to be no more.
+    from: Option<String>,
 }
 
 impl Cluster {
@@ -43,7 +59,6 @@ impl Cluster {
         if let Some(share) = self.known(|state| self.joined(state, &agreement)) {
             return Ok(share);
         }
-        self.register().await?;
         let mut sides = wanted.sides();
         let vni = self.first_blocks(wanted, &mut sides).await?;
         let network = Network { wanted: wanted.clone(), vni, sides };
@@ -64,11 +79,12 @@ impl Cluster {
     /// The network's number. Every claim relies on the record from which that was read: a network is not removed under it.
     async fn first_blocks(&self, wanted: &Wanted, sides: &mut [Side]) -> Result<u32, Error> {
         'again: for _ in 0..TRIES {
+            self.prepare().await?;
             let (vni, record) = self.admitted(wanted, None).await?;
-            for side in sides.iter_mut() {
-                side.mine.clear();
-                match self.claim_block(side, Some(&record)).await? {
-                    Claim::Done(records) => side.hear(&self.me, &records, Instant::now(), self.times.rebuild),
+            sides.iter_mut().for_each(|side| side.mine.clear());
+            for at in 0..sides.len() {
+                match self.claim_block(sides, at, Some(&record)).await? {
+                    Claim::Done(block) => sides[at].mine.push(block),
                     Claim::Stale => continue 'again,
                 }
             }
@@ -80,6 +96,12 @@ impl Cluster {
     /// The network's number, and the record of all networks in which it stands.
     pub(super) async fn admitted(&self, wanted: &Wanted, held: Option<u32>) -> Result<(u32, Entry), Error> {
         let action = || format!("join the network of {}", list(&wanted.agreement().subnets));
+        // What was heard is good enough to rely on where nothing has to be changed: if it is old, the claim fails.
+        if let Some(heard) = self.known(|state| state.heard_networks.clone())
+            && let Ok((vni, None)) = admit(&decode(&heard).unwrap_or_default(), wanted, held, &self.me.host)
+        {
+            return Ok((vni, heard));
+        }
         for _ in 0..TRIES {
             let (networks, entry) = self.networks().await.map_err(Error::store(action()))?;
             let (vni, changed) = admit(&networks, wanted, held, &self.me.host)?;
@@ -114,12 +136,13 @@ impl Cluster {
 
     async fn grow_alone(&self, subnet: IpNet) -> Result<IpNet, Error> {
         let _alone = self.writes.lock().await;
-        self.register().await?;
-        let mut side = self.known_side(subnet)?;
-        self.claim_block(&mut side, None).await?;
-        let block = side.mine.last().copied().ok_or(Error::NotJoined { subnet })?;
-        let still = self.change(|state| state.side(subnet).map(|side| side.mine.push(block)).is_some());
-        if still { Ok(block) } else { Err(Error::NotJoined { subnet }) }
+        for _ in 0..TRIES {
+            self.prepare().await?;
+            let Claim::Done(block) = self.claim_block(&[self.known_side(subnet)?], 0, None).await? else { continue };
+            let still = self.change(|state| state.side(subnet).map(|side| side.mine.push(block)).is_some());
+            return if still { Ok(block) } else { Err(Error::NotJoined { subnet }) };
+        }
+        Err(Error::Contended { action: format!("claim a block of {subnet}") })
     }
 
     pub(super) fn known_side(&self, subnet: IpNet) -> Result<Side, Error> {
@@ -132,58 +155,70 @@ impl Cluster {
         entries.map(|entries| records(&entries)).map_err(Error::store(format!("read the blocks of {subnet}")))
     }
 
-    /// Adds a block to the side's own. Who joins tries the first without a look at the records, which may be many: the store refuses what
-    /// is not free. A look afterwards shows whether somebody claimed a single address in it meanwhile: then it is given back, and another tried.
-    async fn claim_block(&self, side: &mut Side, relied: Option<&Entry>) -> Result<Claim, Error> {
-        let subnet = side.subnet;
-        let mut records = Records::new();
-        if relied.is_none() || self.choice(side, &records).is_none() {
-            records = self.read(subnet).await?;
+    async fn look(&self, subnet: IpNet) -> Result<Looked, Error> {
+        // Before the records: a single address that is claimed in between is seen in one of the two.
+        let singles = self.store.get(&singles_key(subnet)).await.map_err(Error::store(format!("read the blocks of {subnet}")))?;
+        Ok(Looked { records: self.read(subnet).await?, singles })
+    }
+
+    /// One more block for one of the sides. Who joins tries the first without a look at the records, which may be many: the store refuses what is
+    /// not free, and all of it where single addresses were claimed since the look.
+    async fn claim_block(&self, sides: &[Side], at: usize, relied: Option<&Entry>) -> Result<Claim, Error> {
+        let (side, subnet) = (&sides[at], sides[at].subnet);
+        let mut looked = None;
+        if relied.is_none() || self.choice(side, None).is_none() {
+            looked = Some(self.look(subnet).await?);
         }
         for _ in 0..TRIES {
-            let (block, mut ops) = self.choice(side, &records).ok_or(Error::Exhausted { subnet })?;
-            ops.extend(relied.map(|entry| Op::Put(entry.key.clone(), entry.value.clone(), Expect::Version(entry.version))));
-            let outcome = self.store.commit(ops).await;
-            match outcome {
-                Err(StoreError::Conflict { key, .. }) if relied.is_some_and(|entry| entry.key == key) => return Ok(Claim::Stale),
-                Err(StoreError::Conflict { .. }) => records = self.read(subnet).await?,
-                Err(error) => return Err(Error::store(format!("claim a block of {subnet}"))(error)),
-                Ok(versions) => {
-                    records = self.read(subnet).await?;
-                    if !side.singles(&self.me, &records).any(|single| block.contains(&single)) {
-                        side.mine.push(block);
-                        return Ok(Claim::Done(records));
-                    }
-                    let version = versions.first().copied().flatten().map_or(Expect::Any, Expect::Version);
-                    let back = self.store.delete(&block_key(subnet, block), version).await;
-                    back.map_err(Error::store(format!("give back {block} of {subnet}")))?;
-                    records.remove(&block);
+            let choice = self.choice(side, looked.as_ref()).ok_or(Error::Exhausted { subnet })?;
+            let block = choice.block;
+            let failed = || Error::store(format!("claim {block} of {subnet}"));
+            let mut ops = vec![choice.claim, unchanged(singles_key(subnet), looked.as_ref().and_then(|looked| looked.singles.as_ref()))];
+            ops.extend(relied.map(|entry| unchanged(entry.key.clone(), Some(entry))));
+            let mut with = sides.to_vec();
+            with[at].mine.push(block);
+            ops.extend(self.tell_held(&with));
+            if let Some(host) = choice.from {
+                ops.push(Op::Delete(alive_key(&host), Expect::Absent));
+                ops.extend(self.tell_taken(&host, subnet, block).await.map_err(failed())?);
+            }
+            match self.commit(ops).await {
+                Ok(()) => return Ok(Claim::Done(block)),
+                Err(StoreError::Conflict { key, .. }) if key == networks_key() || key == self.own_key() => {
+                    self.change(|state| {
+                        state.heard_networks = None;
+                        state.unsettled_record = true;
+                    });
+                    return Ok(Claim::Stale);
                 }
+                Err(StoreError::Conflict { .. }) => looked = Some(self.look(subnet).await?),
+                Err(error) => return Err(failed()(error)),
             }
         }
         Err(Error::Contended { action: format!("claim a block of {subnet}") })
     }
 
-    /// The next block to try, and how it is claimed: one that is free, else one whose owner is gone for long.
-    fn choice(&self, side: &Side, records: &Records) -> Option<(IpNet, Vec<Op>)> {
-        let put = |block: IpNet, expect: Expect| {
-            let mut with = side.clone();
-            with.mine.push(block);
-            let record = with.record(&self.me, side.mine.len(), block, rand::random());
-            Op::Put(block_key(side.subnet, block), encode(&record), expect)
-        };
-        if let Some((block, expect)) = side.free(&self.me, records).next() {
-            return Some((block, vec![put(block, expect)]));
+    /// The next block to try: one that is free, else one whose owner is gone for long.
+    fn choice(&self, side: &Side, looked: Option<&Looked>) -> Option<Choice> {
+        let unread = Records::new();
+        let records = looked.map_or(&unread, |looked| &looked.records);
+        let put = |block, expect| Op::Put(block_key(side.subnet, block), encode(&Side::record(&self.me, rand::random())), expect);
+        let avoided = self.known(|state| {
+            let heard = looked.is_none() || state.roll.rebuilding.is_some();
+            let blocks = state.roll.blocks(&self.me.host, side.subnet).filter(|_| heard);
+            blocks.map(|(_, _, block)| block).collect::<BTreeSet<_>>()
+        });
+        if let Some((block, expect)) = side.free(&self.me, records, &avoided).next() {
+            return Some(Choice { block, claim: put(block, expect), from: None });
         }
         let (block, found) = side.others(&self.me, records).find(|(_, found)| self.is_long_gone(&found.block.owner.host))?;
         let owner = &found.block.owner.host;
         warn!("claim {block} of {}: no block is free, and its owner {owner} is gone for long", side.subnet);
-        let gone = Op::Delete(alive_key(owner), Expect::Absent);
-        Some((block, vec![put(block, Expect::Version(found.version)), gone]))
+        Some(Choice { block, claim: put(block, Expect::Version(found.version)), from: Some(owner.clone()) })
     }
 
     pub(super) fn is_long_gone(&self, host: &str) -> bool {
-        self.known(|state| state.gone.get(host).is_some_and(|(since, _)| since.elapsed() >= self.times.grace))
+        self.known(|state| state.roll.gone.get(host).is_some_and(|(since, _)| since.elapsed() >= self.times.grace))
     }
 
     /// The record of a network that nobody has a block of any more goes. It is marked first: a host that joins meanwhile either is seen
@@ -202,8 +237,9 @@ impl Cluster {
                 return Ok(());
             }
         }
-        let fewer = encode(&super::admit::without(&networks, at));
-        match self.store.put(&networks_key(), fewer, Expect::Version(version)).await {
+        let fewer = Op::Put(networks_key(), encode(&super::admit::without(&networks, at)), Expect::Version(version));
+        let singles = networks.networks[at].agreement.subnets.iter().map(|subnet| Op::Delete(singles_key(*subnet), Expect::Any));
+        match self.store.commit([fewer].into_iter().chain(singles).collect()).await {
             // Somebody joined this network, or one beside it was made: then it is tried again.
             Err(StoreError::Conflict { .. }) => Err(Error::Contended { action: format!("remove the network of {subnet}") }),
             done => done.map(drop).map_err(failed()),

@@ -1,7 +1,7 @@
 //! CLUSTER: which hosts take part in a network, and whose which of its blocks is.
 //!
 //! Knows the store and nothing of kernels, Docker or modes. What is decided is decided in pure functions ([`admit`] for networks, [`side`]
-//! for blocks); the rest of the room reads the store for them and writes what they say. Two rules stand above all others:
+//! for this host's blocks, [`roll`] for the others); the rest of the room reads the store for them and writes what they say. Two rules stand above all others:
 //!
 //! - A block has one host. It is claimed by compare-and-set, used only by who holds it, and a host that finds it taken never uses it again.
 //! - What a host heard stays until the store says otherwise in words. A store that is silent, or that lost its records, says nothing.
@@ -16,6 +16,7 @@ mod hosts;
 mod join;
 mod mac;
 mod record;
+mod roll;
 mod run;
 mod settle;
 mod side;
@@ -26,20 +27,21 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::model::{Agreement, Mac, OnLink, Segment, Share};
-use crate::store::{Lease, Leases};
+use crate::model::{Agreement, Mac, Member, OnLink, Segment, Share};
+use crate::store::{Entry, Lease, Leases};
 
 pub use error::Error;
 pub use view::{Host, Standing, View};
 
-use record::{Block, HostRecord, Owner};
+use record::{HostRecord, Owner};
+use roll::{Known, Roll};
 use side::Side;
 use view::{Network, Told};
 
@@ -162,6 +164,8 @@ pub struct Cluster {
     work: Notify,
     /// This host's own records are to be written again.
     enrol: Notify,
+    /// All hosts' records are to be read again.
+    reread: Notify,
     lender: OnceLock<Arc<dyn Lender>>,
     /// The last failure that was told.
     told: Mutex<String>,
@@ -175,19 +179,18 @@ struct State {
     networks: Vec<Network>,
     /// What the last view says of them.
     told: Vec<Told>,
-    /// Where which host is: those that the store has a record of, and others for as long as that is worth keeping.
-    hosts: Arc<BTreeMap<String, HostRecord>>,
-    /// None: the store has not said yet.
-    recorded: Option<BTreeSet<String>>,
-    /// As last heard.
-    alive: BTreeSet<String>,
-    /// Whether that is how it stands: nobody knows who was there while the store did not answer.
-    alive_is_heard: bool,
-    /// Hosts that were seen dead ever since.
-    gone: BTreeMap<String, (Instant, SystemTime)>,
+    roll: Roll,
+    /// The same for people.
+    hosts: Arc<Vec<Host>>,
+    /// The version of this host's own record as it last wrote or read it.
+    own: Option<u64>,
+    /// The record of all networks as last heard.
+    heard_networks: Option<Entry>,
     in_touch: bool,
     /// Subnets where the store may not say what this host holds.
     unsettled: BTreeSet<IpNet>,
+    /// The same of this host's record.
+    unsettled_record: bool,
     /// The same of the networks' record.
     unsettled_networks: bool,
     /// MACs that users of this host chose, by the first subnet of their network.
@@ -197,6 +200,8 @@ struct State {
     /// Subnets of which any address was asked for, and until when what others gave, more than one perhaps, is no stray: an owner that never
     /// hears of what it lent never hears that it came back.
     borrowing: BTreeMap<IpNet, Instant>,
+    /// What was given meanwhile and is not held. It is told like what is, so that who gave it hears of it, and hears of its return.
+    granted: BTreeMap<IpNet, Vec<IpNet>>,
 }
 
 impl State {
@@ -208,26 +213,30 @@ impl State {
         self.networks.iter().flat_map(|network| &network.sides)
     }
 
-    /// What follows for the hosts from what was heard of them and of blocks, in whichever order.
-    fn review_hosts(&mut self) {
-        if let Some(recorded) = &self.recorded {
-            // Where a host of whom a block is known was is worth keeping until its blocks are gone too.
-            let is_owner = |name: &String| self.sides().flat_map(|side| side.others.values()).any(|block| block.owner.host == *name);
-            let forgotten = |name: &String| !recorded.contains(name) && !is_owner(name);
-            let forgotten: Vec<String> = self.hosts.keys().filter(|name| forgotten(name)).cloned().collect();
-            if !forgotten.is_empty() {
-                Arc::make_mut(&mut self.hosts).retain(|name, _| !forgotten.contains(name));
-            }
-        }
-        let (now, before) = ((Instant::now(), SystemTime::now()), std::mem::take(&mut self.gone));
-        let gone = self.hosts.keys().filter(|name| self.alive_is_heard && !self.alive.contains(*name));
-        self.gone = gone.map(|name| (name.clone(), before.get(name).copied().unwrap_or(now))).collect();
+    /// What this host tells the others: what it holds, `with` what it is about to.
+    fn record(&self, me: &Owner, with: &[Side]) -> Option<HostRecord> {
+        let Uplink { vtep, .. } = *self.uplink.as_ref()?;
+        let held = |side: &&Side| !side.mine.is_empty();
+        let replaced = |side: &&Side| with.iter().any(|with| with.subnet == side.subnet);
+        let sides: Vec<&Side> = self.sides().filter(|side| !replaced(side)).chain(with).filter(held).collect();
+        let own = sides.iter().filter_map(|side| side.own.clone()).flatten().collect();
+        let granted =
+            |side: &Side| self.granted.get(&side.subnet).into_iter().flatten().filter(|net| !side.mine.contains(net)).copied().collect();
+        let blocks = sides.iter().map(|side| (side.subnet, [side.mine.clone(), granted(side)].concat())).collect();
+        Some(HostRecord { id: me.id.clone(), vtep, blocks, own })
     }
 
-    fn unsettle_all(&mut self) {
-        self.unsettled_networks |= !self.networks.is_empty();
-        let subnets: Vec<IpNet> = self.sides().map(|side| side.subnet).collect();
-        self.unsettled.extend(subnets);
+    /// What follows for the hosts from what was heard of them, in whichever order.
+    fn review_hosts(&mut self, me: &Owner) {
+        if self.roll.review(&me.host) {
+            let host = |(name, known): (&String, &Known)| Host {
+                name: name.clone(),
+                vtep: known.record.vtep,
+                alive: self.roll.alive.contains(name),
+                gone_since: self.roll.gone.get(name).map(|(_, since)| *since),
+            };
+            self.hosts = Arc::new(self.roll.hosts.iter().map(host).collect());
+        }
     }
 }
 
@@ -241,10 +250,10 @@ impl Cluster {
         }
         let me = Owner { host, id };
         let (state, views) = (Mutex::default(), watch::Sender::new(Arc::default()));
-        let (work, enrol, lender) = (Notify::new(), Notify::new(), OnceLock::new());
+        let (work, enrol, reread, lender) = (Notify::new(), Notify::new(), Notify::new(), OnceLock::new());
         let (writes, lease) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(None));
         let told = Mutex::default();
-        Ok(Arc::new(Cluster { store, me, times, state, views, writes, lease, work, enrol, lender, told }))
+        Ok(Arc::new(Cluster { store, me, times, state, views, writes, lease, work, enrol, reread, lender, told }))
     }
 
     /// Who answers for this host's addresses. The first one counts.
@@ -260,7 +269,11 @@ impl Cluster {
     /// By which way the tunnels leave from now on.
     pub fn leave_by(&self, uplink: Uplink) {
         let vtep = uplink.vtep;
-        let moved = self.change(|state| state.uplink.replace(uplink).map(|old| old.vtep) != Some(vtep));
+        let moved = self.change(|state| {
+            let moved = state.uplink.replace(uplink).map(|old| old.vtep) != Some(vtep);
+            state.unsettled_record |= moved;
+            moved
+        });
         if moved {
             self.enrol.notify_one();
         }
@@ -271,14 +284,11 @@ impl Cluster {
     pub fn resume(&self, wanted: Wanted, held: Share) {
         self.change(|state| {
             state.uplink.get_or_insert(Uplink { vtep: held.mine.vtep, mtu: held.mtu, on_link: held.on_link.clone() });
-            for peer in &held.peers {
-                Arc::make_mut(&mut state.hosts)
-                    .entry(peer.host.clone())
-                    .or_insert_with(|| HostRecord { id: String::new(), vtep: peer.vtep });
-            }
-            let sides = wanted.sides().into_iter().map(|side| remembered(side, &held)).collect();
+            let sides: Vec<Side> = wanted.sides().into_iter().map(|side| remembered(side, &held)).collect();
+            held.peers.iter().for_each(|peer| remember(&mut state.roll, peer, &sides));
+            state.unsettled_record = true;
+            state.unsettled_networks = true;
             state.networks.push(Network { wanted, vni: held.vni, sides });
-            state.unsettle_all();
         });
     }
 
@@ -289,7 +299,7 @@ impl Cluster {
                 let here: Vec<IpAddr> = own.iter().copied().filter(|own| side.subnet.contains(own)).collect();
                 if side.own.as_ref().is_some_and(|known| *known != here) {
                     side.own = Some(here);
-                    state.unsettled.insert(side.subnet);
+                    state.unsettled_record = true;
                 }
             }
         });
@@ -299,8 +309,8 @@ impl Cluster {
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut state);
-        state.review_hosts();
-        if !state.unsettled.is_empty() || state.unsettled_networks {
+        state.review_hosts(&self.me);
+        if !state.unsettled.is_empty() || state.unsettled_networks || state.unsettled_record {
             self.work.notify_one();
         }
         let view = Arc::new(self.view(&mut state));
@@ -319,38 +329,24 @@ impl Cluster {
 
     /// A view costs what changed, not what there is: a thousand hosts have thousands of peers each.
     fn view(&self, state: &mut State) -> View {
-        let networks = self.standings(state);
-        let host = |(name, record): (&String, &HostRecord)| Host {
-            name: name.clone(),
-            vtep: record.vtep,
-            alive: state.alive.contains(name),
-            gone_since: state.gone.get(name).map(|(_, since)| *since),
-        };
-        View {
-            networks,
-            hosts: state.hosts.iter().map(host).collect(),
-            in_touch: state.in_touch,
-            vtep: state.uplink.as_ref().map(|uplink| uplink.vtep),
-        }
+        let vtep = state.uplink.as_ref().map(|uplink| uplink.vtep);
+        View { networks: self.standings(state), hosts: state.hosts.clone(), in_touch: state.in_touch, vtep }
     }
 
     fn standings(&self, state: &mut State) -> Vec<Arc<Standing>> {
         let Some(uplink) = &state.uplink else { return vec![] };
         let mut before = std::mem::take(&mut state.told);
-        let hosts = &state.hosts;
-        let tell = |network: &Network| match before.iter().position(|told| told.is_of(network, uplink, hosts)) {
+        let roll = &state.roll;
+        let tell = |network: &Network| match before.iter().position(|told| told.is_of(network, uplink, roll, &self.times)) {
             Some(at) => before.swap_remove(at),
-            None => {
-                let standing = Arc::new(network.standing(&self.me, uplink, hosts, &self.times));
-                Told { network: network.clone(), uplink: uplink.clone(), hosts: hosts.clone(), standing }
-            }
+            None => Told::new(network, uplink, roll, network.standing(&self.me, uplink, roll, &self.times)),
         };
         state.told = state.networks.iter().map(tell).collect();
         state.told.iter().map(|told| told.standing.clone()).collect()
     }
 
     fn standing(&self, state: &State, network: &Network) -> Option<Standing> {
-        Some(network.standing(&self.me, state.uplink.as_ref()?, &state.hosts, &self.times))
+        Some(network.standing(&self.me, state.uplink.as_ref()?, &state.roll, &self.times))
     }
 
     /// No answer is waited for without end: what the store then still does is found and set right later.
@@ -362,19 +358,20 @@ impl Cluster {
 
 /// A subnet as this host's disk has it.
 fn remembered(mut side: Side, held: &Share) -> Side {
-    let (subnet, segment) = (side.subnet, side.own.is_some());
-    let within = |blocks: &[IpNet]| blocks.iter().copied().filter(|block| subnet.contains(block)).collect::<Vec<_>>();
-    let of_peer = |peer: &crate::model::Member| {
-        let (owner, homes) = (Owner { host: peer.host.clone(), id: String::new() }, peer.homes.clone());
-        let homes: Vec<IpAddr> = homes.into_iter().filter(|home| subnet.contains(home)).collect();
-        let remember = move |(turn, block): (usize, IpNet)| {
-            let home = homes.iter().copied().find(|home| !segment && block.contains(home));
-            let own = if segment && turn == 0 { homes.clone() } else { vec![] };
-            (block, Block { owner: owner.clone(), home, own, turn, claim: 0 })
-        };
-        within(&peer.blocks).into_iter().enumerate().map(remember).collect::<Vec<_>>()
-    };
-    side.mine = within(&held.mine.blocks);
-    side.others = Arc::new(held.peers.iter().flat_map(of_peer).collect());
+    side.mine = held.mine.blocks.iter().copied().filter(|block| side.subnet.contains(block)).collect();
     side
+}
+
+/// What this host's disk has of another, until the store says what is.
+fn remember(roll: &mut Roll, peer: &Member, sides: &[Side]) {
+    let unknown = || Known { record: HostRecord { id: String::new(), vtep: peer.vtep, blocks: BTreeMap::new(), own: vec![] }, version: 0 };
+    let record = &mut roll.hosts.entry(peer.host.clone()).or_insert_with(unknown).record;
+    for side in sides {
+        let blocks: Vec<IpNet> = peer.blocks.iter().copied().filter(|block| side.subnet.contains(block)).collect();
+        if !blocks.is_empty() {
+            record.blocks.insert(side.subnet, blocks);
+        }
+        let own = peer.homes.iter().copied().filter(|home| side.own.is_some() && side.subnet.contains(home));
+        record.own.extend(own);
+    }
 }

@@ -8,8 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::hash::hash;
 use crate::model::{Agreement, Mac};
-use crate::store::{Entry, InvalidKey, Key, Prefix};
+use crate::store::{Entry, Expect, InvalidKey, Key, Op, Prefix};
 
 /// A host, and which machine has that name: a replacement has the name, not the number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -18,27 +19,25 @@ pub struct Owner {
     pub id: String,
 }
 
-/// `cluster/block/SUBNET/BLOCK`: whose it is.
+/// `cluster/block/SUBNET/BLOCK`: whose it is. Read only by who wants to change it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
     #[serde(flatten)]
     pub owner: Owner,
-    /// The host's own address, if it is in this block.
-    pub home: Option<IpAddr>,
-    /// On a segment, in one of the host's blocks: the addresses that the host itself has there.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub own: Vec<IpAddr>,
-    /// The owner's blocks in the order in which it got them.
-    pub turn: usize,
     /// Random: a block that is claimed again has another version, so that a late answer to the first claim changes nothing.
     pub claim: u64,
 }
 
-/// `cluster/host/NAME`
+/// `cluster/host/SHARD/NAME`: what a host tells all others. It changes in the commit that changes its blocks, so that it says the same as they.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRecord {
     pub id: String,
     pub vtep: IpAddr,
+    /// By subnet, in the order in which it got them.
+    pub blocks: BTreeMap<IpNet, Vec<IpNet>>,
+    /// The addresses that the host itself has on segments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<IpAddr>,
 }
 
 /// `cluster/networks/all`: every network there is, in one value, so that one compare-and-set decides about all of them.
@@ -98,8 +97,27 @@ pub fn networks() -> Prefix {
     below("cluster/networks")
 }
 
+/// All hosts' records.
 pub fn hosts() -> Prefix {
     below("cluster/host")
+}
+
+/// Those of one shard.
+pub fn hosts_in(shard: &str) -> Prefix {
+    below(&format!("cluster/host/{shard}"))
+}
+
+/// One small value for each shard, another one after each change of a record in it.
+pub fn changed() -> Prefix {
+    below("cluster/changed")
+}
+
+/// So many that what all read at each change is small: one value for each, and then the records of one.
+const SHARDS: u64 = 64;
+
+/// The shard that a host's record is in.
+pub fn shard(host: &str) -> String {
+    format!("{:02}", hash(&[host]) % SHARDS)
 }
 
 pub fn alive() -> Prefix {
@@ -141,7 +159,13 @@ pub fn asks_of(host: &str) -> Prefix {
 }
 
 pub fn host_key(host: &str) -> Key {
-    sound(Key::new(format!("cluster/host/{host}")))
+    sound(Key::new(format!("cluster/host/{}/{host}", shard(host))))
+}
+
+/// Says that a host's record is another.
+pub fn tell_changed(host: &str) -> Op {
+    let key = sound(Key::new(format!("cluster/changed/{}", shard(host))));
+    Op::Put(key, format!("{:016x}", rand::random::<u64>()).into(), Expect::Any)
 }
 
 pub fn alive_key(host: &str) -> Key {
@@ -150,6 +174,24 @@ pub fn alive_key(host: &str) -> Key {
 
 pub fn block_key(subnet: IpNet, block: IpNet) -> Key {
     sound(Key::new(format!("cluster/block/{}/{}", segment(subnet), segment(block))))
+}
+
+/// `cluster/single/SUBNET`: another value after each claim of a single address. Who claims a block relies on it.
+pub fn singles_key(subnet: IpNet) -> Key {
+    sound(Key::new(format!("cluster/single/{}", segment(subnet))))
+}
+
+/// Says that a single address was claimed.
+pub fn tell_single(subnet: IpNet) -> Op {
+    Op::Put(singles_key(subnet), format!("{:016x}", rand::random::<u64>()).into(), Expect::Any)
+}
+
+/// That a key is as it was found, and otherwise nothing of a commit is done.
+pub fn unchanged(key: Key, found: Option<&Entry>) -> Op {
+    match found {
+        Some(entry) => Op::Put(key, entry.value.clone(), Expect::Version(entry.version)),
+        None => Op::Delete(key, Expect::Absent),
+    }
 }
 
 pub fn ask_key(owner: &str, address: IpAddr, asker: &str) -> Key {
@@ -167,11 +209,10 @@ fn net(segment: &str) -> Option<IpNet> {
 
 /// Subnet and block of a key below `cluster/block`.
 pub fn block_at(key: &Key) -> Option<(IpNet, IpNet)> {
-    let (subnet, block) = key.as_str().strip_prefix(blocks().as_str())?.split_once('/')?;
-    Some((net(subnet)?, net(block)?))
+    Some((subnet_at(key)?, net(last(key))?))
 }
 
-/// The last segment of a key: a host's name below `cluster/host` and `cluster/alive`.
+/// The last segment of a key: a host's name below `cluster/host` and `cluster/alive`, a shard below `cluster/changed`.
 pub fn last(key: &Key) -> &str {
     key.as_str().rsplit('/').next().unwrap_or_default()
 }
@@ -211,5 +252,5 @@ pub fn records(entries: &[Entry]) -> Records {
 }
 
 fn nobodys() -> Block {
-    Block { owner: Owner { host: String::new(), id: String::new() }, home: None, own: vec![], turn: 0, claim: 0 }
+    Block { owner: Owner { host: String::new(), id: String::new() }, claim: 0 }
 }

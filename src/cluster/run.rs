@@ -1,20 +1,21 @@
 //! What goes on for as long as the process lives: the lease, the watches, what is still to be written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use ipnet::IpNet;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::admit::of;
 use super::error::Error;
-use super::record::{Networks, alive, asks_of, blocks_of, decode, hosts, networks, records};
-use super::{Cluster, State};
-use crate::store::{Entry, Prefix, StoreError};
+use super::record::{Networks, alive, asks_of, changed, decode, hosts, hosts_in, last, networks, shard};
+use super::{Cluster, State, Times};
+use crate::store::{Entry, StoreError};
 
 impl Cluster {
     /// Renews the lease, hears what changes, writes what is not written yet. Ends only by being dropped.
@@ -23,62 +24,84 @@ impl Cluster {
         tasks.spawn(self.clone().keep_lease());
         tasks.spawn(self.clone().work());
         tasks.spawn(self.clone().sweep_now_and_then());
-        tasks.spawn(self.clone().follow_subnets());
+        tasks.spawn(self.clone().follow_hosts());
         tasks.spawn(self.clone().answer_asks());
-        tasks.spawn(self.clone().listen(hosts(), |cluster, heard| {
-            if let Ok(entries) = heard {
-                cluster.change(|state| cluster.hear_hosts(state, &entries));
-            }
-        }));
-        tasks.spawn(self.clone().listen(alive(), Cluster::heard_alive));
-        tasks.spawn(self.clone().listen(networks(), |cluster, heard| {
-            if let Ok(entries) = heard {
-                cluster.change(|state| hear_networks(state, &entries));
-            }
-        }));
+        tasks.spawn(self.clone().follow_alive());
+        tasks.spawn(self.clone().follow_networks());
         while tasks.join_next().await.is_some() {}
     }
 
-    fn heard_alive(&self, heard: Result<Vec<Entry>, StoreError>) {
-        self.change(|state| match heard {
-            Ok(entries) => self.hear_alive(state, &entries),
-            // Nobody knows who was there meanwhile: what is counted are times in which a host was seen dead throughout.
-            Err(_) => state.alive_is_heard = false,
-        });
-    }
-
-    fn heard_blocks(&self, subnet: IpNet, heard: Result<Vec<Entry>, StoreError>) {
-        let Ok(entries) = heard else { return };
-        let records = records(&entries);
-        self.change(|state| {
-            let Some(side) = state.side(subnet) else { return };
-            if side.agrees(&self.me, &records) {
-                side.hear(&self.me, &records, Instant::now(), self.times.rebuild);
-            } else {
-                // It may be older than what this host wrote last: that is looked at where nothing is being written.
-                state.unsettled.insert(subnet);
-            }
-        });
-    }
-
-    /// Hears a prefix for good. Between two snapshots it takes a breath: what changes once is heard at once. What changes all the time is
-    /// read ever less often, see [`Times::pause`]: a thousand hosts that come at once would otherwise have each of them read what the
-    /// others are only beginning to write.
-    async fn listen(self: Arc<Self>, prefix: Prefix, hear: impl Fn(&Cluster, Result<Vec<Entry>, StoreError>)) {
-        let breath = self.times.breath;
+    /// Hears of which hosts the records changed, and reads those.
+    async fn follow_hosts(self: Arc<Self>) {
+        let (mut read, mut now) = (None, Shards::new());
         loop {
-            if let Ok(mut snapshots) = self.store.watch(&prefix).await {
-                let (mut pause, mut rested) = (breath, None::<Instant>);
-                while let Some(heard) = snapshots.next().await {
-                    if let Err(error) = &heard {
-                        debug!("{error}");
+            let mut pace = Pace::new(&self.times);
+            if let Ok(mut snapshots) = self.store.watch(&changed()).await {
+                loop {
+                    tokio::select! {
+                        heard = snapshots.next() => match heard {
+                            Some(Ok(entries)) => now = shards(entries),
+                            Some(Err(error)) => debug!("{error}"),
+                            None => break,
+                        },
+                        () = self.reread.notified() => read = None,
                     }
-                    let longest = self.times.pause(heard.as_ref().map_or(0, Vec::len));
-                    hear(&self, heard);
-                    let ready = rested.is_some_and(|since| since.elapsed() < breath);
-                    pause = if ready { (2 * pause).min(longest) } else { breath };
-                    sleep(pause).await;
-                    rested = Some(Instant::now());
+                    while read.as_ref() != Some(&now) {
+                        match self.read_hosts(read.as_ref(), &now).await {
+                            Ok(()) => read = Some(now.clone()),
+                            Err(error) => {
+                                debug!("{error}");
+                                sleep(self.times.again).await;
+                            }
+                        }
+                    }
+                    pace.rest(self.known(|state| state.roll.hosts.len())).await;
+                }
+            }
+            sleep(self.times.again).await;
+        }
+    }
+
+    /// Reads the records of the shards that changed, or all. Only what was read in one go is heard: a host whose own record is gone is to
+    /// find that out before it believes that others' are.
+    async fn read_hosts(&self, read: Option<&Shards>, now: &Shards) -> Result<(), StoreError> {
+        let changed = read.map(|read| differing(read, now)).filter(|changed| changed.len() <= FEW);
+        let prefixes = changed.as_ref().map_or_else(|| vec![hosts()], |changed| changed.iter().map(|shard| hosts_in(shard)).collect());
+        let entries = try_join_all(prefixes.iter().map(|prefix| self.store.list(prefix))).await?.concat();
+        let in_scope = |host: &str| changed.as_ref().is_none_or(|changed| changed.contains(&shard(host)));
+        self.change(|state| {
+            let is_over = state.roll.rebuilding.is_some_and(|until| until <= Instant::now());
+            if is_over && changed.is_none() {
+                state.roll.rebuild(None);
+            }
+            self.hear_hosts(state, in_scope, &entries);
+        });
+        Ok(())
+    }
+
+    async fn follow_alive(self: Arc<Self>) {
+        loop {
+            let mut pace = Pace::new(&self.times);
+            if let Ok(mut snapshots) = self.store.watch_keys(&alive()).await {
+                while let Some(heard) = snapshots.next().await {
+                    let count = heard.as_ref().map_or(0, Vec::len);
+                    self.heard_alive(heard);
+                    pace.rest(count).await;
+                }
+            }
+            sleep(self.times.again).await;
+        }
+    }
+
+    async fn follow_networks(self: Arc<Self>) {
+        loop {
+            let mut pace = Pace::new(&self.times);
+            if let Ok(mut snapshots) = self.store.watch(&networks()).await {
+                while let Some(heard) = snapshots.next().await {
+                    if let Ok(entries) = heard {
+                        self.change(|state| hear_networks(state, entries));
+                    }
+                    pace.rest(self.known(|state| state.roll.hosts.len())).await;
                 }
             }
             sleep(self.times.again).await;
@@ -94,32 +117,6 @@ impl Cluster {
                 }
             }
             sleep(self.times.again).await;
-        }
-    }
-
-    /// One listener for each subnet of a network that this host takes part in.
-    async fn follow_subnets(self: Arc<Self>) {
-        let (mut views, mut tasks) = (self.views(), JoinSet::new());
-        let mut followed: BTreeMap<IpNet, AbortHandle> = BTreeMap::new();
-        loop {
-            let wanted: Vec<IpNet> = self.known(|state| state.sides().map(|side| side.subnet).collect());
-            followed.retain(|subnet, task| {
-                let stays = wanted.contains(subnet);
-                if !stays {
-                    task.abort();
-                }
-                stays
-            });
-            for subnet in wanted {
-                followed.entry(subnet).or_insert_with(|| {
-                    let hear = move |cluster: &Cluster, heard| cluster.heard_blocks(subnet, heard);
-                    tasks.spawn(self.clone().listen(blocks_of(subnet), hear))
-                });
-            }
-            while tasks.try_join_next().is_some() {}
-            if views.changed().await.is_err() {
-                return;
-            }
         }
     }
 
@@ -150,10 +147,11 @@ impl Cluster {
             let _ = timeout(self.times.again, self.work.notified()).await;
             self.end_rebuilding();
             self.end_borrowing();
-            let (subnets, networks) = self.known(|state| (state.unsettled.clone(), state.unsettled_networks));
+            let (subnets, record, networks) =
+                self.known(|state| (state.unsettled.clone(), state.unsettled_record, state.unsettled_networks));
             let mut done = !networks || self.settle_networks().await;
-            for subnet in subnets {
-                done &= self.settle(subnet).await;
+            if record || !subnets.is_empty() {
+                done &= self.settle(subnets).await;
             }
             if !done {
                 sleep(self.jitter(self.times.again)).await;
@@ -167,6 +165,7 @@ impl Cluster {
         if self.known(|state| state.borrowing.values().any(|until| *until <= now)) {
             self.change(|state| {
                 let over: Vec<IpNet> = state.borrowing.extract_if(.., |_, until| *until <= now).map(|(subnet, _)| subnet).collect();
+                state.granted.retain(|subnet, _| !over.contains(subnet));
                 state.unsettled.extend(over);
             });
         }
@@ -174,13 +173,8 @@ impl Cluster {
 
     /// Whoever has not written again what it had by now does not have it.
     fn end_rebuilding(&self) {
-        let now = Instant::now();
-        let over = |state: &State| -> Vec<IpNet> {
-            state.sides().filter(|side| side.rebuilding.is_some_and(|until| until <= now)).map(|side| side.subnet).collect()
-        };
-        let over = self.known(over);
-        if !over.is_empty() {
-            self.change(|state| state.unsettled.extend(over));
+        if self.known(|state| state.roll.rebuilding.is_some_and(|until| until <= Instant::now())) {
+            self.reread.notify_one();
         }
     }
 
@@ -221,9 +215,48 @@ impl Cluster {
     }
 }
 
+/// The shards of the hosts' records, each with the value that is another after each change.
+type Shards = BTreeMap<String, Vec<u8>>;
+
+/// So many changed shards are read one by one; of more all are, in one.
+const FEW: usize = 16;
+
+fn shards(entries: Vec<Entry>) -> Shards {
+    entries.into_iter().map(|entry| (last(&entry.key).to_owned(), entry.value)).collect()
+}
+
+fn differing(before: &Shards, now: &Shards) -> BTreeSet<String> {
+    before.keys().chain(now.keys()).filter(|shard| before.get(*shard) != now.get(*shard)).cloned().collect()
+}
+
+/// How long one who follows what changes rests between two readings. What changes once is heard at once; what changes all the time is read
+/// ever less often, see [`Times::pause`]: a thousand hosts that come at once would otherwise have each of them read what the others are
+/// only beginning to write.
+struct Pace<'a> {
+    times: &'a Times,
+    pause: Duration,
+    rested: Option<Instant>,
+}
+
+impl<'a> Pace<'a> {
+    fn new(times: &'a Times) -> Self {
+        Pace { times, pause: times.breath, rested: None }
+    }
+
+    /// After a reading of so many.
+    async fn rest(&mut self, records: usize) {
+        let breath = self.times.breath;
+        let again = self.rested.is_some_and(|since| since.elapsed() < breath);
+        self.pause = if again { (2 * self.pause).min(self.times.pause(records)) } else { breath };
+        sleep(self.pause).await;
+        self.rested = Some(Instant::now());
+    }
+}
+
 /// The record of all networks: it must have this host's.
-fn hear_networks(state: &mut State, entries: &[Entry]) {
+fn hear_networks(state: &mut State, entries: Vec<Entry>) {
     let heard: Networks = entries.first().and_then(decode).unwrap_or_default();
+    state.heard_networks = entries.into_iter().next();
     let there = |network: &super::view::Network| {
         let subnets = network.wanted.agreement().subnets;
         let found = subnets.first().and_then(|subnet| of(&heard, *subnet)).map(|at| &heard.networks[at]);

@@ -1,84 +1,133 @@
 //! Making the store say what this host holds: after a restart, after the store lost its records, after what it did not take in time.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::Cluster;
 use super::error::Error;
-use super::record::{Records, block_key, encode, subnet_at};
+use super::record::{HostRecord, Records, block_at, block_key, encode, subnet_at, tell_single};
 use super::side::{Side, Write};
 use super::text::list;
+use super::{Cluster, State};
 use crate::store::{Expect, Op, PORTABLE_OPS, StoreError};
 
-/// A deletion counts twice.
-pub(super) const AT_ONCE: usize = PORTABLE_OPS / 2;
+/// A deletion counts twice, a single address as well; and three say what of it all hosts are told.
+pub(super) const AT_ONCE: usize = (PORTABLE_OPS - 3) / 2;
 /// So often others may be faster.
 pub(super) const TRIES: usize = 20;
 
 impl Cluster {
     /// Gives the blocks back and forgets the network. If the store does not take it now it is done later.
     pub async fn leave(&self, subnets: &[IpNet]) {
-        let subnets: std::collections::BTreeSet<IpNet> = subnets.iter().map(IpNet::trunc).collect();
+        let subnets: BTreeSet<IpNet> = subnets.iter().map(IpNet::trunc).collect();
         self.change(|state| {
             state.networks.retain(|network| !network.sides.iter().any(|side| subnets.contains(&side.subnet)));
             state.macs.retain(|(subnet, _), _| !subnets.contains(subnet));
             state.unsettled.extend(&subnets);
         });
-        for subnet in subnets {
-            self.settle(subnet).await;
-        }
+        self.settle(subnets).await;
     }
 
-    /// Tries once; what fails stays to be done. Whether it was done.
-    pub(super) async fn settle(&self, subnet: IpNet) -> bool {
-        self.change(|state| state.unsettled.remove(&subnet));
-        let settled = self.within(format!("settle the blocks of {subnet}"), self.settle_alone(subnet)).await;
+    /// Of these subnets, and of all where this host's record is not as it should be. Tries once; what fails stays to be done. Whether it
+    /// was done.
+    pub(super) async fn settle(&self, subnets: BTreeSet<IpNet>) -> bool {
+        self.change(|state| state.unsettled.retain(|subnet| !subnets.contains(subnet)));
+        let settled = self.within("write what this host holds".to_owned(), self.settle_alone(&subnets)).await;
         if let Err(error) = &settled {
             self.tell(error);
             self.change(|state| {
-                state.unsettled.insert(subnet);
+                state.unsettled.extend(subnets);
+                state.unsettled_record = true;
                 // The others could not write either.
-                let rebuild = self.times.rebuild;
-                state.side(subnet).into_iter().for_each(|side| side.rebuilding = side.rebuilding.map(|_| Instant::now() + rebuild));
+                if state.roll.rebuilding.is_some() {
+                    state.roll.rebuild(Some(Instant::now() + self.times.rebuild));
+                }
             });
         }
         settled.is_ok()
     }
 
-    async fn settle_alone(&self, subnet: IpNet) -> Result<(), Error> {
+    async fn settle_alone(&self, subnets: &BTreeSet<IpNet>) -> Result<(), Error> {
         let _alone = self.writes.lock().await;
         self.register().await?;
-        self.settle_macs(subnet).await?;
-        for _ in 0..TRIES {
-            let records = self.read(subnet).await?;
-            let (joined, writes) = self.decide(subnet, &records);
-            if writes.is_empty() {
-                return if joined || !records.is_empty() { Ok(()) } else { self.retire(subnet).await };
-            }
-            let ops = writes.into_iter().take(AT_ONCE).map(|write| op(subnet, write)).collect();
-            match self.store.commit(ops).await {
-                Ok(_) | Err(StoreError::Conflict { .. }) => {}
-                Err(cause) => return Err(Error::store(format!("write the blocks of {subnet}"))(cause)),
-            }
-        }
-        Err(Error::Contended { action: format!("write the blocks of {subnet}") })
+        self.settle_now(subnets).await
     }
 
-    /// Hears what the store says, and whether this host takes part, and what to write.
+    /// The blocks first, then the record that tells of them: while it is gone, the others go on with the one before. Whoever calls is alone
+    /// in writing.
+    pub(super) async fn settle_now(&self, subnets: &BTreeSet<IpNet>) -> Result<(), Error> {
+        let failed = || Error::store("write what this host holds");
+        for _ in 0..TRIES {
+            let found = self.own_record().await.map_err(failed())?;
+            let subnets = self.change(|state| self.doubtful(state, found.as_ref(), subnets));
+            let (mut ops, mut left) = (vec![], vec![]);
+            for subnet in subnets {
+                self.settle_macs(subnet).await?;
+                let records = self.read(subnet).await?;
+                let (joined, writes) = self.decide(subnet, &records);
+                ops.extend(writes.into_iter().map(|write| write_ops(subnet, write)));
+                left.extend((!joined && records.values().all(|found| found.block.owner.host == self.me.host)).then_some(subnet));
+            }
+            let whole = ops.len() <= AT_ONCE;
+            let mut ops: Vec<Op> = ops.into_iter().take(AT_ONCE).flatten().collect();
+            let told = self.known(|state| state.record(&self.me, &[]));
+            if whole && found != told {
+                ops.extend(self.tell_held(&[]));
+            }
+            match self.commit(ops).await {
+                Ok(()) if whole => {
+                    self.change(|state| state.unsettled_record = told != state.record(&self.me, &[]));
+                    return self.retire_all(left).await;
+                }
+                Ok(()) | Err(StoreError::Conflict { .. }) => {}
+                Err(cause) => return Err(failed()(cause)),
+            }
+        }
+        Err(Error::Contended { action: "write what this host holds".to_owned() })
+    }
+
+    /// The subnets whose blocks have to be looked at: these, and those of which this host's record does not say what it holds. If it is gone,
+    /// so are those of the others.
+    fn doubtful(&self, state: &mut State, found: Option<&HostRecord>, subnets: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
+        let found = found.filter(|found| found.id == self.me.id);
+        if found.is_none() && state.sides().any(|side| !side.mine.is_empty()) {
+            info!("the store lost its record of this host: it is written again, and what was heard of others before counts meanwhile");
+            state.roll.rebuild(Some(Instant::now() + self.times.rebuild));
+        }
+        let wanted = state.record(&self.me, &[]);
+        let differs = |side: &&Side| {
+            let (subnet, wanted) = (&side.subnet, wanted.as_ref());
+            found.and_then(|found| found.blocks.get(subnet)) != wanted.and_then(|wanted| wanted.blocks.get(subnet))
+        };
+        let differing = state.sides().filter(differs).map(|side| side.subnet);
+        let strange =
+            found.iter().flat_map(|found| found.blocks.keys()).filter(|subnet| !state.sides().any(|side| side.subnet == **subnet));
+        subnets.iter().copied().chain(differing).chain(strange.copied()).collect()
+    }
+
+    /// What of a subnet's records is another's is lost. Whether this host takes part, and what to write.
     fn decide(&self, subnet: IpNet, records: &Records) -> (bool, Vec<Write>) {
         self.change(|state| {
             let asking = state.asking.clone();
             let any = state.borrowing.contains_key(&subnet);
             let Some(side) = state.side(subnet) else { return (false, Side::new(subnet, None).writes(&self.me, records, rand::random())) };
             let before = side.clone();
-            side.hear(&self.me, records, Instant::now(), self.times.rebuild);
+            side.hear(&self.me, records);
             tell_lost(&before, side);
             let mut writes = side.writes(&self.me, records, rand::random());
             let asked = |block: &IpNet, side: &Side| asking.contains(block) || any && side.is_single(*block);
             writes.retain(|write| !matches!(write, Write::Delete(block, _) if asked(block, side)));
             (true, writes)
         })
+    }
+
+    async fn retire_all(&self, subnets: Vec<IpNet>) -> Result<(), Error> {
+        for subnet in subnets {
+            self.retire(subnet).await?;
+        }
+        Ok(())
     }
 
     /// The same for the record of all networks: puts back those of this host's that are not there.
@@ -140,20 +189,29 @@ impl Cluster {
     /// Looks for blocks of this host in networks that it has no part in: a crash left them.
     pub(super) async fn sweep(&self) -> Result<(), Error> {
         let entries = self.all_of(&self.me.host).await.map_err(Error::store("read the blocks of all networks"))?;
-        let subnets: Vec<IpNet> = entries.iter().filter_map(|entry| subnet_at(&entry.key)).collect();
+        let subnets: BTreeSet<IpNet> = entries.iter().filter_map(|entry| subnet_at(&entry.key)).collect();
+        let recorded: BTreeSet<(IpNet, IpNet)> = entries.iter().filter_map(|entry| block_at(&entry.key)).collect();
         self.change(|state| {
             let strange = subnets.into_iter().filter(|subnet| !state.sides().any(|side| side.subnet == *subnet));
-            let strange: Vec<IpNet> = strange.collect();
-            state.unsettled.extend(strange);
+            let of = |side: &Side| -> BTreeSet<IpNet> {
+                recorded.iter().filter(|(subnet, _)| *subnet == side.subnet).map(|(_, block)| *block).collect()
+            };
+            let differing = state.sides().filter(|side| of(side) != side.mine.iter().copied().collect());
+            let unsettled: Vec<IpNet> = strange.chain(differing.map(|side| side.subnet)).collect();
+            state.unsettled.extend(unsettled);
+            state.unsettled_record = true;
         });
         Ok(())
     }
 }
 
-fn op(subnet: IpNet, write: Write) -> Op {
+fn write_ops(subnet: IpNet, write: Write) -> Vec<Op> {
     match write {
-        Write::Put(block, record, expect) => Op::Put(block_key(subnet, block), encode(&record), expect),
-        Write::Delete(block, version) => Op::Delete(block_key(subnet, block), Expect::Version(version)),
+        Write::Put(block, record, expect) => {
+            let single = (block.prefix_len() == block.max_prefix_len()).then(|| tell_single(subnet));
+            [Op::Put(block_key(subnet, block), encode(&record), expect)].into_iter().chain(single).collect()
+        }
+        Write::Delete(block, version) => vec![Op::Delete(block_key(subnet, block), Expect::Version(version))],
     }
 }
 
@@ -163,8 +221,5 @@ fn tell_lost(before: &Side, now: &Side) {
             "{block} of {} belongs to host {owner} now: this host was away for too long. Remove the containers with its addresses",
             now.subnet
         );
-    }
-    if before.rebuilding.is_none() && now.rebuilding.is_some() {
-        info!(subnet = %now.subnet, "the store lost its records: this host writes its own again and relies on what it heard before");
     }
 }

@@ -1,13 +1,11 @@
-//! One subnet: whose which block is. Pure: what the store says and what this host holds in, what the host may rely on and what it has to
-//! write out. The rule of rules: a block is used only by a host that held it before and whose record is there or was nobody else's since.
+//! One subnet: which of its blocks are this host's. Pure: what the store says and what this host holds in, what the host may rely on and what
+//! it has to write out. The rule of rules: a block is used only by a host that held it before and whose record is there or was nobody
+//! else's since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::time::Instant;
 
 use super::blocks;
 use super::record::{Block, Found, Owner, Records};
@@ -27,10 +25,6 @@ pub struct Side {
     pub mine: Vec<IpNet>,
     /// What was this host's until somebody else took it, and who.
     pub lost: BTreeMap<IpNet, String>,
-    /// The other hosts'. The same map for as long as nothing else is heard: it may be large.
-    pub others: Arc<BTreeMap<IpNet, Block>>,
-    /// The store lost its records. Until then what it no longer says of others still counts.
-    pub rebuilding: Option<Instant>,
 }
 
 /// A change of a block's record.
@@ -43,10 +37,10 @@ pub enum Write {
 
 impl Side {
     pub fn new(subnet: IpNet, segment: Option<&Segment>) -> Self {
-        let (reserved, mine, lost, others) = (Vec::new(), Vec::new(), BTreeMap::new(), Arc::default());
+        let (reserved, mine, lost) = (Vec::new(), Vec::new(), BTreeMap::new());
         let range = segment.and_then(|segment| segment.ranges.iter().copied().find(|range| subnet.contains(range))).unwrap_or(subnet);
         let own = segment.map(|segment| segment.own.iter().copied().filter(|own| subnet.contains(own)).collect());
-        Self { subnet, range, own, reserved, mine, lost, others, rebuilding: None }
+        Self { subnet, range, own, reserved, mine, lost }
     }
 
     fn length(&self) -> u8 {
@@ -64,63 +58,44 @@ impl Side {
     }
 
     /// What is to be recorded of a block of this host's.
-    pub fn record(&self, me: &Owner, turn: usize, block: IpNet, claim: u64) -> Block {
-        let home = self.home().filter(|_| self.first_block() == Some(block));
-        let own = self.own.clone().filter(|_| self.first_block() == Some(block)).unwrap_or_default();
-        Block { owner: me.clone(), home, own, turn, claim }
+    pub fn record(me: &Owner, claim: u64) -> Block {
+        Block { owner: me.clone(), claim }
     }
 
-    /// Whether every block of this host's is recorded as such, and no other one.
-    pub fn agrees(&self, me: &Owner, records: &Records) -> bool {
-        self.writes(me, records, 0).is_empty() && self.taken(me, records).next().is_none()
-    }
-
-    /// Takes over what the store says. What others took is lost. If it does not know what is this host's, it has forgotten what is
-    /// the others' as well: that counts for `patience` more, except where the store says otherwise.
-    pub fn hear(&mut self, me: &Owner, records: &Records, now: Instant, patience: Duration) {
+    /// Takes over what the store says: what others took is lost.
+    pub fn hear(&mut self, me: &Owner, records: &Records) {
         let taken: BTreeMap<IpNet, String> = self.taken(me, records).collect();
-        let forgotten = self.mine.iter().any(|block| !taken.contains_key(block) && !is_whose(me, records.get(block)));
         self.mine.retain(|block| !taken.contains_key(block));
         self.lost.extend(taken);
-        self.rebuilding = if forgotten { Some(now + patience) } else { self.rebuilding.filter(|until| now < *until) };
-        let heard = records.iter().filter(|(_, found)| found.block.owner != *me && found.block.is_owned());
-        let mut others: BTreeMap<IpNet, Block> = heard.map(|(net, found)| (*net, found.block.clone())).collect();
-        if self.rebuilding.is_some() {
-            let kept = self.others.iter().filter(|(net, _)| !records.contains_key(net) && !self.mine.contains(net));
-            others.extend(kept.map(|(net, block)| (*net, block.clone())));
-        }
-        if *self.others != others {
-            self.others = Arc::new(others);
-        }
     }
 
     /// What must change in the store so that it says what this host holds. `claim` marks what is written.
     pub fn writes(&self, me: &Owner, records: &Records, claim: u64) -> Vec<Write> {
-        let put = |(turn, block): (usize, &IpNet)| {
-            let wanted = self.record(me, turn, *block, claim);
-            match records.get(block) {
-                None => Some(Write::Put(*block, wanted, Expect::Absent)),
-                Some(found) if found.block.owner == *me && found.block.home == wanted.home && found.block.own == wanted.own => None,
-                Some(found) if found.block.owner == *me || !found.block.is_owned() => {
-                    Some(Write::Put(*block, wanted, Expect::Version(found.version)))
-                }
-                Some(_) => None,
-            }
+        let put = |block: &IpNet| match records.get(block) {
+            None => Some(Write::Put(*block, Self::record(me, claim), Expect::Absent)),
+            Some(found) if !found.block.is_owned() => Some(Write::Put(*block, Self::record(me, claim), Expect::Version(found.version))),
+            Some(_) => None,
         };
         let back = |(block, found): (&IpNet, &Found)| {
             let stray = found.block.owner.host == me.host && !(found.block.owner.id == me.id && self.mine.contains(block));
             stray.then_some(Write::Delete(*block, found.version))
         };
-        self.mine.iter().enumerate().filter_map(put).chain(records.iter().filter_map(back)).collect()
+        self.mine.iter().filter_map(put).chain(records.iter().filter_map(back)).collect()
     }
 
-    /// Blocks to claim one of, the best first: one that is recorded as this host's already, then free ones.
-    pub fn free<'a>(&'a self, me: &'a Owner, records: &'a Records) -> impl Iterator<Item = (IpNet, Expect)> + 'a {
+    /// Blocks to claim one of, the best first: one that is recorded as this host's already, then free ones. `avoided`: those that are
+    /// another's though no record says so.
+    pub fn free<'a>(
+        &'a self,
+        me: &'a Owner,
+        records: &'a Records,
+        avoided: &'a BTreeSet<IpNet>,
+    ) -> impl Iterator<Item = (IpNet, Expect)> + 'a {
         let stray = records.iter().filter(|(net, found)| self.is_fit(**net) && found.block.owner == *me && !self.mine.contains(*net));
         let stray = stray.map(|(net, found)| (*net, Expect::Version(found.version)));
         let broken: BTreeSet<IpNet> = self.singles(me, records).map(|net| self.block_of(net.addr())).collect();
         let free = blocks::in_turn(self.range, self.length(), &me.host).filter(move |net| {
-            let known = records.contains_key(net) || self.others.contains_key(net) || self.mine.contains(net);
+            let known = records.contains_key(net) || avoided.contains(net) || self.mine.contains(net);
             !known && !broken.contains(net) && self.is_fit(*net)
         });
         stray.chain(free.map(|net| (net, Expect::Absent)))
@@ -144,17 +119,22 @@ impl Side {
 
     /// The host's own address on the network.
     pub fn home(&self) -> Option<IpAddr> {
-        let routed = self.first_block().filter(|_| self.own.is_none());
+        self.home_in(&self.mine)
+    }
+
+    /// The same of any host, from its blocks: the first address of the first.
+    pub fn home_in(&self, held: &[IpNet]) -> Option<IpAddr> {
+        let routed = self.first_block(held).filter(|_| self.own.is_none());
         routed.and_then(|block| blocks::home(self.subnet, block, &self.reserved))
     }
 
-    fn first_block(&self) -> Option<IpNet> {
-        self.mine.iter().copied().find(|block| !self.is_single(*block))
+    fn first_block(&self, held: &[IpNet]) -> Option<IpNet> {
+        held.iter().copied().find(|block| !self.is_single(*block))
     }
 
     /// A block that has an address for a container; the first also has one for the host, if that is to have one of it.
     fn is_fit(&self, block: IpNet) -> bool {
-        let needed = if self.first_block().is_none() && self.own.is_none() { 2 } else { 1 };
+        let needed = if self.first_block(&self.mine).is_none() && self.own.is_none() { 2 } else { 1 };
         !self.is_single(block)
             && self.range.contains(&block)
             && blocks::usable(self.subnet, block, &self.reserved).take(needed).count() == needed
@@ -174,17 +154,11 @@ impl Block {
     }
 }
 
-fn is_whose(owner: &Owner, found: Option<&Found>) -> bool {
-    found.is_some_and(|found| found.block.owner == *owner)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(90);
 
     /// What a host may do between two moments of the others.
     #[derive(Clone, Debug)]
@@ -194,8 +168,6 @@ mod tests {
         Claim,
         /// Reads, hears, writes.
         Settle,
-        /// Hears what was there some acts ago.
-        HearLate(usize),
         Leave,
         Wipe,
         Damage,
@@ -206,7 +178,6 @@ mod tests {
             4 => Just(Act::Choose),
             4 => Just(Act::Claim),
             4 => Just(Act::Settle),
-            2 => (0usize..6).prop_map(Act::HearLate),
             1 => Just(Act::Leave),
             1 => Just(Act::Wipe),
             1 => Just(Act::Damage),
@@ -218,7 +189,6 @@ mod tests {
         subnet: IpNet,
         version: u64,
         records: Records,
-        past: Vec<Records>,
         hosts: Vec<(Owner, Side, Claiming)>,
     }
 
@@ -229,7 +199,7 @@ mod tests {
         fn new() -> Self {
             let subnet: IpNet = "10.0.0.0/25".parse().unwrap();
             let host = |n: usize| (Owner { host: format!("h{n}"), id: n.to_string() }, Side::new(subnet, None), None);
-            World { subnet, version: 0, records: Records::new(), past: vec![], hosts: (0..4).map(host).collect() }
+            World { subnet, version: 0, records: Records::new(), hosts: (0..4).map(host).collect() }
         }
 
         /// As the store does: all or nothing.
@@ -252,31 +222,23 @@ mod tests {
         }
 
         fn act(&mut self, at: usize, act: Act) {
-            self.past.push(self.records.clone());
-            let now = Instant::now();
             let (me, mut side, mut chosen) = self.hosts[at].clone();
             match act {
-                Act::Choose => chosen = side.free(&me, &self.records).next(),
+                Act::Choose => chosen = side.free(&me, &self.records, &BTreeSet::new()).next(),
                 Act::Claim => {
                     if let Some((block, expect)) = chosen.take() {
-                        let record = Block { owner: me.clone(), home: None, own: vec![], turn: 0, claim: self.version };
+                        let record = Side::record(&me, self.version);
                         if self.commit(&[Write::Put(block, record, expect)]) && !side.mine.contains(&block) {
                             side.mine.push(block);
                         }
                     }
                 }
                 Act::Settle => {
-                    side.hear(&me, &self.records, now, PATIENCE);
+                    side.hear(&me, &self.records);
                     let writes = side.writes(&me, &self.records, self.version);
                     // A host does one thing at a time: what it chose before is chosen anew.
                     chosen = None;
                     self.commit(&writes);
-                }
-                Act::HearLate(ago) => {
-                    let past = &self.past[self.past.len().saturating_sub(ago + 1)];
-                    if side.agrees(&me, past) {
-                        side.hear(&me, past, now, PATIENCE);
-                    }
                 }
                 Act::Leave => {
                     side = Side::new(self.subnet, None);
@@ -331,25 +293,7 @@ mod tests {
             let recorded: BTreeMap<IpNet, Vec<String>> = owned.map(|(net, found)| (*net, vec![found.block.owner.host.clone()])).collect();
             prop_assert_eq!(&recorded, &holders);
             for (me, side, _) in &world.hosts {
-                let others = recorded.iter().filter(|(_, hosts)| hosts[0] != me.host).all(|(net, _)| side.others.contains_key(net));
-                prop_assert!(others && side.writes(me, &world.records, 0).is_empty());
-            }
-        }
-
-        #[test]
-        fn a_store_that_lost_everything_takes_no_peer_away(acts in acts()) {
-            let mut world = World::new();
-            acts.into_iter().filter(|(_, act)| !matches!(act, Act::Wipe)).for_each(|(at, act)| world.act(at, act));
-            world.rest();
-            let before: Vec<Side> = world.hosts.iter().map(|(_, side, _)| side.clone()).collect();
-            world.records.clear();
-            for (at, before) in before.iter().enumerate() {
-                world.act(at, Act::Settle);
-                let (_, side, _) = &world.hosts[at];
-                prop_assert_eq!(&side.mine, &before.mine);
-                // Only a host that holds something can tell a store that lost its records from a network that nobody has.
-                let known = |net: &IpNet| side.others.contains_key(net);
-                prop_assert!(side.mine.is_empty() || before.others.keys().all(known));
+                prop_assert!(side.writes(me, &world.records, 0).is_empty());
             }
         }
     }

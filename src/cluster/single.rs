@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::error::Error;
-use super::record::{Ask, Owner, Records, ask_key, asked, block_key, decode, encode};
+use super::record::{Ask, Owner, Records, ask_key, asked, block_key, decode, encode, tell_single};
 use super::side::Side;
 use super::{Cluster, Lender, blocks};
 use crate::store::{Entry, Expect, Key, Op, StoreError};
@@ -60,8 +60,8 @@ impl Cluster {
     /// for single addresses afterwards.
     async fn claim_free(&self, subnet: IpNet, address: IpAddr) -> Result<Found, Error> {
         let _alone = self.writes.lock().await;
-        self.register().await?;
         for _ in 0..TRIES {
+            self.prepare().await?;
             let side = self.known_side(subnet)?;
             if side.mine.iter().any(|block| block.contains(&address)) {
                 return Ok(Found::Ours);
@@ -70,9 +70,9 @@ impl Cluster {
             if let Some(owner) = side.owner(&records, address).filter(|owner| **owner != self.me) {
                 return strangers(&side, &records, address, owner);
             }
-            match self.store.commit(self.single_ops(&side, address, &records)).await {
-                Ok(_) => return self.hold_single(subnet, address).map(|()| Found::Ours),
-                Err(StoreError::Conflict { .. }) => {}
+            match self.commit(self.single_ops(&side, address, &records)).await {
+                Ok(()) => return self.hold_single(subnet, address).map(|()| Found::Ours),
+                Err(StoreError::Conflict { .. }) => self.change(|state| state.unsettled_record = true),
                 Err(cause) => return Err(Error::store(format!("claim {address} in {subnet}"))(cause)),
             }
         }
@@ -83,17 +83,28 @@ impl Cluster {
         let subnet = side.subnet;
         let expect = |net: IpNet| records.get(&net).map_or(Expect::Absent, |found| Expect::Version(found.version));
         let (single, block) = (blocks::single(address), side.block_of(address));
-        let Op::Put(key, value, _) = self.grant_op(subnet, address, &self.me) else { return vec![] };
+        let claim = Op::Put(block_key(subnet, single), encode(&Side::record(&self.me, rand::random())), expect(single));
         // A block that the store still says is this host's is about to be given back.
         let free = Op::Delete(block_key(subnet, block), expect(block));
-        vec![Op::Put(key, value, expect(single)), free]
+        let told = self.tell_held(&[with_single(side.clone(), address)]);
+        [claim, free, tell_single(subnet)].into_iter().chain(told).collect()
+    }
+
+    /// The store says that it is this host's: all hosts are told. Whoever calls is alone in writing.
+    async fn hold_given(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
+        for _ in 0..TRIES {
+            self.prepare().await?;
+            match self.commit(self.tell_held(&[with_single(self.known_side(subnet)?, address)])).await {
+                Ok(()) => return self.hold_single(subnet, address),
+                Err(StoreError::Conflict { .. }) => self.change(|state| state.unsettled_record = true),
+                Err(cause) => return Err(Error::store(format!("claim {address} in {subnet}"))(cause)),
+            }
+        }
+        Err(Error::Contended { action: format!("claim {address} in {subnet}") })
     }
 
     fn hold_single(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
-        let hold = |side: &mut Side| {
-            side.mine.retain(|block| *block != blocks::single(address));
-            side.mine.push(blocks::single(address));
-        };
+        let hold = |side: &mut Side| *side = with_single(side.clone(), address);
         self.change(|state| state.side(subnet).map(hold)).ok_or(Error::NotJoined { subnet })
     }
 
@@ -105,7 +116,7 @@ impl Cluster {
             Some(side.mine.remove(at))
         });
         if held.is_some() {
-            self.settle(subnet).await;
+            self.settle([subnet].into()).await;
         }
     }
 
@@ -114,7 +125,7 @@ impl Cluster {
         let _alone = self.writes.lock().await;
         let records = self.read(subnet).await?;
         if records.get(&blocks::single(address)).is_some_and(|found| found.block.owner == self.me) {
-            return self.hold_single(subnet, address);
+            return self.hold_given(subnet, address).await;
         }
         Err(match refused {
             Some((host, why)) => Error::Taken { subnet, address, host, why },
@@ -163,15 +174,18 @@ impl Cluster {
         let asking = self.known(|state| state.asking.clone());
         let ours = |net: &IpNet| side.is_single(*net) && records[net].block.owner == self.me;
         let fresh = records.keys().filter(|net| ours(net) && !side.mine.contains(net) && !asking.contains(net));
-        let granted = fresh.map(IpNet::addr).next();
-        granted.map(|address| self.hold_single(subnet, address).map(|()| address)).transpose()
+        let granted: Vec<IpNet> = fresh.copied().collect();
+        let Some(address) = granted.first().map(IpNet::addr) else { return Ok(None) };
+        self.change(|state| state.granted.insert(subnet, granted));
+        self.hold_given(subnet, address).await?;
+        Ok(Some(address))
     }
 
     /// Asks hosts for an address until one has said yes, or each no, or time is over; who said no, and why. With the questions gone nobody can
     /// say yes any more: what was said is there.
     async fn ask_all(&self, subnet: IpNet, address: IpAddr, hosts: &[String]) -> Result<Vec<(String, String)>, Error> {
         let failed = || Error::store(format!("ask hosts {} for an address of {subnet}", hosts.join(", ")));
-        let there = |host: &&String| self.known(|state| !state.gone.contains_key(*host));
+        let there = |host: &&String| self.known(|state| !state.roll.gone.contains_key(*host));
         let asked: Vec<(String, Key)> =
             hosts.iter().filter(there).map(|host| (host.clone(), ask_key(host, address, &self.me.host))).collect();
         if asked.is_empty() {
@@ -226,7 +240,7 @@ impl Cluster {
             }
         };
         let done = Op::Delete(entry.key.clone(), Expect::Version(entry.version));
-        let given = self.store.commit(vec![done, self.grant_op(ask.subnet, address, &ask.who)]).await;
+        let given = self.store.commit([done].into_iter().chain(self.grant_ops(ask.subnet, address, &ask.who)).collect()).await;
         // Of every other failure it is not known whether it is done: then the address stays lent until the next start.
         if let Err(StoreError::Conflict { .. }) = &given {
             lender.restore(address).await;
@@ -250,6 +264,12 @@ impl Cluster {
             }
         }
     }
+}
+
+fn with_single(mut side: Side, address: IpAddr) -> Side {
+    side.mine.retain(|block| *block != blocks::single(address));
+    side.mine.push(blocks::single(address));
+    side
 }
 
 /// Another host's block can be asked for, not an address that it asked for itself.

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 
 use super::blocks;
 use super::hash::hash;
-use super::record::{Block, HostRecord, Owner};
+use super::record::Owner;
+use super::roll::{Known, Roll};
 use super::side::Side;
 use super::{Times, Uplink};
 use crate::model::{Mac, Member, Share};
@@ -20,7 +21,7 @@ pub struct View {
     /// Shared between views for as long as nothing changes: there are many hosts, and what is said of one network is large.
     pub networks: Vec<Arc<Standing>>,
     /// By name; this host among them.
-    pub hosts: Vec<Host>,
+    pub hosts: Arc<Vec<Host>>,
     /// Whether the store answered last time. What is told here stays as it was while it does not.
     pub in_touch: bool,
     /// This host's own outer address; none: not known yet.
@@ -73,14 +74,12 @@ pub fn mac(host: &str, vni: u32) -> Mac {
 }
 
 impl Network {
-    pub fn standing(&self, me: &Owner, uplink: &Uplink, hosts: &BTreeMap<String, HostRecord>, times: &Times) -> Standing {
+    pub fn standing(&self, me: &Owner, uplink: &Uplink, roll: &Roll, times: &Times) -> Standing {
         let Uplink { vtep, mtu, on_link } = uplink.clone();
-        let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers: self.peers(me, hosts) };
+        let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers: self.peers(me, roll) };
         let lost = self.sides.iter().flat_map(|side| side.lost.clone()).collect();
-        let records = self.sides.iter().map(|side| side.others.len() + side.mine.len()).max();
-        let heard_within = times.pause(records.unwrap_or_default()) + times.breath;
-        let kept = self.sides.iter().flat_map(kept).collect();
-        Standing { subnets: self.wanted.agreement().subnets, share, kept, heard_within, lost }
+        let kept = self.sides.iter().flat_map(|side| kept(side, me, roll)).collect();
+        Standing { subnets: self.wanted.agreement().subnets, share, kept, heard_within: heard_within(roll, times), lost }
     }
 
     fn mine(&self, me: &Owner, vtep: IpAddr) -> Member {
@@ -89,63 +88,58 @@ impl Network {
         Member { host: me.host.clone(), vtep, mac: mac(&me.host, self.vni), homes, blocks }
     }
 
-    /// The others, each where its host record says that it is. A block of a machine that was replaced leads nowhere.
-    fn peers(&self, me: &Owner, hosts: &BTreeMap<String, HostRecord>) -> Vec<Member> {
-        let there = |owner: &Owner| owner.host != me.host && hosts.get(&owner.host).is_some_and(|record| is_same(&record.id, &owner.id));
-        let all =
-            self.sides.iter().enumerate().flat_map(|(side, of)| of.others.iter().map(move |(net, block)| Held { side, net: *net, block }));
-        let mut held: Vec<Held> = all.filter(|held| there(&held.block.owner)).collect();
-        held.sort_by(|one, next| one.order().cmp(&next.order()));
-        // Remembered and heard blocks of one host are of two owners for as long as a lost store is rebuilt.
-        let each = held.chunk_by(|one, next| one.block.owner.host == next.block.owner.host);
-        each.map(|held| self.peer(held, hosts[&held[0].block.owner.host].vtep)).collect()
-    }
-
-    /// From all that one host has, which is something.
-    fn peer(&self, held: &[Held], vtep: IpAddr) -> Member {
-        let host = held[0].block.owner.host.clone();
-        let homes = held.iter().flat_map(|held| held.block.home.iter().chain(&held.block.own)).copied().collect();
-        Member { mac: mac(&host, self.vni), host, vtep, homes, blocks: held.iter().map(|held| held.net).collect() }
+    /// The others, each where its record says that it is.
+    fn peers(&self, me: &Owner, roll: &Roll) -> Vec<Member> {
+        let doubled: Vec<_> = self.sides.iter().map(|side| roll.doubled(&me.host, side.subnet)).collect();
+        let peer = |(name, known): (&String, &Known)| {
+            let (mut homes, mut blocks) = (vec![], vec![]);
+            for (side, doubled) in self.sides.iter().zip(&doubled) {
+                let Some(held) = known.record.blocks.get(&side.subnet) else { continue };
+                let is_theirs = |block: &IpNet| !side.mine.contains(block) && doubled.get(block).is_none_or(|owner| owner == name);
+                let from = blocks.len();
+                blocks.extend(held.iter().copied().filter(is_theirs));
+                homes.extend(side.home_in(&blocks[from..]).into_iter().chain(on_segment(side, &known.record.own)));
+            }
+            let is_here = !blocks.is_empty();
+            is_here.then(|| Member { host: name.clone(), vtep: known.record.vtep, mac: mac(name, self.vni), homes, blocks })
+        };
+        roll.hosts.iter().filter(|(name, _)| **name != me.host).filter_map(peer).collect()
     }
 }
 
-/// A block of another host.
-struct Held<'a> {
-    side: usize,
-    net: IpNet,
-    block: &'a Block,
-}
-
-impl Held<'_> {
-    /// By host; and of one host in the order in which it got them.
-    fn order(&self) -> (&Owner, usize, usize, IpNet) {
-        (&self.block.owner, self.side, self.block.turn, self.net)
-    }
+/// So long after something was written all hosts that can be reached have acted on it.
+fn heard_within(roll: &Roll, times: &Times) -> Duration {
+    times.pause(roll.hosts.len()) + times.breath
 }
 
 /// What was told of a network, and all that it was told from: as long as that is the same, it is not made again.
 pub struct Told {
-    pub network: Network,
-    pub uplink: Uplink,
-    pub hosts: Arc<BTreeMap<String, HostRecord>>,
+    network: Network,
+    uplink: Uplink,
+    /// What was known of the others, see [`Roll::turn`].
+    turns: Vec<u64>,
     pub standing: Arc<Standing>,
 }
 
 impl Told {
-    pub fn is_of(&self, network: &Network, uplink: &Uplink, hosts: &Arc<BTreeMap<String, HostRecord>>) -> bool {
-        self.network == *network && self.uplink == *uplink && self.hosts == *hosts
+    pub fn new(network: &Network, uplink: &Uplink, roll: &Roll, standing: Standing) -> Self {
+        Told { network: network.clone(), uplink: uplink.clone(), turns: turns(network, roll), standing: Arc::new(standing) }
+    }
+
+    pub fn is_of(&self, network: &Network, uplink: &Uplink, roll: &Roll, times: &Times) -> bool {
+        let same = self.network == *network && self.uplink == *uplink && self.turns == turns(network, roll);
+        same && self.standing.heard_within == heard_within(roll, times)
     }
 }
 
-/// What was remembered has no machine's number.
-fn is_same(id: &str, other: &str) -> bool {
-    id.is_empty() || other.is_empty() || id == other
+fn turns(network: &Network, roll: &Roll) -> Vec<u64> {
+    network.sides.iter().map(|side| roll.turn(side.subnet)).collect()
 }
 
 /// The addresses of hosts, and what was lent.
-fn kept(side: &Side) -> Vec<IpAddr> {
-    let lent = side.others.keys().filter(|net| side.is_single(**net)).map(|net| net.addr());
-    let hosts = side.own.as_ref().map_or_else(|| homes(side), |own| on_segment(side, own));
+fn kept(side: &Side, me: &Owner, roll: &Roll) -> Vec<IpAddr> {
+    let lent = roll.blocks(&me.host, side.subnet).filter(|(_, _, net)| side.is_single(*net)).map(|(_, _, net)| net.addr());
+    let hosts = side.own.as_ref().map_or_else(|| homes(side), |own| hosts_on_segment(side, own, me, roll));
     let within = |address: &IpAddr| side.mine.iter().any(|block| block.contains(address));
     let kept: BTreeSet<IpAddr> = lent.chain(hosts).filter(within).collect();
     kept.into_iter().collect()
@@ -159,7 +153,13 @@ fn homes(side: &Side) -> Vec<IpAddr> {
 }
 
 /// What the hosts themselves have there, and the routers.
-fn on_segment(side: &Side, own: &[IpAddr]) -> Vec<IpAddr> {
-    let theirs = side.others.values().flat_map(|block| &block.own);
-    own.iter().chain(theirs).chain(&side.reserved).copied().collect()
+fn hosts_on_segment(side: &Side, own: &[IpAddr], me: &Owner, roll: &Roll) -> Vec<IpAddr> {
+    let others = roll.hosts.iter().filter(|(name, _)| **name != me.host);
+    let theirs = others.flat_map(|(_, known)| on_segment(side, &known.record.own));
+    own.iter().chain(&side.reserved).copied().chain(theirs).collect()
+}
+
+/// Which of a host's addresses are on the segment.
+fn on_segment<'a>(side: &'a Side, own: &'a [IpAddr]) -> impl Iterator<Item = IpAddr> + 'a {
+    own.iter().copied().filter(|own| side.own.is_some() && side.subnet.contains(own))
 }

@@ -85,7 +85,9 @@ async fn the_record_of_a_network_goes_with_its_last_block() {
     until("one host", || when(b.peers(BLUE).is_empty())).await;
     b.cluster.leave(&blue.subnets).await;
     assert_eq!((recorded(&store).await, networks(&store).await.contains(BLUE)), (vec![], false));
-    assert_eq!(a.cluster.join(&blue).await.unwrap(), first, "the same again");
+    let again = a.cluster.join(&blue).await.unwrap();
+    assert_eq!((again.vni, again.mine), (first.vni, first.mine), "the same again");
+    until("a to hear that b left", || when(a.peers(BLUE).is_empty())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -154,6 +156,36 @@ async fn a_wiped_store_is_rebuilt_and_nobody_loses_a_peer() {
     .await;
     assert_eq!(networks(&store).await.replace(char::is_numeric, ""), table.replace(char::is_numeric, ""));
     assert!(hosts[0].view().hosts.iter().all(|host| host.alive), "{:?}", hosts[0].view().hosts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_starts_again_and_joins_at_once_keeps_its_peers_whether_the_store_is_empty_or_not() {
+    let (_dir, store) = embedded();
+    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
+    for host in [&a, &b] {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let held = a.standing(BLUE).share;
+    drop(a);
+    for round in 0..40 {
+        b.cut(round >= 20);
+        if round >= 20 {
+            store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap()), Op::DeleteBelow(Key::new("lease").unwrap())]).await.unwrap();
+        }
+        let a = [Host::start_as(&store, "a", 1, "a", vec![(wanted(&[BLUE]), held.clone())], times())];
+        let (mut views, blue) = (a[0].cluster.views(), a[0].standing(BLUE));
+        let join = async {
+            a[0].cluster.join(&wanted(&["10.60.0.0/16"])).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        };
+        let seen = async {
+            while views.changed().await.is_ok() {
+                assert_eq!(views.borrow_and_update().of(net(BLUE)), Some(&blue), "round {round}");
+            }
+        };
+        tokio::select! { () = join => {}, () = seen => {} }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,14 +384,31 @@ async fn await_gone(store: &Arc<dyn Leases>, left: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_record_is_written_again_by_its_owner() {
+async fn damaged_records_are_written_again_by_their_owner() {
     let (_dir, store) = embedded();
-    let hosts = eight(&store).await;
-    let keys = recorded(&store).await;
-    store.put(&Key::new(keys[0].clone()).unwrap(), b"{".into(), Expect::Any).await.unwrap();
+    let short = rsnet::cluster::Times { sweep: Duration::from_millis(100), ..times() };
+    let hosts: Vec<Host> = (1..=3).map(|n| Host::start_as(&store, &format!("h{n}"), n, &format!("{n}"), vec![], short)).collect();
+    for host in &hosts {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
     let all: Vec<&Host> = hosts.iter().collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
     until("agreement", || agree(&all, BLUE)).await;
+    for prefix in ["cluster/block", "cluster/host"] {
+        let prefix = rsnet::store::Prefix::below(&Key::new(prefix).unwrap());
+        let (damaged, gone) = match &store.list(&prefix).await.unwrap()[..] {
+            [damaged, gone, ..] => (damaged.key.clone(), gone.key.clone()),
+            found => panic!("{found:?}"),
+        };
+        store.commit(vec![Op::Put(damaged.clone(), b"{".into(), Expect::Any), Op::Delete(gone.clone(), Expect::Any)]).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        for key in [damaged, gone] {
+            while store.get(&key).await.unwrap().is_none_or(|entry| entry.value == b"{") {
+                assert!(Instant::now() < deadline, "{key}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        until("agreement", || agree(&all, BLUE)).await;
+    }
     assert!(hosts.iter().all(|host| host.standing(BLUE).lost.is_empty()));
 }
 

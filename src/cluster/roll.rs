@@ -1,0 +1,220 @@
+//! Which hosts there are and what each holds, as this host last heard. Pure: what the store says in, in whichever order; who counts out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use super::record::HostRecord;
+
+/// A host of whom this one heard, or whom it remembers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub record: HostRecord,
+    /// That of its record; 0: the store says nothing of it.
+    pub version: u64,
+}
+
+/// What this host knows of all hosts, itself among them.
+#[derive(Default)]
+pub struct Roll {
+    /// Those that the store has a record of, and others for as long as that is worth keeping.
+    pub hosts: BTreeMap<String, Known>,
+    /// Whether the store has said which there are.
+    pub is_heard: bool,
+    /// The store lost its records. Until then what it no longer says still counts.
+    pub rebuilding: Option<Instant>,
+    /// Who is there, as last heard.
+    pub alive: BTreeSet<String>,
+    /// Whether that is how it stands: nobody knows who was there while the store did not answer.
+    alive_is_heard: bool,
+    /// Hosts that were seen dead ever since.
+    pub gone: BTreeMap<String, (Instant, SystemTime)>,
+    /// How often it was heard that something of a subnet is another's.
+    turns: BTreeMap<IpNet, u64>,
+    /// Something was heard since the last review.
+    news: bool,
+}
+
+impl Roll {
+    /// What the store says of the hosts in scope, all at one time. Those that are heard to be another than before.
+    pub fn hear(&mut self, in_scope: impl Fn(&str) -> bool, heard: BTreeMap<String, Known>) -> Vec<String> {
+        (self.is_heard, self.news) = (true, true);
+        for (_, known) in self.hosts.iter_mut().filter(|(name, _)| in_scope(name) && !heard.contains_key(*name)) {
+            known.version = 0;
+        }
+        let mut differing = vec![];
+        for (name, now) in heard {
+            let before = self.hosts.insert(name.clone(), now);
+            if before.as_ref().map(|before| &before.record) != self.hosts.get(&name).map(|now| &now.record) {
+                self.touch(before.map(|before| before.record), &name);
+                differing.push(name);
+            }
+        }
+        differing
+    }
+
+    /// Who is there; none: the store does not say. What is counted are times in which a host was seen dead throughout.
+    pub fn hear_alive(&mut self, alive: Option<BTreeSet<String>>) {
+        (self.alive_is_heard, self.news) = (alive.is_some(), true);
+        self.alive = alive.unwrap_or_else(|| std::mem::take(&mut self.alive));
+    }
+
+    /// What follows from all that was heard, in whichever order. A store that does not say what this host wrote has lost what the others
+    /// wrote as well, or said it before: then nobody is dropped. Whether there was anything to review.
+    pub fn review(&mut self, me: &str) -> bool {
+        if !std::mem::take(&mut self.news) {
+            return false;
+        }
+        if self.rebuilding.is_none() && self.hosts.get(me).is_some_and(|known| known.version > 0) {
+            let forgotten: Vec<String> = self.hosts.iter().filter(|(_, known)| known.version == 0).map(|(name, _)| name.clone()).collect();
+            for name in forgotten {
+                let before = self.hosts.remove(&name);
+                self.touch(before.map(|before| before.record), &name);
+            }
+        }
+        let (now, before) = ((Instant::now(), SystemTime::now()), std::mem::take(&mut self.gone));
+        let gone = self.hosts.keys().filter(|name| self.alive_is_heard && !self.alive.contains(*name));
+        self.gone = gone.map(|name| (name.clone(), before.get(name).copied().unwrap_or(now))).collect();
+        true
+    }
+
+    /// Until when what the store lost still counts; none: all that it does not say is dropped.
+    pub fn rebuild(&mut self, until: Option<Instant>) {
+        (self.rebuilding, self.news) = (until, true);
+    }
+
+    /// Another number after each change of what is known of the subnet.
+    pub fn turn(&self, subnet: IpNet) -> u64 {
+        self.turns.get(&subnet).copied().unwrap_or_default()
+    }
+
+    /// Which blocks of a subnet the others have, each as often as it was heard.
+    pub fn blocks<'a>(&'a self, me: &'a str, subnet: IpNet) -> impl Iterator<Item = (&'a String, &'a Known, IpNet)> + 'a {
+        let others = self.hosts.iter().filter(move |(name, _)| *name != me);
+        let held = others.filter_map(move |(name, known)| Some((name, known, known.record.blocks.get(&subnet)?)));
+        held.flat_map(|(name, known, blocks)| blocks.iter().map(move |block| (name, known, *block)))
+    }
+
+    /// Blocks that passed from one host to another of whom only the latter was heard since, or whose former holder is kept without the
+    /// store: they belong to the one whose record is the newest.
+    pub fn doubled<'a>(&'a self, me: &'a str, subnet: IpNet) -> BTreeMap<IpNet, &'a str> {
+        let mut all: Vec<IpNet> = self.blocks(me, subnet).map(|(_, _, block)| block).collect();
+        all.sort_unstable();
+        let twice: BTreeSet<IpNet> = all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        if twice.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut held: Vec<_> = self.blocks(me, subnet).filter(|(_, _, block)| twice.contains(block)).collect();
+        held.sort_by_key(|(_, known, _)| known.version);
+        held.into_iter().map(|(name, _, block)| (block, name.as_str())).collect()
+    }
+
+    /// Notes which subnets a host's record changed.
+    fn touch(&mut self, before: Option<HostRecord>, name: &str) {
+        let now = self.hosts.get(name).map(|known| &known.record);
+        let subnets = before.iter().chain(now).flat_map(|record| record.blocks.keys());
+        let differs = |subnet: &&IpNet| told_of(before.as_ref(), subnet) != told_of(now, subnet);
+        let touched: BTreeSet<IpNet> = subnets.filter(differs).copied().collect();
+        for subnet in touched {
+            *self.turns.entry(subnet).or_default() += 1;
+        }
+    }
+}
+
+/// What a record says of a subnet.
+fn told_of<'a>(record: Option<&'a HostRecord>, subnet: &IpNet) -> Option<(&'a [IpNet], IpAddr, &'a [IpAddr])> {
+    let record = record?;
+    Some((record.blocks.get(subnet)?, record.vtep, &record.own))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SUBNET: &str = "10.0.0.0/24";
+
+    fn known(blocks: &[u8], version: u64) -> Known {
+        let block = |at: &u8| format!("10.0.0.{}/28", at * 16).parse().unwrap();
+        let blocks = [(SUBNET.parse().unwrap(), blocks.iter().map(block).collect())].into();
+        let vtep = "192.0.2.1".parse().unwrap();
+        Known { record: HostRecord { id: "1".into(), vtep, blocks, own: vec![] }, version }
+    }
+
+    fn hosts(roll: &mut Roll) -> Vec<String> {
+        roll.review("me");
+        roll.hosts.keys().cloned().collect()
+    }
+
+    /// What the store said at a time, of all hosts.
+    fn said(hosts: &[(&str, &[u8], u64)]) -> BTreeMap<String, Known> {
+        hosts.iter().map(|(name, blocks, version)| ((*name).to_owned(), known(blocks, *version))).collect()
+    }
+
+    #[test]
+    fn a_store_that_lost_everything_takes_no_host_away_until_the_rebuilding_is_over() {
+        let mut roll = Roll::default();
+        roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2], 2), ("b", &[3], 3)]));
+        roll.hear(|_| true, said(&[]));
+        assert_eq!(hosts(&mut roll), ["a", "b", "me"], "it may also be older than this host's record");
+        roll.rebuild(Some(Instant::now()));
+        roll.hear(|_| true, said(&[("me", &[1], 4), ("a", &[2], 5)]));
+        assert_eq!(hosts(&mut roll), ["a", "b", "me"]);
+        roll.rebuild(None);
+        assert_eq!(hosts(&mut roll), ["a", "me"]);
+    }
+
+    #[test]
+    fn a_forgotten_host_is_gone_and_what_is_remembered_goes_when_the_store_says_what_is() {
+        let mut roll = Roll::default();
+        roll.hosts.insert("old".to_owned(), known(&[5], 0));
+        assert_eq!(hosts(&mut roll), ["old"]);
+        roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2], 2)]));
+        assert_eq!(hosts(&mut roll), ["a", "me"]);
+        roll.hear(|name| name == "a", said(&[]));
+        assert_eq!(hosts(&mut roll), ["me"]);
+    }
+
+    #[test]
+    fn a_block_that_two_are_heard_to_have_is_that_of_the_newest_record() {
+        let mut roll = Roll::default();
+        let subnet = SUBNET.parse().unwrap();
+        roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2, 3], 2), ("b", &[4], 3)]));
+        assert!(roll.doubled("me", subnet).is_empty());
+        roll.hear(|name| name == "b", said(&[("b", &[4, 3], 9)]));
+        assert_eq!(roll.doubled("me", subnet), [("10.0.0.48/28".parse().unwrap(), "b")].into());
+        // what the store has lost is older than all that it has
+        roll.rebuild(Some(Instant::now()));
+        roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2, 3], 2)]));
+        assert_eq!(roll.doubled("me", subnet), [("10.0.0.48/28".parse().unwrap(), "a")].into());
+    }
+
+    proptest! {
+        /// Each host writes its record now and then; the shards are read whenever, each as new as it is then.
+        #[test]
+        fn whatever_the_order_of_readings_the_last_ones_count(acts in prop::collection::vec((0usize..4, any::<bool>(), 0u8..16), 1..60)) {
+            let names = ["a", "b", "c", "me"];
+            let (mut roll, mut store, mut version) = (Roll::default(), BTreeMap::new(), 0);
+            let read = |roll: &mut Roll, store: &BTreeMap<String, Known>, name: &str| {
+                let found = store.iter().filter(|(of, _)| *of == name).map(|(of, known)| (of.clone(), known.clone())).collect();
+                roll.hear(|of| of == name, found);
+                roll.review("me");
+            };
+            store.insert("me".to_owned(), known(&[0], 1));
+            for (who, write, block) in acts {
+                version += 2;
+                match write {
+                    true if block == 0 && names[who] != "me" => drop(store.remove(names[who])),
+                    true => drop(store.insert(names[who].to_owned(), known(&[block], version))),
+                    false => read(&mut roll, &store, names[who]),
+                }
+            }
+            names.iter().for_each(|name| read(&mut roll, &store, name));
+            prop_assert_eq!(&roll.hosts, &store);
+        }
+    }
+}
