@@ -46,6 +46,7 @@ impl Cluster {
                         },
                         () = self.reread.notified() => read = None,
                     }
+                    let began = Instant::now();
                     while read.as_ref() != Some(&now) {
                         match self.read_hosts(read.as_ref(), &now).await {
                             Ok(()) => read = Some(now.clone()),
@@ -55,7 +56,7 @@ impl Cluster {
                             }
                         }
                     }
-                    pace.rest(self.known(|state| state.roll.hosts.len())).await;
+                    pace.rest(self.known(|state| state.roll.hosts.len()), began.elapsed()).await;
                 }
             }
             sleep(self.times.again).await;
@@ -86,7 +87,7 @@ impl Cluster {
                 while let Some(heard) = snapshots.next().await {
                     let count = heard.as_ref().map_or(0, Vec::len);
                     self.heard_alive(heard);
-                    pace.rest(count).await;
+                    pace.rest(count, Duration::ZERO).await;
                 }
             }
             sleep(self.times.again).await;
@@ -101,7 +102,7 @@ impl Cluster {
                     if let Ok(entries) = heard {
                         self.change(|state| hear_networks(state, entries));
                     }
-                    pace.rest(self.known(|state| state.roll.hosts.len())).await;
+                    pace.rest(self.known(|state| state.roll.hosts.len()), Duration::ZERO).await;
                 }
             }
             sleep(self.times.again).await;
@@ -231,7 +232,7 @@ fn differing(before: &Shards, now: &Shards) -> BTreeSet<String> {
 
 /// How long one who follows what changes rests between two readings. What changes once is heard at once; what changes all the time is read
 /// ever less often, see [`Times::pause`]: a thousand hosts that come at once would otherwise have each of them read what the others are
-/// only beginning to write.
+/// only beginning to write. A store that is slow to answer has more to do than that: who waits for it rests four times as long.
 struct Pace<'a> {
     times: &'a Times,
     pause: Duration,
@@ -243,15 +244,17 @@ impl<'a> Pace<'a> {
         Pace { times, pause: times.breath, rested: None }
     }
 
-    /// After a reading of so many.
-    async fn rest(&mut self, records: usize) {
+    /// After a reading of so many that took so long.
+    async fn rest(&mut self, records: usize, took: Duration) {
         let breath = self.times.breath;
         let again = self.rested.is_some_and(|since| since.elapsed() < breath);
         self.pause = if again { (2 * self.pause).min(self.times.pause(records)) } else { breath };
-        sleep(self.pause).await;
+        sleep(self.pause.max(4 * took).min(LONGEST_REST)).await;
         self.rested = Some(Instant::now());
     }
 }
+
+const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// The record of all networks: it must have this host's.
 fn hear_networks(state: &mut State, entries: Vec<Entry>) {

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::admit::of;
 use super::error::Error;
 use super::record::{HostRecord, Records, block_at, block_key, encode, subnet_at, tell_single};
 use super::side::{Side, Write};
@@ -59,16 +60,20 @@ impl Cluster {
     /// in writing.
     pub(super) async fn settle_now(&self, subnets: &BTreeSet<IpNet>) -> Result<(), Error> {
         let failed = || Error::store("write what this host holds");
+        let mut left = BTreeSet::new();
         for _ in 0..TRIES {
             let found = self.own_record().await.map_err(failed())?;
             let subnets = self.change(|state| self.doubtful(state, found.as_ref(), subnets));
-            let (mut ops, mut left) = (vec![], vec![]);
+            let mut ops = vec![];
             for subnet in subnets {
                 self.settle_macs(subnet).await?;
                 let records = self.read(subnet).await?;
                 let (joined, writes) = self.decide(subnet, &records);
+                let alone = !joined && records.values().all(|found| found.block.owner.host == self.me.host);
+                if alone && (!writes.is_empty() || self.made(subnet).await.map_err(failed())?) {
+                    left.insert(subnet);
+                }
                 ops.extend(writes.into_iter().map(|write| write_ops(subnet, write)));
-                left.extend((!joined && records.values().all(|found| found.block.owner.host == self.me.host)).then_some(subnet));
             }
             let whole = ops.len() <= AT_ONCE;
             let mut ops: Vec<Op> = ops.into_iter().take(AT_ONCE).flatten().collect();
@@ -123,7 +128,13 @@ impl Cluster {
         })
     }
 
-    async fn retire_all(&self, subnets: Vec<IpNet>) -> Result<(), Error> {
+    /// Whether this host made the network's record. Who only failed to join leaves the record alone: to mark it would fail all others that join.
+    async fn made(&self, subnet: IpNet) -> Result<bool, StoreError> {
+        let (networks, _) = self.networks().await?;
+        Ok(of(&networks, subnet).is_some_and(|at| networks.networks[at].made_by == self.me.host))
+    }
+
+    async fn retire_all(&self, subnets: BTreeSet<IpNet>) -> Result<(), Error> {
         for subnet in subnets {
             self.retire(subnet).await?;
         }

@@ -49,10 +49,15 @@ async fn two_networks_have_two_numbers_and_nothing_idle_is_written() {
     let (blue, red) = tokio::join!(a.cluster.join(&blue), b.cluster.join(&red));
     assert_ne!(blue.unwrap().vni, red.unwrap().vni);
     until("rest", || when(a.view().in_touch && b.view().in_touch && a.view().hosts.len() == 2)).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    [&a, &b].iter().for_each(|host| host.line.wrote.store(false, Ordering::SeqCst));
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(![&a, &b].iter().any(|host| host.line.wrote.load(Ordering::SeqCst)), "something was written though nothing changed");
+    // what was joined is settled some time after; then there is nothing to write any more
+    let mut since = Instant::now();
+    until("a second in which nothing is written", || {
+        if [&a, &b].iter().any(|host| host.line.wrote.swap(false, Ordering::SeqCst)) {
+            since = Instant::now();
+        }
+        when(since.elapsed() > Duration::from_secs(1))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
