@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 /// Every call of a network's life; where it publishes nothing, without those of ports.
-fn life(options: &Value) -> Vec<(&'static str, Value)> {
+pub fn life(options: &Value) -> Vec<(&'static str, Value)> {
     let ports = json!([port(8080, 80), port(8081, 81)]);
     let mut life = vec![
         ("NetworkDriver.CreateNetwork", create_network_with(options.clone())),
@@ -29,7 +29,7 @@ fn life(options: &Value) -> Vec<(&'static str, Value)> {
 }
 
 /// As many calls as make a network with a container that runs.
-fn running(options: &Value) -> usize {
+pub fn running(options: &Value) -> usize {
     if options["mode"] == "macvlan" { 3 } else { 4 }
 }
 

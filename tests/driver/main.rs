@@ -3,6 +3,7 @@
 mod borrow;
 mod calls;
 mod faults;
+mod format;
 mod hostile;
 mod wire;
 mod world;

@@ -1,5 +1,6 @@
 //! A host in memory that answers as the daemon does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -103,22 +104,47 @@ impl Leases for Disk {
 
 /// What another host wrote in the store: it has a block of each subnet.
 async fn a_peer(store: &Embedded) {
-    let block = |home: &str| json!({ "host": "h2", "id": "2", "home": home, "turn": 0, "claim": 1 });
+    let block = json!({ "host": "h2", "id": "2", "claim": 1 });
+    let (four, six) = (("172.18.0.0/16", "172.18.128.0/26"), ("fd00:18::/64", "fd00:18::8000:0/112"));
+    let key = |(subnet, block): (&str, &str)| format!("cluster/block/{}/{}", subnet.replace('/', "-"), block.replace('/', "-"));
+    let told = json!({ "id": "2", "vtep": "192.0.2.2", "blocks": { four.0: [four.1], six.0: [six.1] } });
     for (key, value) in [
-        ("cluster/host/h2", json!({ "id": "2", "vtep": "192.0.2.2" })),
-        ("cluster/block/172.18.0.0-16/172.18.128.0-26", block("172.18.128.0")),
-        ("cluster/block/fd00:18::-64/fd00:18::8000:0-112", block("fd00:18::8000:0")),
+        ("cluster/host/55/h2".to_owned(), told),
+        ("cluster/changed/55".to_owned(), json!(1)),
+        (key(four), block.clone()),
+        (key(six), block),
     ] {
         store.put(&Key::new(key).unwrap(), value.to_string().into_bytes(), Expect::Any).await.unwrap();
     }
 }
 
+/// A host with a link and a container's sandbox, where nothing of rsnet is yet.
+fn bare() -> Arc<FakeKernel> {
+    let kernel = Arc::new(FakeKernel::new());
+    kernel.add_sandbox(SANDBOX);
+    kernel.add_host_link(PARENT.parse().unwrap(), HostLink { addresses: vec![[10, 0, 0, 1].into()], ..HostLink::default() });
+    kernel
+}
+
 impl World {
     pub async fn new() -> Self {
-        let kernel = Arc::new(FakeKernel::new());
-        kernel.add_sandbox(SANDBOX);
-        kernel.add_host_link(PARENT.parse().unwrap(), HostLink { addresses: vec![[10, 0, 0, 1].into()], ..HostLink::default() });
-        Self::start(kernel, Arc::default(), Arc::new(tempfile::tempdir().unwrap())).await
+        Self::with(&BTreeMap::new()).await
+    }
+
+    /// On a disk that has these records.
+    pub async fn with(records: &BTreeMap<String, String>) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let store = Embedded::open(&directory.path().join("state.redb")).unwrap();
+        for (key, value) in records {
+            store.put(&Key::new(key).unwrap(), value.clone().into_bytes(), Expect::Any).await.unwrap();
+        }
+        drop(store);
+        Self::start(bare(), Arc::default(), directory).await
+    }
+
+    /// All that is on the disk but what belongs to the store itself.
+    pub async fn records(&self) -> Vec<Entry> {
+        self.disk.list(&Prefix::all()).await.unwrap()
     }
 
     async fn start(kernel: Arc<FakeKernel>, firewall: Arc<FakeFirewall>, directory: Arc<TempDir>) -> Self {
