@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use clap::Args;
 use ipnet::IpNet;
 
-use super::client::Asking;
+use super::client::AskingOf;
 use super::{Failure, client, print, runtime};
 use crate::agent::{Holder, Holders, Holding, Of};
 use crate::docker::Seen;
@@ -13,15 +12,7 @@ use crate::docker::Seen;
 /// What a line has room for.
 const BLOCKS: usize = 6;
 
-#[derive(Args)]
-pub struct Arguments {
-    /// Name or id of the network
-    network: String,
-    #[command(flatten)]
-    asking: Asking,
-}
-
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &AskingOf) -> Result<(), Failure> {
     let holders = runtime()?.block_on(ask(arguments))?;
     if arguments.asking.json {
         return print::json(&holders);
@@ -29,7 +20,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     show(&holders)
 }
 
-async fn ask(arguments: &Arguments) -> Result<Holders, Failure> {
+async fn ask(arguments: &AskingOf) -> Result<Holders, Failure> {
     let Seen { id, containers } = client::network(&arguments.network).await;
     let mut holders: Holders = client::post(&arguments.asking.socket, "/rsnet/addresses", &Of { network: id }).await?;
     for holding in &mut holders.containers {

@@ -35,10 +35,19 @@ pub struct Asking {
     pub socket: PathBuf,
 }
 
+/// What a question about one network can be asked with.
+#[derive(Args)]
+pub struct AskingOf {
+    /// Name or id of the network
+    pub network: String,
+    #[command(flatten)]
+    pub asking: Asking,
+}
+
 /// How long the daemon may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where the engine tells people's names for things; a managed plugin cannot ask there.
+/// Where the engine tells people's names for things; the daemon may not be let near it.
 const ENGINE: &str = "/var/run/docker.sock";
 
 /// The engine's socket: that of `DOCKER_HOST` if it is one, as for `docker`.

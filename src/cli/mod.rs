@@ -50,9 +50,9 @@ enum Command {
     /// Show or change what of a macvlan network can change while containers are on it
     Macvlan(macvlan::Arguments),
     /// Show which host has which addresses of a network, and which of this host's containers
-    Addresses(addresses::Arguments),
+    Addresses(client::AskingOf),
     /// Show what containers of a network are called, on all hosts
-    Names(names::Arguments),
+    Names(client::AskingOf),
     /// Show the hosts that share networks with this one
     Hosts(client::Asking),
     /// What can be done about one of them

@@ -1,21 +1,11 @@
 //! `rsnet names`: what containers of a network are called, on all hosts.
 
-use clap::Args;
-
-use super::client::Asking;
+use super::client::AskingOf;
 use super::{Failure, client, print, runtime};
 use crate::agent::Of;
 use crate::names::{Listed, Listing};
 
-#[derive(Args)]
-pub struct Arguments {
-    /// Name or id of the network
-    network: String,
-    #[command(flatten)]
-    asking: Asking,
-}
-
-pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &AskingOf) -> Result<(), Failure> {
     let listing = runtime()?.block_on(ask(arguments))?;
     if arguments.asking.json {
         return print::json(&listing);
@@ -30,7 +20,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     print::say(print::table(["NAME", "ALSO", "ADDRESSES", "HOST"], rows, "rsnet names --json"))
 }
 
-async fn ask(arguments: &Arguments) -> Result<Listing, Failure> {
+async fn ask(arguments: &AskingOf) -> Result<Listing, Failure> {
     let network = client::network(&arguments.network).await.id;
     client::post(&arguments.asking.socket, "/rsnet/names", &Of { network }).await
 }
