@@ -46,17 +46,18 @@ impl Cluster {
                         },
                         () = self.reread.notified() => read = None,
                     }
-                    let began = Instant::now();
+                    let mut took = Duration::ZERO;
                     while read.as_ref() != Some(&now) {
+                        let began = Instant::now();
                         match self.read_hosts(read.as_ref(), &now).await {
-                            Ok(()) => read = Some(now.clone()),
+                            Ok(()) => (read, took) = (Some(now.clone()), began.elapsed()),
                             Err(error) => {
                                 debug!("{error}");
                                 sleep(self.times.again).await;
                             }
                         }
                     }
-                    pace.rest(self.known(|state| state.roll.hosts.len()), began.elapsed()).await;
+                    pace.rest(self.known(|state| state.roll.hosts.len()), took).await;
                 }
             }
             sleep(self.times.again).await;
@@ -232,7 +233,7 @@ fn differing(before: &Shards, now: &Shards) -> BTreeSet<String> {
 
 /// How long one who follows what changes rests between two readings. What changes once is heard at once; what changes all the time is read
 /// ever less often, see [`Times::pause`]: a thousand hosts that come at once would otherwise have each of them read what the others are
-/// only beginning to write. A store that is slow to answer has more to do than that: who waits for it rests four times as long.
+/// only beginning to write. A store that is slow to answer has more to do than that: who reads all the time rests four times as long as it took.
 struct Pace<'a> {
     times: &'a Times,
     pause: Duration,
@@ -248,8 +249,8 @@ impl<'a> Pace<'a> {
     async fn rest(&mut self, records: usize, took: Duration) {
         let breath = self.times.breath;
         let again = self.rested.is_some_and(|since| since.elapsed() < breath);
-        self.pause = if again { (2 * self.pause).min(self.times.pause(records)) } else { breath };
-        sleep(self.pause.max(4 * took).min(LONGEST_REST)).await;
+        self.pause = if again { (2 * self.pause).min(self.times.pause(records)).max(4 * took).min(LONGEST_REST) } else { breath };
+        sleep(self.pause).await;
         self.rested = Some(Instant::now());
     }
 }
