@@ -271,6 +271,10 @@ impl Agent {
         found.map(|(live, _)| live.network.id.clone())
     }
 
+    fn tell_lent(&self, address: IpAddr, to: &str) {
+        info!(network = self.network_at(address).as_ref().map(display), %address, host = to, "lent to another host");
+    }
+
     fn is_shared(&self, subnet: IpNet) -> bool {
         self.state().shared().any(|(_, agreement)| agreement.subnets.contains(&subnet))
     }
@@ -286,17 +290,15 @@ impl Lender for Agent {
     async fn lend(&self, address: IpAddr, to: &str) -> Result<(), String> {
         let pool = self.addressing.lock().await.pool_of(&[], address).ok_or("it is of no pool of this host's")?;
         let wanted = NewAddress { pool, address: Some(address), gateway: false, mac: None };
-        match self.take(&wanted).await {
-            Ok(_) => info!(network = self.network_at(address).as_ref().map(display), %address, host = to, "lent to another host"),
-            Err(error) => return Err(error.to_string()),
-        }
+        self.take(&wanted).await.map_err(|error| error.to_string())?;
+        self.tell_lent(address, to);
         Ok(())
     }
 
     async fn lend_any(&self, subnet: IpNet, to: &str) -> Result<IpAddr, String> {
         let wanted = NewAddress { pool: subnet.to_string(), address: None, gateway: false, mac: None };
         let lent = self.take(&wanted).await.map_err(|_| "has none free".to_owned())?;
-        info!(network = self.network_at(lent.addr()).as_ref().map(display), address = %lent.addr(), host = to, "lent to another host");
+        self.tell_lent(lent.addr(), to);
         Ok(lent.addr())
     }
 

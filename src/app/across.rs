@@ -125,16 +125,14 @@ fn questions(explainer: Arc<Explainer>) -> Router {
     Router::new().route("/explain", post(answer)).with_state(explainer)
 }
 
-/// What may say by which way this host's tunnels leave: the setting alone, or else the way to the store, or that to anywhere. The addresses
-/// of the latter are of the documentation (RFC 5737, RFC 3849): nothing is sent to them.
+/// What may say by which way this host's tunnels leave: the setting alone, or else the way to the store, or that to anywhere.
 async fn ways_out(setting: &Option<config::Underlay>, store: &str) -> Vec<Underlay> {
-    let anywhere = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])].map(Underlay::Toward);
     match setting {
         Some(config::Underlay::Link(name)) => vec![Underlay::Link(name.clone())],
         Some(config::Underlay::Address(address)) => vec![Underlay::Address(*address)],
         None => {
             let store = tokio::net::lookup_host(store).await.into_iter().flatten().map(|socket| Underlay::Toward(socket.ip()));
-            store.chain(anywhere).collect()
+            store.chain(Underlay::anywhere()).collect()
         }
     }
 }

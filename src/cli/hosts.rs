@@ -32,9 +32,12 @@ pub fn run(arguments: &Asking) -> Result<(), Failure> {
 
 /// What keeps networks of other hosts from appearing here.
 pub fn in_the_way(arguments: &Asking) -> Result<(), Failure> {
+    if arguments.json {
+        return Ok(());
+    }
     let problems: BTreeMap<String, String> = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/spread"))?;
     let said = |(network, problem): (&String, &String)| print::say(format!("network {network}: {problem}"));
-    problems.iter().filter(|_| !arguments.json).try_for_each(said)
+    problems.iter().try_for_each(said)
 }
 
 pub fn run_host(arguments: &HostArguments) -> Result<(), Failure> {

@@ -8,10 +8,8 @@ use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, EndpointSettings};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
 
+use super::is_missing;
 use crate::model::{EndpointId, NetworkId};
-
-/// How the engine answers for a container that it does not have.
-const NOT_FOUND: u16 = 404;
 
 /// A container that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +40,15 @@ pub(super) async fn running(engine: &Docker) -> Result<Vec<String>, Error> {
 pub(super) async fn inspect(engine: &Docker, id: &str) -> Result<Option<Container>, Error> {
     match engine.inspect_container(id, None::<InspectContainerOptions>).await {
         Ok(found) => Ok(read(found)),
-        Err(Error::DockerResponseServerError { status_code: NOT_FOUND, .. }) => Ok(None),
+        Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What a container has on a network, at most one of each family; none while it does not run.
+pub(super) fn addresses(settings: &EndpointSettings) -> Vec<IpAddr> {
+    let told = [&settings.ip_address, &settings.global_ipv6_address];
+    told.into_iter().flatten().filter_map(|address| address.parse().ok()).collect()
 }
 
 fn read(found: ContainerInspectResponse) -> Option<Container> {
@@ -61,8 +65,7 @@ fn read(found: ContainerInspectResponse) -> Option<Container> {
 
 /// Engines from 25.0 on tell short ids and hostnames among the names in DNS, earlier ones the short id among the aliases.
 fn attachment(name: &str, known_as: &[String], settings: EndpointSettings) -> Option<(NetworkId, Attachment)> {
-    let addresses = [settings.ip_address, settings.global_ipv6_address];
-    let addresses = addresses.into_iter().flatten().filter_map(|address| address.parse().ok()).collect();
+    let addresses = addresses(&settings);
     let given = settings.aliases.into_iter().flatten().chain(settings.dns_names.into_iter().flatten());
     let mut names: Vec<String> = Vec::new();
     for next in std::iter::once(name.to_owned()).chain(given).chain(known_as.iter().cloned()) {

@@ -2,15 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
-use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, EndpointSettings};
 use bollard::query_parameters::InspectContainerOptions;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::connect;
+use super::containers::addresses;
+use super::{LOOK, connect, is_missing};
 
 /// A container as the engine knows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,9 +42,9 @@ pub enum Inspected {
 /// The container of this name or id, or beginning of one; within 2 s.
 pub async fn find(socket: &Path, container: &str) -> Inspected {
     let asked = async { connect(socket).await?.inspect_container(container, None::<InspectContainerOptions>).await };
-    match timeout(Duration::from_secs(2), asked).await {
+    match timeout(LOOK, asked).await {
         Ok(Ok(found)) => Inspected::Container(read(found)),
-        Ok(Err(Error::DockerResponseServerError { status_code: 404, .. })) => Inspected::None,
+        Ok(Err(error)) if is_missing(&error) => Inspected::None,
         Ok(Err(error)) => Inspected::Unknown(error.to_string()),
         Err(_) => Inspected::Unknown("no answer within 2 s".to_owned()),
     }
@@ -53,13 +52,10 @@ pub async fn find(socket: &Path, container: &str) -> Inspected {
 
 fn read(found: ContainerInspectResponse) -> ContainerSeen {
     let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-    let endpoint = |(network_name, seen): (String, EndpointSettings)| {
-        let addresses = [seen.ip_address, seen.global_ipv6_address].into_iter().flatten();
-        EndpointSeen {
-            network_name,
-            endpoint: seen.endpoint_id.unwrap_or_default(),
-            addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
-        }
+    let endpoint = |(network_name, seen): (String, EndpointSettings)| EndpointSeen {
+        network_name,
+        addresses: addresses(&seen),
+        endpoint: seen.endpoint_id.unwrap_or_default(),
     };
     ContainerSeen {
         name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),

@@ -41,6 +41,14 @@ const AT_ONCE: usize = 16;
 /// Seconds that one answer of the engine may take.
 const PATIENCE: u64 = 30;
 
+/// How long the engine may take for what somebody asks at a terminal.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Whether the engine has no such thing.
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::DockerResponseServerError { status_code: 404, .. })
+}
+
 /// What the engine said last of networks and containers.
 pub struct Names {
     known: RwLock<Known>,
@@ -294,7 +302,7 @@ pub struct Seen {
 /// What the engine at `socket` has by this name, id or beginning of one; none if it does not tell within 2 s.
 pub async fn look(socket: &Path, network: &str) -> Option<Seen> {
     let asked = async { connect(socket).await.ok()?.inspect_network(network, None::<InspectNetworkOptions>).await.ok() };
-    let found = timeout(Duration::from_secs(2), asked).await.ok().flatten()?;
+    let found = timeout(LOOK, asked).await.ok().flatten()?;
     let containers = found.containers.unwrap_or_default().into_values();
     let containers = containers.filter_map(|container| Some((container.endpoint_id?, container.name?))).collect();
     Some(Seen { id: found.id?, containers })
@@ -322,7 +330,7 @@ pub struct Place {
 
 /// Asks the engine at `socket`; `Err` says why it does not tell, 2 s at most.
 pub async fn ask(socket: &Path) -> Result<Engine, String> {
-    let asked = timeout(Duration::from_secs(2), ask_patiently(socket)).await;
+    let asked = timeout(LOOK, ask_patiently(socket)).await;
     let told = asked.map_err(|_| "no answer within 2 s".to_owned())?;
     told.map_err(|error| error.to_string())
 }

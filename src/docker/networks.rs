@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tracing::debug;
 
-use super::connect;
+use super::{connect, is_missing};
 use crate::model::NetworkId;
 
 /// How long to wait before the engine is asked again.
@@ -110,7 +110,7 @@ impl Networks for Socket {
         let action = || format!("remove network {id}");
         let engine = connect(&self.0).await.map_err(failed(action()))?;
         match engine.remove_network(id.as_str()).await {
-            Err(ApiError::DockerResponseServerError { status_code: 404, .. }) => Ok(vec![]),
+            Err(error) if is_missing(&error) => Ok(vec![]),
             Err(error) => {
                 let users = users(&engine, id).await;
                 if users.is_empty() { Err(failed(action())(error)) } else { Ok(users) }

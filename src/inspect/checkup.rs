@@ -1,7 +1,6 @@
 //! The facts that `doctor` judges, as far as the daemon can tell them; and what it can do about its findings.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,8 +18,6 @@ use crate::store::embedded;
 const AGAIN: Duration = Duration::from_millis(300);
 /// How long the store may take to be reached after the start, in seconds.
 const START: u64 = 20;
-/// Bytes around a packet in a tunnel over IPv4 and over IPv6 (RFC 7348, section 5).
-const AROUND: [u32; 2] = [50, 70];
 
 /// What was found, and done about it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -88,11 +85,10 @@ impl Sources {
         Ok(())
     }
 
-    /// By which way packets leave for the world. The addresses are of the documentation (RFC 5737, RFC 3849): nothing is sent.
+    /// By which way packets leave for the world.
     async fn way_out(&self) -> Option<Way> {
-        let anywhere = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])];
-        for address in anywhere {
-            if let Ok(Some(uplink)) = self.kernel.underlay(&Underlay::Toward(address)).await {
+        for toward in Underlay::anywhere() {
+            if let Ok(Some(uplink)) = self.kernel.underlay(&toward).await {
                 return Some(Way { link: uplink.link.to_string(), mtu: uplink.mtu });
             }
         }
@@ -201,7 +197,7 @@ fn network(planned: &Planned, way: Option<&Way>) -> Network {
 }
 
 fn around(share: &Share, transport: Option<&str>) -> u32 {
-    if transport == Some("direct") { 0 } else { AROUND[usize::from(share.mine.vtep.is_ipv6())] }
+    if transport == Some("direct") { 0 } else { share.around() }
 }
 
 fn way_of(share: &Share) -> Way {

@@ -171,6 +171,13 @@ pub enum Underlay {
     Toward(IpAddr),
 }
 
+impl Underlay {
+    /// As packets to the world do, of either family. The addresses are of the documentation (RFC 5737, RFC 3849): nothing is sent to them.
+    pub fn anywhere() -> [Underlay; 2] {
+        [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])].map(Underlay::Toward)
+    }
+}
+
 /// A way by which packets leave a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Uplink {

@@ -51,6 +51,11 @@ impl Share {
         let Share { vni, mtu, ref on_link, ref mine, .. } = *self;
         Share { vni, mtu, on_link: on_link.clone(), mine: Member { blocks: vec![], ..mine.clone() }, peers: vec![] }
     }
+
+    /// Bytes that a tunnel puts around a packet: VXLAN's header, UDP's, that of IPv4 or IPv6 and the inner Ethernet's (RFC 7348, section 5).
+    pub fn around(&self) -> u32 {
+        if self.mine.vtep.is_ipv6() { 70 } else { 50 }
+    }
 }
 
 /// A link of the host, with the addresses that are reached by it without a router.

@@ -1,6 +1,5 @@
 //! A daemon, and the command line that asks it.
 
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::engine::Engine;
+use super::http;
 use super::server::{own_network, wait_until};
 
 pub const NETWORK: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -52,14 +52,9 @@ impl Daemon {
 
     /// One of the engine's calls; the answer's body.
     pub fn call(&self, what: &str, body: &Value) -> Value {
-        let mut stream = UnixStream::connect(self.socket()).unwrap();
-        let body = body.to_string();
-        write!(stream, "POST /{what} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.0 200"), "{what}: {answer}");
-        serde_json::from_str(body).unwrap()
+        let answer = http::request(&self.socket(), "POST", &format!("/{what}"), &body.to_string()).unwrap();
+        assert_eq!(answer.status, 200, "{what}: {}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
     }
 
     /// A bridge network 10.9.0.0/24 with one endpoint, 10.9.0.2, which no container has joined.

@@ -5,6 +5,8 @@ mod commands;
 mod daemon;
 mod doctor;
 mod engine;
+#[path = "../lab/http.rs"]
+mod http;
 mod seen;
 #[path = "../store/server.rs"]
 #[allow(dead_code, reason = "the suite of the store uses the rest")]

@@ -1,6 +1,5 @@
 //! The daemon with a Consul in its settings: it says what is wrong with it, and serves its networks all the same.
 
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -8,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::http;
 use super::server::{Server, own_network, wait_until};
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -43,14 +43,10 @@ impl Daemon {
 
     /// One of the engine's calls; the answer's body.
     fn call(&self, what: &str, body: &Value) -> Value {
-        let mut stream = wait_until("the socket", || UnixStream::connect(self.path("socket")).map_err(|error| error.to_string()));
-        let body = body.to_string();
-        write!(stream, "POST /{what} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.0 200"), "{what}: {answer}");
-        serde_json::from_str(body).unwrap()
+        wait_until("the socket", || UnixStream::connect(self.path("socket")).map_err(|error| error.to_string()));
+        let answer = http::request(&self.path("socket"), "POST", &format!("/{what}"), &body.to_string()).unwrap();
+        assert_eq!(answer.status, 200, "{what}: {}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
     }
 }
 

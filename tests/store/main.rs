@@ -7,6 +7,8 @@ mod crash;
 mod daemon;
 mod embedded;
 mod faults;
+#[path = "../lab/http.rs"]
+mod http;
 mod proxy;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 mod server;

@@ -117,11 +117,7 @@ impl Explainer {
         let peer = a.peer(other?)?;
         let (own, to) = (share.mine.vtep, peer.vtep);
         let tunnel = a.tunnel().filter(|(link, _)| a.planned(flow.to).as_ref() == Some(link)).map(|(_, port)| port);
-        let around = match (tunnel, own.is_ipv6()) {
-            (None, _) => 0,
-            (_, false) => 50,
-            (_, true) => 70,
-        };
+        let around = tunnel.map_or(0, |_| share.around());
         let question = Question { flow: Flow { from: own, to, port: None }, by: None, links: Vec::new() };
         Some(Underlay {
             own,

@@ -91,12 +91,11 @@ impl Overlay {
         share.peers.iter().filter(move |_| direct).filter(none).map(warning)
     }
 
-    /// What VXLAN puts around a packet must fit in as well (RFC 7348: 50 bytes, with IPv6 outside 70).
+    /// What a tunnel puts around a packet must fit in as well.
     fn mtu(&self, share: &Share) -> u32 {
         let around = match self.spec.transport {
             Transport::Direct => 0,
-            _ if share.mine.vtep.is_ipv6() => 70,
-            _ => 50,
+            _ => share.around(),
         };
         self.spec.mtu.unwrap_or_else(|| share.mtu.saturating_sub(around).max(self.spec.least_mtu()))
     }
