@@ -66,7 +66,7 @@ fn show(arguments: &Asking, seen: &Hosts) -> Result<(), Failure> {
 fn state(host: &HostSeen) -> String {
     match host.gone_for {
         _ if host.alive => "alive".to_owned(),
-        Some(seconds) => format!("gone for {} min; free what it had: rsnet host forget {}", seconds / 60, host.name),
+        Some(seconds) => format!("gone for {}; free what it had: rsnet host forget {}", print::ago(seconds), host.name),
         None => "not heard of".to_owned(),
     }
 }

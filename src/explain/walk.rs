@@ -283,43 +283,42 @@ fn refused(host: &str, crossing: &Crossing, sight: &Sight, refusal: &NoWay, (fro
 /// From one host to the other, beneath the network.
 fn underlay(side: &Side, way: &Underlay) -> Hop {
     let host = side.host.as_str();
-    let sight = match &way.sight {
-        Ok(sight) => sight,
-        Err(why) => return Hop::unknown(host, "underlay", format!("the way to {} cannot be looked at: {why}", way.other)),
-    };
-    let Underlay { own, other, needs, .. } = way;
+    match &way.sight {
+        Ok(sight) => out_by(host, way, sight).map_or_else(|broken| broken, |link| beyond(host, way, link)),
+        Err(why) => Hop::unknown(host, "underlay", format!("the way to {} cannot be looked at: {why}", way.other)),
+    }
+}
+
+/// The link by which what the host sends there leaves.
+fn out_by<'a>(host: &str, way: &Underlay, sight: &'a Sight) -> Result<&'a LinkSight, Hop> {
+    let Underlay { own, other, .. } = way;
+    let broken = |says, remedy| Err(Hop::broken(host, "underlay", says, remedy));
     if !sight.has.0 {
-        let says = format!("has lost its outer address {own}, by which other hosts reach it");
-        return Hop::broken(
-            host,
-            "underlay",
-            says,
-            format!("give {own} back to the host, or name another with RSNET_UNDERLAY and restart rsnet"),
-        );
+        let remedy = format!("give {own} back to the host, or name another with RSNET_UNDERLAY and restart rsnet");
+        return broken(format!("has lost its outer address {own}, by which other hosts reach it"), remedy);
     }
     let route = match &sight.route {
         Ok(route) => route,
-        Err(refusal) => {
-            return Hop::broken(
-                host,
-                "underlay",
-                format!("has no way to {other}: {}", refusal.words),
-                format!("see `ip route get {other}`"),
-            );
-        }
+        Err(refusal) => return broken(format!("has no way to {other}: {}", refusal.words), format!("see `ip route get {other}`")),
     };
     let Some(link) = sight.links.iter().find(|link| link.name == route.link) else {
-        return Hop::unknown(host, "underlay", format!("the link {} to {other} cannot be looked at", route.link));
+        return Err(Hop::unknown(host, "underlay", format!("the link {} to {other} cannot be looked at", route.link)));
     };
     if !link.up || !link.running {
         let says = format!("its link {} to {other} is down or has no carrier", link.name);
-        return Hop::broken(host, "underlay", says, format!("see `ip link show {}`", link.name));
+        return broken(says, format!("see `ip link show {}`", link.name));
     }
     if sight.next.as_ref().is_some_and(|next| next.mac.is_none()) {
         let says =
             format!("nobody answers for {} on {}: the other host, or a router, is not there", route.via.unwrap_or(*other), link.name);
-        return Hop::broken(host, "underlay", says, "see whether that machine runs and its cable is in");
+        return broken(says, "see whether that machine runs and its cable is in".to_owned());
     }
+    Ok(link)
+}
+
+/// What becomes of it there.
+fn beyond(host: &str, way: &Underlay, link: &LinkSight) -> Hop {
+    let Underlay { other, needs, .. } = way;
     if link.mtu < *needs {
         let says = format!("{} takes packets of {} bytes, the network's need {needs}: large ones are lost", link.name, link.mtu);
         return Hop::broken(
