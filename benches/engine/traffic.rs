@@ -95,6 +95,10 @@ impl Ends {
                 report.add(line, self.way, figure(station.sh(&connect).ok()));
             }
         }
+        // the next way publishes the same
+        let revoked =
+            host.plugin("/NetworkDriver.RevokeExternalConnectivity", &json!({ "NetworkID": network, "EndpointID": endpoint }).to_string());
+        assert_eq!(revoked.expect("an answer of rsnet").status, 200);
     }
 
     fn end(&self, host: &Host) {
