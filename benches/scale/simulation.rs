@@ -70,18 +70,19 @@ struct Host {
 
 impl World {
     async fn run(&mut self, count: usize, report: &mut Report) {
-        let failed = Arc::new(AtomicU64::new(0));
+        let (failed, mut joined) = (Arc::new(AtomicU64::new(0)), Duration::ZERO);
         self.line(report, "all join at once", Some(60.0), async |world| {
             for n in 0..count {
                 world.start(n);
             }
-            let joins: Vec<_> = (0..count).map(|n| world.join(n, failed.clone())).collect();
+            (0..count).for_each(|n| drop(world.join(n, failed.clone())));
+            let start = Instant::now();
+            world.until("all to take part", |host| host.view().networks.len() == world.networks.len()).await;
+            joined = start.elapsed();
             world.until("the first full mesh", |host| host.knows(count - 1, world.networks.len())).await;
-            for join in joins {
-                join.await.expect("a host joins");
-            }
         })
         .await;
+        report.fact(format!("all took part after {:.1} s", joined.as_secs_f64()));
         report.fact(format!("joins that failed and were tried again: {}", failed.load(Ordering::Relaxed)));
         report.fact(format!(
             "memory: {:.1} MB a simulated host, {:.0} MB Consul",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use tracing::{info, warn};
@@ -10,7 +11,7 @@ use super::error::Error;
 use super::record::{
     self, HostRecord, Owner, alive_key, block_key, blocks, decode, encode, host_key, last, macs, subnet_at, tell_changed, tell_single,
 };
-use super::roll::Known;
+use super::roll::{Known, Roll};
 use super::side::Side;
 use super::{Cluster, State};
 use crate::store::{Entry, Expect, Key, Lease, Op, PORTABLE_OPS, StoreError};
@@ -160,11 +161,11 @@ impl Cluster {
     }
 
     /// The records of the hosts in scope. That of this host, or one that says what this host holds too, may be older than what this host
-    /// wrote last: that is looked at where nothing is being written.
-    pub(super) fn hear_hosts(&self, state: &mut State, in_scope: impl Fn(&str) -> bool, entries: &[Entry]) {
-        let heard = decoded(entries);
+    /// wrote last: that is looked at where nothing is being written. Of how many hosts it is another than before.
+    pub(super) fn hear_hosts(&self, state: &mut State, in_scope: impl Fn(&str) -> bool, entries: &[Entry]) -> usize {
+        let heard = decoded(&state.roll, entries);
         if in_scope(&self.me.host) {
-            let mine = heard.get(&self.me.host).map(|known| &known.record);
+            let mine = heard.get(&self.me.host).map(|known| &*known.record);
             state.unsettled_record |= mine != state.record(&self.me, &[]).as_ref();
             if mine.is_some_and(|record| record.id != self.me.id) {
                 self.enrol.notify_one();
@@ -179,15 +180,16 @@ impl Cluster {
         };
         let contested: Vec<_> = others.flat_map(contested).collect();
         state.unsettled.extend(contested);
+        differing.len()
     }
 
-    /// Who is there; an error: nobody knows.
-    pub(super) fn heard_alive(&self, heard: Result<Vec<Key>, StoreError>) {
+    /// Who is there; an error: nobody knows. How many came or went.
+    pub(super) fn heard_alive(&self, heard: Result<Vec<Key>, StoreError>) -> usize {
         let alive = heard.ok().map(|keys| keys.iter().map(|key| last(key).to_owned()).collect::<BTreeSet<_>>());
         if alive.as_ref().is_some_and(|alive| !alive.contains(&self.me.host)) {
             self.enrol.notify_one();
         }
-        self.change(|state| state.roll.hear_alive(alive));
+        self.change(|state| state.roll.hear_alive(alive))
     }
 
     /// Frees all that a dead host had.
@@ -236,7 +238,13 @@ impl Cluster {
     }
 }
 
-fn decoded(entries: &[Entry]) -> BTreeMap<String, Known> {
-    let known = |entry: &Entry| Some((last(&entry.key).to_owned(), Known { record: decode(entry)?, version: entry.version }));
+/// A record that is as it was known is not read again.
+fn decoded(roll: &Roll, entries: &[Entry]) -> BTreeMap<String, Known> {
+    let known = |entry: &Entry| {
+        let name = last(&entry.key);
+        let same = roll.hosts.get(name).filter(|known| known.version == entry.version).cloned();
+        let known = same.or_else(|| Some(Known { record: Arc::new(decode(entry)?), version: entry.version }))?;
+        Some((name.to_owned(), known))
+    };
     entries.iter().filter_map(known).collect()
 }

@@ -184,11 +184,12 @@ impl Cluster {
             }
             match self.commit(ops).await {
                 Ok(()) => return Ok(Claim::Done(block)),
-                Err(StoreError::Conflict { key, .. }) if key == networks_key() || key == self.own_key() => {
-                    self.change(|state| {
-                        state.heard_networks = None;
-                        state.unsettled_record = true;
-                    });
+                Err(StoreError::Conflict { key, .. }) if key == networks_key() => {
+                    self.change(|state| state.heard_networks = None);
+                    return Ok(Claim::Stale);
+                }
+                Err(StoreError::Conflict { key, .. }) if key == self.own_key() => {
+                    self.change(|state| state.unsettled_record = true);
                     return Ok(Claim::Stale);
                 }
                 Err(StoreError::Conflict { .. }) => looked = Some(self.look(subnet).await?),
@@ -205,8 +206,8 @@ impl Cluster {
         let put = |block, expect| Op::Put(block_key(side.subnet, block), encode(&Side::record(&self.me, rand::random())), expect);
         let avoided = self.known(|state| {
             let heard = looked.is_none() || state.roll.rebuilding.is_some();
-            let blocks = state.roll.blocks(&self.me.host, side.subnet).filter(|_| heard);
-            blocks.map(|(_, _, block)| block).collect::<BTreeSet<_>>()
+            let held = state.roll.held(&self.me.host, side.subnet).filter(|_| heard);
+            held.flat_map(|held| held.blocks).copied().collect::<BTreeSet<_>>()
         });
         if let Some((block, expect)) = side.free(&self.me, records, &avoided).next() {
             return Some(Choice { block, claim: put(block, expect), from: None });

@@ -364,8 +364,9 @@ fn remembered(mut side: Side, held: &Share) -> Side {
 
 /// What this host's disk has of another, until the store says what is.
 fn remember(roll: &mut Roll, peer: &Member, sides: &[Side]) {
-    let unknown = || Known { record: HostRecord { id: String::new(), vtep: peer.vtep, blocks: BTreeMap::new(), own: vec![] }, version: 0 };
-    let record = &mut roll.hosts.entry(peer.host.clone()).or_insert_with(unknown).record;
+    let empty = || HostRecord { id: String::new(), vtep: peer.vtep, blocks: BTreeMap::new(), own: vec![] };
+    let known = roll.hosts.entry(peer.host.clone()).or_insert_with(|| Known { record: empty().into(), version: 0 });
+    let record = Arc::make_mut(&mut known.record);
     for side in sides {
         let blocks: Vec<IpNet> = peer.blocks.iter().copied().filter(|block| side.subnet.contains(block)).collect();
         if !blocks.is_empty() {

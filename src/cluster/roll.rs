@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
@@ -12,9 +13,29 @@ use super::record::HostRecord;
 /// A host of whom this one heard, or whom it remembers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
-    pub record: HostRecord,
+    pub record: Arc<HostRecord>,
     /// That of its record; 0: the store says nothing of it.
     pub version: u64,
+}
+
+/// What a host has of a subnet.
+pub struct Held<'a> {
+    pub host: &'a str,
+    pub known: &'a Known,
+    pub blocks: &'a [IpNet],
+}
+
+/// Blocks that passed from one host to another of whom only the latter was heard since, or whose former holder is kept without the
+/// store: they belong to the one whose record is the newest.
+pub fn doubled<'a>(held: &[Held<'a>]) -> BTreeMap<IpNet, &'a str> {
+    let mut all: Vec<IpNet> = held.iter().flat_map(|held| held.blocks).copied().collect();
+    all.sort_unstable();
+    let twice: BTreeSet<IpNet> = all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    let of = |held: &Held<'a>, block: &IpNet| (held.known.version, *block, held.host);
+    let mut holders: Vec<_> =
+        held.iter().flat_map(|held| held.blocks.iter().filter(|block| twice.contains(block)).map(move |block| of(held, block))).collect();
+    holders.sort_unstable();
+    holders.into_iter().map(|(_, block, host)| (block, host)).collect()
 }
 
 /// What this host knows of all hosts, itself among them.
@@ -34,21 +55,23 @@ pub struct Roll {
     pub gone: BTreeMap<String, (Instant, SystemTime)>,
     /// How often it was heard that something of a subnet is another's.
     turns: BTreeMap<IpNet, u64>,
-    /// Something was heard since the last review.
+    /// Hosts came, went or moved since the last review.
     news: bool,
 }
 
 impl Roll {
     /// What the store says of the hosts in scope, all at one time. Those that are heard to be another than before.
     pub fn hear(&mut self, in_scope: impl Fn(&str) -> bool, heard: BTreeMap<String, Known>) -> Vec<String> {
-        (self.is_heard, self.news) = (true, true);
+        self.is_heard = true;
         for (_, known) in self.hosts.iter_mut().filter(|(name, _)| in_scope(name) && !heard.contains_key(*name)) {
-            known.version = 0;
+            self.news |= std::mem::take(&mut known.version) > 0;
         }
         let mut differing = vec![];
         for (name, now) in heard {
+            let (vtep, record) = (now.record.vtep, now.record.clone());
             let before = self.hosts.insert(name.clone(), now);
-            if before.as_ref().map(|before| &before.record) != self.hosts.get(&name).map(|now| &now.record) {
+            self.news |= before.as_ref().is_none_or(|before| before.version == 0 || before.record.vtep != vtep);
+            if before.as_ref().map(|before| &before.record) != Some(&record) {
                 self.touch(before.map(|before| before.record), &name);
                 differing.push(name);
             }
@@ -56,10 +79,12 @@ impl Roll {
         differing
     }
 
-    /// Who is there; none: the store does not say. What is counted are times in which a host was seen dead throughout.
-    pub fn hear_alive(&mut self, alive: Option<BTreeSet<String>>) {
+    /// Who is there; none: the store does not say. What is counted are times in which a host was seen dead throughout. How many came or went.
+    pub fn hear_alive(&mut self, alive: Option<BTreeSet<String>>) -> usize {
         (self.alive_is_heard, self.news) = (alive.is_some(), true);
-        self.alive = alive.unwrap_or_else(|| std::mem::take(&mut self.alive));
+        let before = std::mem::take(&mut self.alive);
+        self.alive = alive.unwrap_or_else(|| before.clone());
+        self.alive.symmetric_difference(&before).count()
     }
 
     /// What follows from all that was heard, in whichever order. A store that does not say what this host wrote has lost what the others
@@ -92,31 +117,16 @@ impl Roll {
     }
 
     /// Which blocks of a subnet the others have, each as often as it was heard.
-    pub fn blocks<'a>(&'a self, me: &'a str, subnet: IpNet) -> impl Iterator<Item = (&'a String, &'a Known, IpNet)> + 'a {
-        let others = self.hosts.iter().filter(move |(name, _)| *name != me);
-        let held = others.filter_map(move |(name, known)| Some((name, known, known.record.blocks.get(&subnet)?)));
-        held.flat_map(|(name, known, blocks)| blocks.iter().map(move |block| (name, known, *block)))
-    }
-
-    /// Blocks that passed from one host to another of whom only the latter was heard since, or whose former holder is kept without the
-    /// store: they belong to the one whose record is the newest.
-    pub fn doubled<'a>(&'a self, me: &'a str, subnet: IpNet) -> BTreeMap<IpNet, &'a str> {
-        let mut all: Vec<IpNet> = self.blocks(me, subnet).map(|(_, _, block)| block).collect();
-        all.sort_unstable();
-        let twice: BTreeSet<IpNet> = all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
-        if twice.is_empty() {
-            return BTreeMap::new();
-        }
-        let mut held: Vec<_> = self.blocks(me, subnet).filter(|(_, _, block)| twice.contains(block)).collect();
-        held.sort_by_key(|(_, known, _)| known.version);
-        held.into_iter().map(|(name, _, block)| (block, name.as_str())).collect()
+    pub fn held<'a>(&'a self, me: &'a str, subnet: IpNet) -> impl Iterator<Item = Held<'a>> + 'a {
+        let others = self.hosts.iter().filter(move |(host, _)| *host != me);
+        others.filter_map(move |(host, known)| Some(Held { host, known, blocks: known.record.blocks.get(&subnet)? }))
     }
 
     /// Notes which subnets a host's record changed.
-    fn touch(&mut self, before: Option<HostRecord>, name: &str) {
-        let now = self.hosts.get(name).map(|known| &known.record);
-        let subnets = before.iter().chain(now).flat_map(|record| record.blocks.keys());
-        let differs = |subnet: &&IpNet| told_of(before.as_ref(), subnet) != told_of(now, subnet);
+    fn touch(&mut self, before: Option<Arc<HostRecord>>, name: &str) {
+        let (before, now) = (before.as_deref(), self.hosts.get(name).map(|known| &*known.record));
+        let subnets = before.iter().chain(&now).flat_map(|record| record.blocks.keys());
+        let differs = |subnet: &&IpNet| told_of(before, subnet) != told_of(now, subnet);
         let touched: BTreeSet<IpNet> = subnets.filter(differs).copied().collect();
         for subnet in touched {
             *self.turns.entry(subnet).or_default() += 1;
@@ -142,7 +152,7 @@ mod tests {
         let block = |at: &u8| format!("10.0.0.{}/28", at * 16).parse().unwrap();
         let blocks = [(SUBNET.parse().unwrap(), blocks.iter().map(block).collect())].into();
         let vtep = "192.0.2.1".parse().unwrap();
-        Known { record: HostRecord { id: "1".into(), vtep, blocks, own: vec![] }, version }
+        Known { record: HostRecord { id: "1".into(), vtep, blocks, own: vec![] }.into(), version }
     }
 
     fn hosts(roll: &mut Roll) -> Vec<String> {
@@ -184,13 +194,16 @@ mod tests {
         let mut roll = Roll::default();
         let subnet = SUBNET.parse().unwrap();
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2, 3], 2), ("b", &[4], 3)]));
-        assert!(roll.doubled("me", subnet).is_empty());
+        let doubled = |roll: &Roll| {
+            doubled(&roll.held("me", subnet).collect::<Vec<_>>()).into_iter().map(|(net, host)| (net, host.to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(doubled(&roll), []);
         roll.hear(|name| name == "b", said(&[("b", &[4, 3], 9)]));
-        assert_eq!(roll.doubled("me", subnet), [("10.0.0.48/28".parse().unwrap(), "b")].into());
+        assert_eq!(doubled(&roll), [("10.0.0.48/28".parse().unwrap(), "b".to_owned())]);
         // what the store has lost is older than all that it has
         roll.rebuild(Some(Instant::now()));
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2, 3], 2)]));
-        assert_eq!(roll.doubled("me", subnet), [("10.0.0.48/28".parse().unwrap(), "a")].into());
+        assert_eq!(doubled(&roll), [("10.0.0.48/28".parse().unwrap(), "a".to_owned())]);
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use super::admit::of;
 use super::error::Error;
 use super::record::{Networks, alive, asks_of, changed, decode, hosts, hosts_in, last, networks, shard};
-use super::{Cluster, State, Times};
+use super::{Cluster, State};
 use crate::store::{Entry, StoreError};
 
 impl Cluster {
@@ -35,7 +35,6 @@ impl Cluster {
     async fn follow_hosts(self: Arc<Self>) {
         let (mut read, mut now) = (None, Shards::new());
         loop {
-            let mut pace = Pace::new(&self.times);
             if let Ok(mut snapshots) = self.store.watch(&changed()).await {
                 loop {
                     tokio::select! {
@@ -46,18 +45,19 @@ impl Cluster {
                         },
                         () = self.reread.notified() => read = None,
                     }
-                    let mut took = Duration::ZERO;
                     while read.as_ref() != Some(&now) {
                         let began = Instant::now();
                         match self.read_hosts(read.as_ref(), &now).await {
-                            Ok(()) => (read, took) = (Some(now.clone()), began.elapsed()),
+                            Ok(news) => {
+                                read = Some(now.clone());
+                                sleep(self.rest(news, began.elapsed())).await;
+                            }
                             Err(error) => {
                                 debug!("{error}");
                                 sleep(self.times.again).await;
                             }
                         }
                     }
-                    pace.rest(self.known(|state| state.roll.hosts.len()), took).await;
                 }
             }
             sleep(self.times.again).await;
@@ -65,30 +65,38 @@ impl Cluster {
     }
 
     /// Reads the records of the shards that changed, or all. Only what was read in one go is heard: a host whose own record is gone is to
-    /// find that out before it believes that others' are.
-    async fn read_hosts(&self, read: Option<&Shards>, now: &Shards) -> Result<(), StoreError> {
+    /// find that out before it believes that others' are. Of how many hosts it was another than before.
+    async fn read_hosts(&self, read: Option<&Shards>, now: &Shards) -> Result<usize, StoreError> {
         let changed = read.map(|read| differing(read, now)).filter(|changed| changed.len() <= FEW);
         let prefixes = changed.as_ref().map_or_else(|| vec![hosts()], |changed| changed.iter().map(|shard| hosts_in(shard)).collect());
         let entries = try_join_all(prefixes.iter().map(|prefix| self.store.list(prefix))).await?.concat();
         let in_scope = |host: &str| changed.as_ref().is_none_or(|changed| changed.contains(&shard(host)));
-        self.change(|state| {
+        let hear = |state: &mut State| {
             let is_over = state.roll.rebuilding.is_some_and(|until| until <= Instant::now());
             if is_over && changed.is_none() {
                 state.roll.rebuild(None);
             }
-            self.hear_hosts(state, in_scope, &entries);
-        });
-        Ok(())
+            self.hear_hosts(state, in_scope, &entries)
+        };
+        Ok(self.change(hear))
+    }
+
+    /// How long one who follows what changes rests after a reading in which of so many hosts there were news, and which took so long. What one host
+    /// changes is heard at once. The more of them change at a time, the longer they are left to it, see [`Times::pause`]: a thousand that
+    /// come at once would otherwise have each of them read what the others are only beginning to write. A store that is slow to answer has more to
+    /// do than that.
+    fn rest(&self, news: usize, took: Duration) -> Duration {
+        let records = self.known(|state| state.roll.hosts.len()).max(news).max(1);
+        let longest = (self.times.pause(records) + 2 * took).min(LONGEST_REST);
+        self.times.breath + longest.mul_f64(news as f64 / records as f64)
     }
 
     async fn follow_alive(self: Arc<Self>) {
         loop {
-            let mut pace = Pace::new(&self.times);
             if let Ok(mut snapshots) = self.store.watch_keys(&alive()).await {
                 while let Some(heard) = snapshots.next().await {
-                    let count = heard.as_ref().map_or(0, Vec::len);
-                    self.heard_alive(heard);
-                    pace.rest(count, Duration::ZERO).await;
+                    let news = self.heard_alive(heard);
+                    sleep(self.rest(news, Duration::ZERO)).await;
                 }
             }
             sleep(self.times.again).await;
@@ -97,13 +105,12 @@ impl Cluster {
 
     async fn follow_networks(self: Arc<Self>) {
         loop {
-            let mut pace = Pace::new(&self.times);
             if let Ok(mut snapshots) = self.store.watch(&networks()).await {
                 while let Some(heard) = snapshots.next().await {
                     if let Ok(entries) = heard {
                         self.change(|state| hear_networks(state, entries));
                     }
-                    pace.rest(self.known(|state| state.roll.hosts.len()), Duration::ZERO).await;
+                    sleep(self.times.breath).await;
                 }
             }
             sleep(self.times.again).await;
@@ -231,30 +238,7 @@ fn differing(before: &Shards, now: &Shards) -> BTreeSet<String> {
     before.keys().chain(now.keys()).filter(|shard| before.get(*shard) != now.get(*shard)).cloned().collect()
 }
 
-/// How long one who follows what changes rests between two readings. What changes once is heard at once; what changes all the time is read
-/// ever less often, see [`Times::pause`]: a thousand hosts that come at once would otherwise have each of them read what the others are
-/// only beginning to write. A store that is slow to answer has more to do than that: who reads all the time rests four times as long as it took.
-struct Pace<'a> {
-    times: &'a Times,
-    pause: Duration,
-    rested: Option<Instant>,
-}
-
-impl<'a> Pace<'a> {
-    fn new(times: &'a Times) -> Self {
-        Pace { times, pause: times.breath, rested: None }
-    }
-
-    /// After a reading of so many that took so long.
-    async fn rest(&mut self, records: usize, took: Duration) {
-        let breath = self.times.breath;
-        let again = self.rested.is_some_and(|since| since.elapsed() < breath);
-        self.pause = if again { (2 * self.pause).min(self.times.pause(records)).max(4 * took).min(LONGEST_REST) } else { breath };
-        sleep(self.pause).await;
-        self.rested = Some(Instant::now());
-    }
-}
-
+/// Whatever the store takes.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// The record of all networks: it must have this host's.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::blocks;
 use super::hash::hash;
 use super::record::Owner;
-use super::roll::{Known, Roll};
+use super::roll::{Held, Roll, doubled};
 use super::side::Side;
 use super::{Times, Uplink};
 use crate::model::{Mac, Member, Share};
@@ -76,9 +76,10 @@ pub fn mac(host: &str, vni: u32) -> Mac {
 impl Network {
     pub fn standing(&self, me: &Owner, uplink: &Uplink, roll: &Roll, times: &Times) -> Standing {
         let Uplink { vtep, mtu, on_link } = uplink.clone();
-        let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers: self.peers(me, roll) };
+        let held: Vec<(&Side, Vec<Held>)> = self.sides.iter().map(|side| (side, roll.held(&me.host, side.subnet).collect())).collect();
+        let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers: self.peers(&held) };
         let lost = self.sides.iter().flat_map(|side| side.lost.clone()).collect();
-        let kept = self.sides.iter().flat_map(|side| kept(side, me, roll)).collect();
+        let kept = held.iter().flat_map(|(side, held)| kept(side, held, me, roll)).collect();
         Standing { subnets: self.wanted.agreement().subnets, share, kept, heard_within: heard_within(roll, times), lost }
     }
 
@@ -89,21 +90,26 @@ impl Network {
     }
 
     /// The others, each where its record says that it is.
-    fn peers(&self, me: &Owner, roll: &Roll) -> Vec<Member> {
-        let doubled: Vec<_> = self.sides.iter().map(|side| roll.doubled(&me.host, side.subnet)).collect();
-        let peer = |(name, known): (&String, &Known)| {
-            let (mut homes, mut blocks) = (vec![], vec![]);
-            for (side, doubled) in self.sides.iter().zip(&doubled) {
-                let Some(held) = known.record.blocks.get(&side.subnet) else { continue };
-                let is_theirs = |block: &IpNet| !side.mine.contains(block) && doubled.get(block).is_none_or(|owner| owner == name);
-                let from = blocks.len();
-                blocks.extend(held.iter().copied().filter(is_theirs));
-                homes.extend(side.home_in(&blocks[from..]).into_iter().chain(on_segment(side, &known.record.own)));
+    fn peers(&self, held: &[(&Side, Vec<Held>)]) -> Vec<Member> {
+        let mut peers: BTreeMap<&str, Member> = BTreeMap::new();
+        for (side, held) in held {
+            let doubled = doubled(held);
+            for Held { host, known, blocks } in held {
+                let is_theirs = |block: &IpNet| !side.mine.contains(block) && doubled.get(block).is_none_or(|owner| owner == host);
+                let blocks: Vec<IpNet> = blocks.iter().copied().filter(is_theirs).collect();
+                if blocks.is_empty() {
+                    continue;
+                }
+                let peer = peers.entry(*host).or_insert_with(|| self.peer(host, known.record.vtep));
+                peer.homes.extend(side.home_in(&blocks).into_iter().chain(on_segment(side, &known.record.own)));
+                peer.blocks.extend(blocks);
             }
-            let is_here = !blocks.is_empty();
-            is_here.then(|| Member { host: name.clone(), vtep: known.record.vtep, mac: mac(name, self.vni), homes, blocks })
-        };
-        roll.hosts.iter().filter(|(name, _)| **name != me.host).filter_map(peer).collect()
+        }
+        peers.into_values().collect()
+    }
+
+    fn peer(&self, host: &str, vtep: IpAddr) -> Member {
+        Member { host: host.to_owned(), vtep, mac: mac(host, self.vni), homes: vec![], blocks: vec![] }
     }
 }
 
@@ -137,8 +143,8 @@ fn turns(network: &Network, roll: &Roll) -> Vec<u64> {
 }
 
 /// The addresses of hosts, and what was lent.
-fn kept(side: &Side, me: &Owner, roll: &Roll) -> Vec<IpAddr> {
-    let lent = roll.blocks(&me.host, side.subnet).filter(|(_, _, net)| side.is_single(*net)).map(|(_, _, net)| net.addr());
+fn kept(side: &Side, held: &[Held], me: &Owner, roll: &Roll) -> Vec<IpAddr> {
+    let lent = held.iter().flat_map(|held| held.blocks).filter(|net| side.is_single(**net)).map(IpNet::addr);
     let hosts = side.own.as_ref().map_or_else(|| homes(side), |own| hosts_on_segment(side, own, me, roll));
     let within = |address: &IpAddr| side.mine.iter().any(|block| block.contains(address));
     let kept: BTreeSet<IpAddr> = lent.chain(hosts).filter(within).collect();

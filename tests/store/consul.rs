@@ -132,6 +132,30 @@ async fn a_lease_that_is_not_renewed_ends_in_time() {
 }
 
 #[tokio::test]
+async fn who_waits_for_the_first_key_of_a_prefix_sleeps_while_others_are_written() {
+    own_network();
+    let consul = Server::dev();
+    let (store, writer) = (consul.store(), consul.store());
+    let mut snapshots = store.watch(&Prefix::below(&key("a"))).await.unwrap();
+    assert_eq!(snapshots.next().await.unwrap().unwrap(), []);
+    let heard = tokio::spawn(async move { snapshots.next().await });
+    let write = async |at: &str| {
+        for n in 0..1000 {
+            writer.put(&key(&format!("b/{at}/{n}")), b"1".into(), Expect::Any).await.unwrap();
+        }
+    };
+    // what it asks at first
+    write("1").await;
+    let asked = store.traffic().asked;
+    write("2").await;
+    assert_eq!(store.traffic().asked, asked, "nothing that it waits for was written");
+    assert_eq!(store.list(&Prefix::below(&key("a"))).await.unwrap(), [], "what keeps the prefix from being empty is none of ours");
+    writer.put(&key("a/one"), b"1".into(), Expect::Any).await.unwrap();
+    let heard = heard.await.unwrap().unwrap().unwrap();
+    assert_eq!(heard.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["a/one"]);
+}
+
+#[tokio::test]
 async fn a_watch_ends_with_its_store() {
     own_network();
     let consul = Server::dev();

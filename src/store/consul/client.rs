@@ -68,7 +68,7 @@ pub struct Answer {
 
 impl Answer {
     /// What the body says.
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, StoreError> {
+    pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, StoreError> {
         serde_json::from_slice(&self.body).map_err(|error| self.strange(error))
     }
 

@@ -50,7 +50,7 @@ impl Leases for Consul {
             return Ok(None);
         }
         let pairs: Vec<wire::Pair> = answer.json()?;
-        Ok(pairs.into_iter().find_map(|pair| pair.session).map(Lease))
+        Ok(pairs.into_iter().find_map(|pair| pair.session).map(|id| Lease(id.into_owned())))
     }
 }
 

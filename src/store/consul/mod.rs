@@ -32,6 +32,9 @@ pub use settings::{Address, Identity, Settings, Token};
 /// Consul's limit for a transaction.
 const TXN_OPS: usize = 64;
 
+/// What no [`Key`] ends in.
+const OCCUPIED: char = '~';
+
 /// A Consul. Dropping it ends its watches.
 pub struct Consul {
     kv: Arc<Kv>,
@@ -300,6 +303,13 @@ impl Kv {
         let conflict =
             |found: Option<Entry>| StoreError::Conflict { key: key.clone(), expected: *expected, found: found.map(|entry| entry.version) };
         self.get(key).await.map_or_else(|error| error, conflict)
+    }
+
+    /// Puts a key that is none of ours below a watched prefix where there is no other. Of an empty prefix Consul takes the index of all keys,
+    /// and wakes whoever waits for one at every write of anybody: a thousand hosts, ten times a second each.
+    async fn occupy(&self, path: &str) -> Result<(), StoreError> {
+        let set = wire::Op::set(format!("{path}{OCCUPIED}"), b"", None);
+        self.send(&[], &[set], path).await.map(drop)
     }
 
     /// The record format as last seen, which is ours; written if there is none.

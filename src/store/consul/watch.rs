@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::{StreamExt, stream};
+use hyper::StatusCode;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -114,6 +115,9 @@ impl<T: Clone + PartialEq> Watcher<T> {
         let ask = Ask::get(format!("kv/{path}?{}{waiting}", self.query.what), format!("watch {path}"));
         let answer = kv.client.ask_and_wait(ask, wait).await?;
         let found = kv.believed((self.query.read)(kv, &answer)?).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            kv.occupy(&path).await?;
+        }
         Ok((answer.index, found))
     }
 }

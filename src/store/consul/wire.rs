@@ -1,28 +1,31 @@
 //! Consul's JSON: what `/v1/kv`, `/v1/txn` and `/v1/session` take and give (Consul 1.8 and later).
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// One key as `/v1/kv` shows it.
+/// One key as `/v1/kv` shows it, within the answer: there may be thousands.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Pair {
-    pub key: String,
-    /// Base64; null for an empty value.
-    pub value: Option<String>,
+pub struct Pair<'a> {
+    #[serde(borrow)]
+    pub key: Cow<'a, str>,
+    /// Base64, which JSON never has to escape; null for an empty value.
+    value: Option<&'a str>,
     pub modify_index: u64,
     /// A number that Consul keeps beside the value.
     #[serde(default)]
     pub flags: u64,
     /// The session that holds the key.
-    pub session: Option<String>,
+    pub session: Option<Cow<'a, str>>,
 }
 
-impl Pair {
+impl Pair<'_> {
     /// The value's bytes.
     pub fn bytes(&self) -> Result<Vec<u8>, base64::DecodeError> {
-        STANDARD.decode(self.value.as_deref().unwrap_or_default())
+        STANDARD.decode(self.value.unwrap_or_default())
     }
 }
 
@@ -108,7 +111,14 @@ pub struct Done {
 #[derive(Deserialize)]
 struct Outcome {
     #[serde(rename = "KV")]
-    kv: Option<Pair>,
+    kv: Option<Written>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Written {
+    key: String,
+    modify_index: u64,
 }
 
 /// Why one operation was refused.
