@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use super::error::Error;
 use super::record::{
-    self, HostRecord, Owner, alive_key, block_key, blocks, decode, encode, host_key, last, macs, subnet_at, tell_changed, tell_single,
+    HostRecord, Owner, alive_key, block_key, blocks, decode, encode, host_key, last, macs, subnet_at, tell_changed, tell_single,
 };
 use super::roll::{Known, Roll};
 use super::side::Side;
@@ -29,10 +29,22 @@ impl Cluster {
         Ok(())
     }
 
-    /// The same, and its record says what it holds. Whoever calls is alone in writing.
+    /// The same, it knows where the other hosts are, and its record says what it holds. Whoever calls is alone in writing.
     pub(super) async fn prepare(&self) -> Result<(), Error> {
         self.register().await?;
+        self.others_heard().await;
         if self.known(|state| state.unsettled_record) { self.settle_now(&[].into()).await } else { Ok(()) }
+    }
+
+    /// Returns once the store has said which hosts there are.
+    async fn others_heard(&self) {
+        loop {
+            let heard = self.heard.notified();
+            if self.known(|state| state.roll.is_heard) {
+                return;
+            }
+            heard.await;
+        }
     }
 
     /// The lease's time begins anew; what is not there of this host's records is written again.
@@ -67,15 +79,9 @@ impl Cluster {
             let _ = self.store.end(&mine).await;
             return Err(error);
         }
-        // Who joins a network now has to know where its other hosts are; later the watch tells.
-        let unheard = !self.known(|state| state.roll.is_heard);
-        let entries = if unheard { self.store.list(&record::hosts()).await.map_err(failed())? } else { vec![] };
         self.own_record().await.map_err(failed())?;
         *lease = Some(mine);
         self.change(|state| {
-            if unheard && !state.roll.is_heard {
-                self.hear_hosts(state, |_| true, &entries);
-            }
             // No record tells of MACs.
             let segments: Vec<IpNet> = state.sides().filter(|side| side.own.is_some()).map(|side| side.subnet).collect();
             state.unsettled.extend(segments.into_iter().filter(|_| anew));

@@ -78,7 +78,9 @@ impl Cluster {
             }
             self.hear_hosts(state, in_scope, &entries)
         };
-        Ok(self.change(hear))
+        let news = self.change(hear);
+        self.heard.notify_waiters();
+        Ok(news)
     }
 
     /// How long one who follows what changes rests after a reading in which of so many hosts there were news, and which took so long. What one host
@@ -87,7 +89,7 @@ impl Cluster {
     /// do than that.
     fn rest(&self, news: usize, took: Duration) -> Duration {
         let records = self.known(|state| state.roll.hosts.len()).max(news).max(1);
-        let longest = (self.times.pause(records) + 2 * took).min(LONGEST_REST);
+        let longest = (self.times.pause(records) + 4 * took).min(LONGEST_REST);
         self.times.breath + longest.mul_f64(news as f64 / records as f64)
     }
 
