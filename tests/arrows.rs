@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("spread", &["model", "cluster", "docker", "drivers", "peers", "plugin", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),
-    ("inspect", &["agent", "dns", "doctor", "firewall", "kernel", "model", "names", "plugin", "reconcile", "store", "telemetry"]),
+    ("inspect", &["agent", "dns", "doctor", "firewall", "kernel", "model", "names", "peers", "plugin", "reconcile", "store", "telemetry"]),
     ("cli", &["agent", "app", "config", "docker", "doctor", "explain", "inspect", "model", "names", "telemetry"]),
 ];
 

@@ -36,6 +36,8 @@ const GATHERED: Duration = Duration::from_millis(50);
 pub struct Across {
     pub dns: Arc<Dns>,
     pub names: Arc<Names>,
+    /// None: hosts do not ask each other.
+    pub peers: Option<Arc<Peers>>,
     pub explainer: Arc<Explainer>,
     pub spread: Option<Arc<Spread>>,
     /// What other hosts know this one by, and the port where they ask it; none: there are none, or hosts do not ask each other.
@@ -60,7 +62,8 @@ impl Across {
             dns: Arc::new(Dns::new(directory)),
             names,
             explainer: Arc::new(Explainer::new(me(), agent.clone(), base.firewall.clone(), others)),
-            spread: spreading(settings, base, peers).map(Arc::new),
+            spread: spreading(settings, base, peers.clone()).map(Arc::new),
+            peers,
             listening,
             underlay: settings.underlay.clone(),
         })
@@ -68,7 +71,7 @@ impl Across {
 
     /// All that goes on for as long as the daemon runs.
     pub fn spawn(self, base: &Base, background: &mut JoinSet<()>) {
-        let Across { dns, names, explainer, spread, listening, underlay } = self;
+        let Across { dns, names, explainer, spread, listening, underlay, .. } = self;
         let routes = names.routes().merge(spread::routes(spread.clone())).merge(questions(explainer));
         background.spawn(names.run());
         if let Some((secret, port)) = listening {

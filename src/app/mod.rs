@@ -69,6 +69,8 @@ fn sources(settings: &Settings, base: &Base, across: &Across) -> Arc<Sources> {
         data_dir: settings.data_dir.clone(),
         started: Instant::now(),
         dns: across.dns.clone(),
+        names: across.names.clone(),
+        peers: across.peers.clone(),
     })
 }
 

@@ -9,6 +9,7 @@
 mod answer;
 mod post;
 mod resolver;
+mod tally;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use crate::names::Directory;
 
 pub use answer::{Transport, answer};
 use post::{Condition, Networks, Post};
+pub use tally::Tally;
 
 /// How many posts are made or taken down at a time; each takes a thread, and a grace period of the kernel.
 const AT_ONCE: usize = 16;
@@ -46,6 +48,7 @@ struct Shared {
     diverts: Holders<Divert>,
     /// The kernel knows no tables with an owner: no post can be made.
     unsupported: AtomicBool,
+    tally: Tally,
 }
 
 struct Posted {
@@ -69,7 +72,8 @@ pub struct Posts {
 
 impl Dns {
     pub fn new(directory: Arc<Directory>) -> Self {
-        let shared = Shared { directory, hands: Semaphore::new(AT_ONCE), diverts: Holders::default(), unsupported: AtomicBool::new(false) };
+        let (diverts, unsupported, tally) = Default::default();
+        let shared = Shared { directory, hands: Semaphore::new(AT_ONCE), diverts, unsupported, tally };
         Dns { shared: Arc::new(shared), posts: Mutex::default() }
     }
 
@@ -106,6 +110,11 @@ impl Dns {
                 error!(%error, "a defect in rsnet: what answers a container's queries ended");
             }
         }
+    }
+
+    /// How the queries of all containers ended.
+    pub fn tally(&self) -> Tally {
+        self.shared.tally.clone()
     }
 
     pub fn posts(&self) -> Posts {

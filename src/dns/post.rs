@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV4, TcpListener as Listener, UdpSocket as Socket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -150,9 +150,10 @@ struct Desk {
 impl Desk {
     /// The answer, if it is ours to give.
     fn known(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let (turn, since) = (self.turn.fetch_add(1, Ordering::Relaxed), Instant::now());
         let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
-        answer(&self.shared.directory, &networks, query, transport, turn)
+        let answer = answer(&self.shared.directory, &networks, query, transport, turn);
+        answer.inspect(|_| self.shared.tally.known(since))
     }
 
     async fn answer_datagrams(self: Arc<Self>) {
@@ -165,17 +166,20 @@ impl Desk {
                     Err(error) => return error!(%error, "receive a container's query"),
                 },
             };
+            let since = Instant::now();
             match self.known(&query, Transport::Udp) {
                 Some(answer) => self.send(&answer, from).await,
-                None if asking.len() < DATAGRAMS => drop(asking.spawn(self.clone().pass(query, from))),
-                None => {}
+                None if asking.len() < DATAGRAMS => drop(asking.spawn(self.clone().pass(query, from, since))),
+                None => self.shared.tally.passed(since, false),
             }
         }
     }
 
     /// Has Docker's resolver answer. Where that is silent we are; where it is not there the asker is told at once, as it would be without us.
-    async fn pass(self: Arc<Self>, query: Vec<u8>, from: SocketAddr) {
-        match self.resolver.ask(&query).await {
+    async fn pass(self: Arc<Self>, query: Vec<u8>, from: SocketAddr, since: Instant) {
+        let answered = self.resolver.ask(&query).await;
+        self.shared.tally.passed(since, answered.is_ok());
+        match answered {
             Ok(answer) => self.send(&answer, from).await,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
             Err(_) => {
@@ -211,10 +215,15 @@ impl Desk {
         while let Ok(Ok(query)) = timeout(SILENCE, read(&mut asker)).await {
             let answer = match self.known(&query, Transport::Tcp) {
                 Some(answer) => answer,
-                None => match self.pass_on(&mut docker, &query).await {
-                    Ok(answer) => answer,
-                    Err(_) => return,
-                },
+                None => {
+                    let since = Instant::now();
+                    let answered = self.pass_on(&mut docker, &query).await;
+                    self.shared.tally.passed(since, answered.is_ok());
+                    match answered {
+                        Ok(answer) => answer,
+                        Err(_) => return,
+                    }
+                }
             };
             if !matches!(timeout(SILENCE, write(&mut asker, &answer)).await, Ok(Ok(()))) {
                 return;

@@ -28,6 +28,7 @@ impl Figures for Sources {
         self.pools(to).await;
         drift(to, &self.reconciler.history());
         self.stores(to);
+        self.names(to);
     }
 }
 
@@ -65,6 +66,23 @@ impl Sources {
         }
         if let Some(consul) = &self.consul {
             of_consul(to, consul);
+        }
+    }
+}
+
+impl Sources {
+    fn names(&self, to: &mut Registry) {
+        let tally = self.dns.tally();
+        to.register("dns_query_duration_seconds", "Time from a container's query to its answer, by who gave it", tally.seconds);
+        to.register("dns_queries_failed", "Queries of containers that nobody answered", tally.failed);
+        let [here, elsewhere] = self.names.directory().count().map(|count| count as f64);
+        let known = vec![("this host".to_owned(), here), ("others".to_owned(), elsewhere)];
+        gauges(to, "names_known", "Names of containers on networks that hosts share", "of", known);
+        if let Some(reach) = self.peers.as_ref().map(|peers| peers.reach()) {
+            let asked = vec![("answered".to_owned(), reach.answered), ("failed".to_owned(), reach.failed)];
+            counters(to, "peer_questions", "Questions to other hosts", "result", asked);
+            gauge(to, "peers_reached", "Hosts alive that answered the last question", reach.reached as f64);
+            gauge(to, "peers_missed", "Hosts alive that did not", reach.missed as f64);
         }
     }
 }

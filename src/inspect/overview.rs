@@ -11,6 +11,8 @@ use crate::agent::Agent;
 use crate::dns::Dns;
 use crate::firewall::Firewall;
 use crate::kernel::Kernel;
+use crate::names::Names;
+use crate::peers::Peers;
 use crate::reconcile::{History, Reconciler};
 use crate::store::consul::Consul;
 
@@ -29,6 +31,9 @@ pub struct Sources {
     pub data_dir: PathBuf,
     pub started: Instant,
     pub dns: Arc<Dns>,
+    pub names: Arc<Names>,
+    /// None: hosts do not ask each other.
+    pub peers: Option<Arc<Peers>>,
 }
 
 /// The daemon that answers.

@@ -193,6 +193,14 @@ impl Directory {
         Some(heard.version)
     }
 
+    /// How many names are known, none twice of one host on one network: of this host, and of the others that are alive.
+    pub fn count(&self) -> [usize; 2] {
+        let inner = self.read();
+        let count = |page: &Page| page.by_name.len();
+        let others = inner.others.iter().filter(|(host, _)| inner.alive.contains(*host)).flat_map(|(_, heard)| heard.values());
+        [inner.here.values().map(count).sum(), others.map(|heard| count(&heard.page)).sum()]
+    }
+
     /// Whether a host ever said what it has on a network.
     pub fn has_heard(&self, host: &str, key: IpNet) -> bool {
         self.read().others.get(host).is_some_and(|heard| heard.contains_key(&key))

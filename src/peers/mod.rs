@@ -9,8 +9,9 @@
 mod secret;
 mod server;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
@@ -74,6 +75,28 @@ pub struct Peers {
     views: watch::Receiver<Arc<View>>,
     http: Client<HttpConnector, Full<Bytes>>,
     turns: Semaphore,
+    told: Mutex<Told>,
+}
+
+/// How questions to other hosts ended, from the start of this process on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Questions that were answered.
+    pub answered: u64,
+    /// Questions that were not, whatever the reason.
+    pub failed: u64,
+    /// Hosts that are alive and answered the last question.
+    pub reached: usize,
+    /// Hosts that are alive and did not.
+    pub missed: usize,
+}
+
+#[derive(Default)]
+struct Told {
+    answered: u64,
+    failed: u64,
+    /// Whether a host answered the last question.
+    last: BTreeMap<String, bool>,
 }
 
 impl Peers {
@@ -83,7 +106,7 @@ impl Peers {
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_nodelay(true);
         let http = Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).build(connector);
-        Peers { me, port, secret, views, http, turns: Semaphore::new(AT_ONCE) }
+        Peers { me, port, secret, views, http, turns: Semaphore::new(AT_ONCE), told: Mutex::default() }
     }
 
     /// This host's name.
@@ -94,6 +117,30 @@ impl Peers {
     /// Asks a host, by its name, and returns what it answers, at most [`LARGEST`] bytes. Within 5 s of its turn: 256 are asked at a time.
     /// `path` is one of the routes that the other side serves, `/names`.
     pub async fn ask(&self, host: &str, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
+        let answer = self.ask_untold(host, method, path, body).await;
+        let mut told = self.told();
+        match answer {
+            Ok(_) => told.answered += 1,
+            Err(_) => told.failed += 1,
+        }
+        told.last.insert(host.to_owned(), answer.is_ok());
+        answer
+    }
+
+    /// How questions ended so far. Of hosts that were never asked nothing is said.
+    pub fn reach(&self) -> Reach {
+        let (view, mut told) = (self.views.borrow().clone(), self.told());
+        told.last.retain(|name, _| view.hosts.iter().any(|host| host.alive && host.name == *name));
+        let reached = told.last.values().filter(|answered| **answered).count();
+        Reach { answered: told.answered, failed: told.failed, reached, missed: told.last.len() - reached }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        // each change is one of a count and one insert
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask_untold(&self, host: &str, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
         let at = self.find(host)?;
         let request = self.request(host, at, method, path, body)?;
         // never closed

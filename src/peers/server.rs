@@ -266,9 +266,12 @@ mod tests {
         assert!(matches!(b.ask("c", Method::POST, "/greet", vec![]).await, Err(Error::Unknown { .. })));
         let large = b.ask("a", Method::POST, "/greet", vec![b' '; LARGEST + 1]).await.unwrap_err();
         assert!(matches!(large, Error::Refused { .. } | Error::Unreachable { .. }), "{large}");
+        let reach = b.reach();
+        assert!(reach.answered == 1 && reach.failed >= 4 && (reach.reached, reach.missed) == (0, 1), "{reach:?}");
 
         views.send_replace(view("127.0.7.2", "127.0.0.1"));
         assert_eq!(greet(&b).await.unwrap(), "hello x of b");
+        assert_eq!((b.reach().answered, b.reach().reached, b.reach().missed), (2, 1, 0));
         assert!(TcpStream::connect(("127.0.7.1", port)).await.is_err(), "it no longer listens where it was");
         assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err(), "nor anywhere else");
     }

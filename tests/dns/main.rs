@@ -13,6 +13,7 @@ use container::{Container, Docker, RESOLVER, ask_by, ask_here, become_a_host, do
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use ipnet::IpNet;
+use prometheus_client::registry::Registry;
 use rsnet::dns::{Dns, Posts};
 use rsnet::model::NetworkId;
 use rsnet::names::{Directory, Named, Zone};
@@ -95,6 +96,15 @@ fn code(answer: &[u8]) -> ResponseCode {
     Message::from_vec(answer).unwrap().metadata.response_code
 }
 
+/// How queries ended, as Prometheus is told.
+fn counted(dns: &Dns) -> String {
+    let (mut registry, mut text, tally) = (Registry::default(), String::new(), dns.tally());
+    registry.register("seconds", "", tally.seconds);
+    registry.register("failed", "", tally.failed);
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    text
+}
+
 const WEB: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(10, 50, 1, 2))];
 
 #[test]
@@ -119,6 +129,12 @@ fn names_of_other_hosts_are_answered_and_all_else_is_dockers_byte_for_byte() {
         assert_eq!((&answers[0], &answers[2]), (&dockers_answer(asked[0], "Docker"), &dockers_answer(asked[2], "Docker")), "{iptables}");
         let seen: Vec<&[u8]> = strange.into_iter().chain([asked[0], asked[2]]).collect();
         assert_eq!(docker.asked(), seen, "{iptables}");
+        let seen = counted(&world.dns);
+        for (sample, count) in
+            [("seconds_count{answered_by=\"rsnet\"}", 3), ("seconds_count{answered_by=\"docker\"}", 7), ("failed_total", 0)]
+        {
+            assert!(seen.contains(&format!("\n{sample} {count}\n")), "{iptables}: {sample} is not {count} in {seen}");
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use rsnet::dns::Dns;
 use rsnet::firewall::nftables::Nftables;
 use rsnet::inspect::{self, Checkup, Sources};
 use rsnet::kernel::{Netlink, NetlinkConfig};
+use rsnet::names::Names;
 use rsnet::reconcile::Reconciler;
 use rsnet::store::embedded::Embedded;
 use rsnet::{driver, plugin};
@@ -104,10 +105,21 @@ async fn build(dir: &TempDir, data_dir: PathBuf) -> (Router, Arc<Reconciler>, Ar
     let identity = Identity { host: "h1".to_owned(), id: "1".to_owned() };
     let cluster = Cluster::new(store.clone(), identity, Times::default()).unwrap();
     cluster.leave_by(Uplink { vtep: [10, 77, 0, 2].into(), mtu: 1500, on_link: None });
-    let agent = Agent::load(kernel.clone(), store.clone(), reconciler.clone(), cluster, Settings::default()).await.unwrap();
+    let agent = Agent::load(kernel.clone(), store.clone(), reconciler.clone(), cluster.clone(), Settings::default()).await.unwrap();
     let agent = Arc::new(agent);
-    let (consul, started, dns) = (None, Instant::now(), Arc::new(Dns::new(Arc::default())));
-    let sources = Sources { agent: agent.clone(), reconciler: reconciler.clone(), consul, dns, kernel, firewall, data_dir, started };
+    let names = Names::new("h1".to_owned(), agent.clone(), cluster.views(), None);
+    let sources = Sources {
+        agent: agent.clone(),
+        reconciler: reconciler.clone(),
+        consul: None,
+        kernel,
+        firewall,
+        data_dir,
+        started: Instant::now(),
+        dns: Arc::new(Dns::new(names.directory().clone())),
+        names,
+        peers: None,
+    };
     let router = plugin::router(driver::router(agent).merge(inspect::state_router(Arc::new(sources))));
     (router, reconciler, store)
 }

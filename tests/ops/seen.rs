@@ -80,6 +80,9 @@ fn metrics_follow_the_conventions_and_tell_what_is_there() {
     is("rsnet_calls_total{call=\"/NetworkDriver.CreateNetwork\",status=\"200\"}", 1.0);
     is("rsnet_drift_found_total{kind=\"address\"}", 0.0);
     is("rsnet_converge_failing", 0.0);
+    is("rsnet_dns_query_duration_seconds_count{answered_by=\"rsnet\"}", 0.0);
+    is("rsnet_names_known{of=\"others\"}", 0.0);
+    is("rsnet_peers_missed", 0.0);
     assert!(seen["rsnet_converge_duration_seconds_count"] >= 1.0 && seen["rsnet_store_requests_total"] > 0.0);
     run("ip", "address del 10.9.0.1/24 dev rsb-0123456789");
     wait_until("drift to be counted", || {
