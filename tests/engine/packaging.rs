@@ -70,13 +70,26 @@ pub fn two_capabilities_are_enough(engine: Engine) {
     host.sh(&format!("test -e {SOCKET}")).fails();
 }
 
-/// `make release`, as another version where one is named; what it leaves in `dist/release` is kept at `at`.
-fn release(version: &str, at: &Path) -> Output {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let script = format!("scripts/release && cp -r dist/release/. {}", at.display());
+/// Runs `script` in the project, to make a version of 2026-01-01.
+fn make(version: &str, script: &str) -> Output {
     let mut command = Command::new("sh");
-    command.args(["-c", &script]).env("VERSION", version).current_dir(project);
-    Output::of("this machine", "scripts/release", command)
+    command.args(["-ec", script]).env("VERSION", version).env("SOURCE_DATE_EPOCH", "1767225600");
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    Output::of("this machine", script, command)
+}
+
+/// `make release`; what it leaves in `dist/release` is kept at `at`.
+fn release(version: &str, at: &Path) -> Output {
+    make(version, &format!("scripts/release; cp -r dist/release/. {}", at.display()))
+}
+
+/// Packs the program of the last release again, from a copy of the project that is readable by its owner only, and newer.
+fn packs_the_same_bytes_elsewhere(version: &str, released: &Path) {
+    let (elsewhere, released) = (tempfile::tempdir().expect("a directory"), released.display());
+    let copy = elsewhere.path().display();
+    let pack = format!("scripts/package $OLDPWD/dist/plugin/rootfs/rsnet {released} {copy}");
+    make(version, &format!("umask 077; cp -r scripts packaging README.md CHANGELOG.md {copy}; cd {copy}; {pack}")).ok();
+    make(version, &format!("for package in {copy}/*.deb; do cmp $package {released}/$(basename $package); done")).ok();
 }
 
 /// The program of the package, as its unit starts it.
@@ -92,12 +105,23 @@ fn the_debian_package_is_upgraded_and_put_back_without_a_packet_lost() {
     let (lab, packages) = (Lab::new(), tempfile::tempdir().expect("a directory"));
     release("0.1.0", packages.path()).ok();
     release("0.2.0", packages.path()).says("rsnet_0.2.0_");
+    packs_the_same_bytes_elsewhere("0.2.0", packages.path());
     let host = lab.make(&HostSpec::new("h1").engine(Engine::V20_10).showing(packages.path()));
     let install = |version: &str| host.sh(&format!("dpkg -i {}/rsnet_{version}_*.deb", packages.path().display()));
     install("0.1.0").ok();
-    for file in ["/lib/systemd/system/rsnet.service", "/usr/share/man/man1/rsnet-serve.1.gz", "/usr/share/doc/rsnet/dependencies.txt"] {
+    for file in [
+        "/lib/systemd/system/rsnet.service",
+        "/usr/share/man/man1/rsnet-serve.1.gz",
+        "/usr/share/doc/rsnet/copyright",
+        "/usr/share/doc/rsnet/licences.txt.gz",
+        "/usr/share/rsnet/rsnet.json",
+        "/usr/share/rsnet/alerts.yml",
+        "/usr/share/zsh/vendor-completions/_rsnet",
+        "/usr/share/fish/vendor_completions.d/rsnet.fish",
+    ] {
         host.sh(&format!("test -s {file}")).ok();
     }
+    host.sh("bash -c '. /usr/share/bash-completion/completions/rsnet; complete -p rsnet'").ok();
     let mut rsnet = serve(&host);
     carries_a_network(&host);
     host.docker("network create -d rsnet --ipam-driver rsnet --subnet 10.20.0.0/24 blue").ok();
