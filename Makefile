@@ -47,6 +47,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	if command -v cargo-deny >/dev/null; then cargo deny check licenses bans sources; fi
+	if command -v promtool >/dev/null; then promtool test rules packaging/prometheus/alerts-test.yml; fi
 
 deps:
 	scripts/deps
