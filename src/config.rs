@@ -89,6 +89,10 @@ pub struct Given {
     #[arg(long, value_name = "SWITCH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     spread: Option<String>,
+    /// Whether this host's containers on networks that hosts share are services in Consul's catalog: `on` or `off` [default: off]
+    #[arg(long, value_name = "SWITCH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    catalog: Option<String>,
     /// The plugin's sockets, joined by commas [default: /run/docker/plugins/rsnet.sock]
     #[arg(long, value_name = "PATHS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,6 +121,8 @@ pub struct Settings {
     pub attach: Way,
     /// Networks appear and go by themselves.
     pub spread: bool,
+    /// Containers appear in Consul's catalog.
+    pub catalog: bool,
     pub sockets: Vec<PathBuf>,
     pub proc_sys_net: PathBuf,
 }
@@ -190,6 +196,7 @@ impl Settings {
             log_format: r.read("log_format", "text", "text or json", log_format).unwrap_or_default(),
             attach: r.read("attach", "engine", "engine or direct", way).unwrap_or_default(),
             spread: r.read("spread", "off", "on or off", switch).unwrap_or_default(),
+            catalog: r.read("catalog", "off", "on or off", switch).unwrap_or_default(),
             sockets: r.read("sockets", "/run/docker/plugins/rsnet.sock", "absolute paths joined by commas", paths).unwrap_or_default(),
             proc_sys_net: r.path("proc_sys_net", "/proc/sys/net"),
         };
@@ -372,6 +379,7 @@ mod tests {
             ("RSNET_ATTACH", "sideways"),
             ("RSNET_LOG_FORMAT", "verse"),
             ("RSNET_SPREAD", "maybe"),
+            ("RSNET_CATALOG", "yes"),
         ]);
         let error = Given::default().settle(wrong.clone()).unwrap_err().to_string();
         for (name, value) in wrong {

@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["model", "addresses", "cluster", "docker", "drivers", "explain", "firewall", "kernel", "reconcile", "store"]),
     ("names", &["model", "agent", "cluster", "docker", "peers"]),
     ("dns", &["model", "kernel", "firewall", "names"]),
+    ("catalog", &["model", "cluster", "docker", "store"]),
     ("spread", &["model", "cluster", "docker", "drivers", "peers", "plugin", "store"]),
     ("driver", &["model", "agent", "drivers", "plugin"]),
     ("ipam", &["model", "agent", "plugin"]),

@@ -16,6 +16,7 @@ use tracing::warn;
 use super::base::Base;
 use super::{AGAIN, Failure};
 use crate::agent::{Agent, Explainer, HostAnswer, HostQuestion, OtherHosts};
+use crate::catalog::{self, Catalog};
 use crate::cluster::{Cluster, Uplink};
 use crate::config::{self, Settings};
 use crate::dns::Dns;
@@ -43,6 +44,8 @@ pub struct Across {
     /// What other hosts know this one by, and the port where they ask it; none: there are none, or hosts do not ask each other.
     listening: Option<(Arc<Secret>, u16)>,
     underlay: Option<config::Underlay>,
+    /// Whether it is wanted; none: there is no catalog.
+    catalog: Option<(Catalog, bool)>,
 }
 
 impl Across {
@@ -66,12 +69,13 @@ impl Across {
             peers,
             listening,
             underlay: settings.underlay.clone(),
+            catalog: in_catalog(settings, base),
         })
     }
 
     /// All that goes on for as long as the daemon runs.
     pub fn spawn(self, base: &Base, background: &mut JoinSet<()>) {
-        let Across { dns, names, explainer, spread, listening, underlay, .. } = self;
+        let Across { dns, names, explainer, spread, listening, underlay, catalog, .. } = self;
         let routes = names.routes().merge(spread::routes(spread.clone())).merge(questions(explainer));
         background.spawn(names.run());
         if let Some((secret, port)) = listening {
@@ -85,6 +89,12 @@ impl Across {
         }
         if let Some(spread) = spread {
             background.spawn(async move { spread.run().await });
+        }
+        match catalog {
+            Some((catalog, true)) => drop(background.spawn(catalog.run())),
+            // a token that has no right to the catalog sees nothing there
+            Some((catalog, false)) => drop(background.spawn(async move { drop(catalog.retract().await) })),
+            None => {}
         }
     }
 }
@@ -100,6 +110,21 @@ fn spreading(settings: &Settings, base: &Base, peers: Option<Arc<Peers>>) -> Opt
     let others = peers.map(|peers| Arc::new(spread::Asked { peers, views: base.cluster.views() }) as Arc<dyn spread::Others>);
     let (engine, agent, own) = (Arc::new(docker::Socket(socket.clone())), base.agent.clone(), base.store.clone());
     settings.spread.then(|| Spread::new(settings.host.clone(), shared.clone(), own, engine, others, move |id| agent.shares(id)))
+}
+
+/// This host's part in Consul's catalog, and whether that is wanted.
+fn in_catalog(settings: &Settings, base: &Base) -> Option<(Catalog, bool)> {
+    let (wanted, host) = (settings.catalog, settings.host.clone());
+    if wanted && (base.consul.is_none() || settings.docker.is_none()) {
+        warn!("RSNET_CATALOG=on does nothing here: it needs RSNET_STORE=consul://… and the engine's API, RSNET_DOCKER");
+    }
+    let (agent, engine, me) = (base.agent.clone(), base.agent.names(), host.clone());
+    let changes = engine.changes();
+    let here = move || {
+        let named = agent.shared_networks().into_iter().filter_map(|(id, _)| Some((id.clone(), engine.of(&id)?))).collect();
+        engine.has_told().then(|| catalog::services(&me, &engine.containers(), &named))
+    };
+    Some((Catalog::new(host, base.consul.clone()?, base.cluster.views(), changes, here), wanted))
 }
 
 /// The other hosts, as the search for a fault asks them.

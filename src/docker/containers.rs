@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{ContainerInspectResponse, EndpointSettings};
+use bollard::models::{ContainerInspectResponse, EndpointSettings, HealthStatusEnum};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
 
 use super::is_missing;
@@ -14,10 +14,26 @@ use crate::model::{EndpointId, NetworkId};
 /// A container that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
+    pub id: String,
     /// Its name, without the engine's slash.
     pub name: String,
+    /// Of which service of a compose project it is.
+    pub service: Option<String>,
+    /// The TCP port that it exposes, if it is one.
+    pub port: Option<u16>,
+    /// None: nobody looks after its health.
+    pub health: Option<Health>,
     /// By network.
     pub attached: BTreeMap<NetworkId, Attachment>,
+}
+
+/// What the engine says of a container that has a health check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Not known yet.
+    Starting,
+    Healthy,
+    Unhealthy,
 }
 
 /// A container on a network.
@@ -52,15 +68,32 @@ pub(super) fn addresses(settings: &EndpointSettings) -> Vec<IpAddr> {
 }
 
 fn read(found: ContainerInspectResponse) -> Option<Container> {
-    found.state.and_then(|state| state.running).filter(|running| *running)?;
+    let state = found.state.filter(|state| state.running == Some(true))?;
     let name = found.name?.trim_start_matches('/').to_owned();
     let config = found.config.unwrap_or_default();
+    let service = config.labels.and_then(|mut labels| labels.remove("com.docker.compose.service"));
+    let port = only_tcp(config.exposed_ports.unwrap_or_default());
     let hostname = config.hostname.unwrap_or_default();
     let full = config.domainname.filter(|domain| !domain.is_empty()).map(|domain| format!("{hostname}.{domain}"));
     let known_as: Vec<String> = found.id.iter().map(|id| id.chars().take(12).collect()).chain([hostname]).chain(full).collect();
     let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default().into_values();
     let attached = networks.filter_map(|settings| attachment(&name, &known_as, settings)).collect();
-    Some(Container { name, attached })
+    Some(Container { id: found.id.unwrap_or_default(), name, service, port, health: state.health.and_then(health), attached })
+}
+
+/// `80/tcp`, if nothing else is exposed by TCP.
+fn only_tcp(exposed: Vec<String>) -> Option<u16> {
+    let mut tcp = exposed.iter().filter_map(|port| port.strip_suffix("/tcp")?.parse().ok());
+    tcp.next().filter(|_| tcp.next().is_none())
+}
+
+fn health(told: bollard::models::Health) -> Option<Health> {
+    match told.status? {
+        HealthStatusEnum::STARTING => Some(Health::Starting),
+        HealthStatusEnum::HEALTHY => Some(Health::Healthy),
+        HealthStatusEnum::UNHEALTHY => Some(Health::Unhealthy),
+        HealthStatusEnum::NONE | HealthStatusEnum::EMPTY => None,
+    }
 }
 
 /// Engines from 25.0 on tell short ids and hostnames among the names in DNS, earlier ones the short id among the aliases.
@@ -86,8 +119,11 @@ mod tests {
             "Aliases": ["www", "0123456789ab"], "DNSNames": ["web-1", "www", "0123456789ab"],
         });
         let text = serde_json::json!({
-            "Id": "0123456789abcdef", "Name": "/web-1", "State": { "Running": running },
-            "Config": { "Hostname": "web", "Domainname": "example" },
+            "Id": "0123456789abcdef", "Name": "/web-1", "State": { "Running": running, "Health": { "Status": "unhealthy" } },
+            "Config": {
+                "Hostname": "web", "Domainname": "example", "ExposedPorts": { "80/tcp": {}, "80/udp": {} },
+                "Labels": { "com.docker.compose.service": "shop" },
+            },
             "NetworkSettings": { "Networks": { "blue": network, "none": { "NetworkID": "cd", "EndpointID": "", "IPAddress": "" } } },
         });
         serde_json::from_value(text).unwrap()
@@ -96,11 +132,18 @@ mod tests {
     #[test]
     fn a_container_has_its_names_on_each_of_its_networks_none_twice() {
         let container = read(inspected(true)).unwrap();
+        assert_eq!((container.service.as_deref(), container.port, container.health), (Some("shop"), Some(80), Some(Health::Unhealthy)));
         let found: Vec<_> = container.attached.into_iter().collect();
         let [(network, Attachment { addresses, names, .. })] = &found[..] else { panic!("{found:?}") };
         assert_eq!(network.as_str(), "ab12");
         assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.50.0.2", "fd00:50::2"]);
         assert_eq!(names[..], ["web-1", "www", "0123456789ab", "web", "web.example"]);
+    }
+
+    #[test]
+    fn of_several_ports_none_is_the_one() {
+        let exposed = |ports: &[&str]| only_tcp(ports.iter().map(|port| (*port).to_owned()).collect());
+        assert_eq!((exposed(&["80/tcp", "53/udp"]), exposed(&["80/tcp", "443/tcp"]), exposed(&["53/udp"])), (Some(80), None, None));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::model::NetworkId;
-pub use containers::{Attachment, Container};
+pub use containers::{Attachment, Container, Health};
 pub use find::{ContainerSeen, EndpointSeen, Inspected, find};
 pub use networks::{EngineError, Found, Networks, PoolSpec, Socket, Spec};
 
@@ -183,7 +183,7 @@ impl Names {
             (Some(EventMessageTypeEnum::NETWORK), Some("create" | "destroy"), _) => looks.at_networks(),
             (Some(EventMessageTypeEnum::NETWORK), Some("connect" | "disconnect"), _) if runs(&container) => looks.at_container(container),
             (Some(EventMessageTypeEnum::CONTAINER), Some("start"), Some(id)) => looks.at_container(id),
-            (Some(EventMessageTypeEnum::CONTAINER), Some("rename"), Some(id)) if runs(&id) => looks.at_container(id),
+            (Some(EventMessageTypeEnum::CONTAINER), Some(action), Some(id)) if is_another(action) && runs(&id) => looks.at_container(id),
             (Some(EventMessageTypeEnum::CONTAINER), Some("die"), Some(id)) => {
                 looks.forget(&id);
                 self.take(News::Container(id, None));
@@ -286,9 +286,14 @@ async fn look_at(engine: &Docker, id: &str) -> Result<News, Error> {
     }
 }
 
-/// What events are asked for: an engine has many more, such as those of health checks.
+/// Whether a container that runs is not as it was. An engine tells of its health only when that changes: `health_status: healthy`.
+fn is_another(action: &str) -> bool {
+    action == "rename" || action.starts_with("health_status")
+}
+
+/// What events are asked for: an engine has many more, such as those of each run of a health check.
 fn of_interest() -> HashMap<&'static str, Vec<&'static str>> {
-    let events = vec!["create", "destroy", "connect", "disconnect", "start", "die", "rename"];
+    let events = vec!["create", "destroy", "connect", "disconnect", "start", "die", "rename", "health_status"];
     HashMap::from([("type", vec!["network", "container"]), ("event", events)])
 }
 

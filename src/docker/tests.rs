@@ -149,4 +149,7 @@ async fn an_answer_that_comes_after_the_container_died_does_not_count() {
     engine.set("2", "renamed");
     engine.tell("rename", "2");
     until(&names, |names| called(names) == ["renamed", "last"]).await;
+    engine.set("2", "well");
+    engine.tell("health_status: healthy", "2");
+    until(&names, |names| called(names) == ["well", "last"]).await;
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use futures_util::StreamExt;
-use rsnet::store::consul::{Identity, Settings, Token};
+use rsnet::store::consul::{Identity, Service, Settings, Token};
 use rsnet::store::{Consul, Expect, Key, Leases, Prefix, Store, StoreError};
 use serde_json::{Value, json};
 
@@ -61,6 +61,26 @@ async fn the_policy_that_we_ship_is_enough() {
     own_network();
     let consul = guarded();
     conformance::all(&Consul::new(with_token(token(&new_token(&consul, "rsnet"))))).await;
+}
+
+#[tokio::test]
+async fn the_catalog_takes_its_own_policy() {
+    own_network();
+    let consul = guarded();
+    let policy = format!("@{}/packaging/consul-policy-catalog.hcl", env!("CARGO_MANIFEST_DIR"));
+    administer(&consul, &["acl", "policy", "create", "-name", "catalog", "-rules", &policy]).unwrap();
+    let address = "192.0.2.1".parse().unwrap();
+    let service = Service { name: "web".to_owned(), address, port: 80, tags: vec![], passing: true, output: "runs".to_owned() };
+    let without = Consul::new(with_token(token(&new_token(&consul, "rsnet"))));
+    denied(without.register("rsnet-h1", address, "a", &service).await);
+    assert_eq!(without.contact().problem, None, "the store can be used all the same");
+    let with = Consul::new(with_token(token(&new_token(&consul, "catalog"))));
+    with.register("rsnet-h1", address, "a", &service).await.unwrap();
+    denied(with.register("n1", address, "a", &service).await);
+    let found = with.node("rsnet-h1").await.unwrap().expect("the node");
+    assert_eq!(found.services, [("a".to_owned(), service)].into());
+    with.deregister("rsnet-h1", None).await.unwrap();
+    assert_eq!(with.node("rsnet-h1").await.unwrap(), None);
 }
 
 /// The commands of the page, as typed.

@@ -1,6 +1,7 @@
 //! The store: one suite for every implementation, then what only one of them has.
 
 mod admission;
+mod catalog;
 mod conformance;
 mod consul;
 mod crash;

@@ -135,13 +135,23 @@ impl Server {
 
     /// Who leads, as `ADDRESS:8300`; none if nobody does or it does not answer.
     pub fn leader(&self) -> Option<String> {
+        let leader: String = serde_json::from_str(&self.try_get("/v1/status/leader")?).ok()?;
+        (!leader.is_empty()).then_some(leader)
+    }
+
+    /// What its API answers, without anything of ours between.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> String {
+        self.try_get(path).expect("an answer")
+    }
+
+    fn try_get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect((self.host.as_str(), 8500)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        stream.write_all(b"GET /v1/status/leader HTTP/1.0\r\n\r\n").ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
-        let leader: String = serde_json::from_str(text.split("\r\n\r\n").nth(1)?.trim()).ok()?;
-        (!leader.is_empty()).then_some(leader)
+        Some(text.split_once("\r\n\r\n")?.1.trim().to_owned())
     }
 
     /// Waits until somebody leads.

@@ -148,6 +148,12 @@ impl Client {
 
     /// Asks, and again a few times: a question that can be repeated whatever went wrong, another only where Consul has not heard it.
     pub async fn ask(&self, ask: Ask) -> Result<Answer, StoreError> {
+        let answer = self.ask_aside(ask).await;
+        self.note(answer)
+    }
+
+    /// The same of what is no part of the store: how it ends says nothing of how it stands with that.
+    pub async fn ask_aside(&self, ask: Ask) -> Result<Answer, StoreError> {
         let again = |error: &StoreError| matches!(error, StoreError::Unreachable { sent: false, .. });
         let pauses = ExponentialBuilder::new().with_min_delay(Duration::from_millis(100)).with_max_times(2).with_jitter();
         let all = async {
@@ -156,7 +162,7 @@ impl Client {
             (|| self.ask_once(&ask)).retry(pauses).when(again).await
         };
         let late = || self.unreachable(&ask, true, format!("no answer within {} s", PATIENCE.as_secs()));
-        self.note(timeout(PATIENCE, all).await.unwrap_or_else(|_| Err(late())))
+        timeout(PATIENCE, all).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Asks one question that Consul may take `wait` to answer.

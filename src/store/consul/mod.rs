@@ -8,6 +8,7 @@
 //! a commit after all keys were lost finds that out.
 
 mod access;
+mod catalog;
 mod client;
 mod clock;
 mod lease;
@@ -26,6 +27,7 @@ use self::client::{Answer, Ask, Client};
 use self::watch::Query;
 use super::{Entry, Expect, FORMAT, FORMAT_KEY, Key, KeySnapshots, Op, Prefix, Snapshots, Store, StoreError, check};
 
+pub use catalog::{Node, Service};
 pub use client::{Contact, Traffic};
 pub use settings::{Address, Identity, Settings, Token};
 

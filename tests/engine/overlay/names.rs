@@ -42,14 +42,28 @@ fn knows(host: &Host, of: &str, names: &[&str]) -> Duration {
     began.elapsed()
 }
 
+/// Waits until the instances of a service that are well are as many in Consul's catalog, all of host h2.
+fn well(cluster: &Cluster, service: &str, count: usize) {
+    let ask = format!("printf 'GET /v1/health/service/{service}?passing HTTP/1.0\\r\\n\\r\\n' | socat -T2 - TCP:127.0.0.1:8500");
+    wait_until(&format!("{count} of {service} to be well"), PATIENCE, || {
+        let seen = cluster.consul.machine.sh(&ask);
+        let right = seen.stdout.starts_with("HTTP/1.0 200") && seen.stdout.matches("\"ID\":\"rsnet-h2-").count() == count;
+        if right { Ok(()) } else { Err(seen.to_string()) }
+    });
+}
+
+/// What the hosts are told besides.
+const CATALOG: &str = "RSNET_CATALOG=on";
+
 pub fn what_containers_are_called_is_known_on_the_other_hosts(engine: Engine) {
-    let cluster = Cluster::new(engine, 2, "");
+    let cluster = Cluster::new(engine, 2, CATALOG);
     cluster.create("--ipv6 --subnet 10.50.0.0/16 --subnet fd00:50::/64 blue");
     cluster.create("--subnet 10.60.0.0/16 red");
     let [h1, h2] = &cluster.hosts[..] else { unreachable!("two hosts") };
 
     run(h2, "web1", "--network blue --network-alias web --hostname Shop");
     knows(h1, "h2", &["web1"]);
+    well(&cluster, "web1", 1);
     let (names, at) = known(h1, "blue", "h2").remove(0);
     for name in ["web1", "web", "shop"] {
         assert!(names.iter().any(|known| known == name), "{name} is not among {names:?}");
@@ -96,14 +110,14 @@ pub fn what_containers_are_called_is_known_on_the_other_hosts(engine: Engine) {
     assert!(known(h1, "blue", "h2")[0].0.contains(&"other".to_owned()));
 
     h1.kill_rsnet();
-    cluster.start_rsnet(h1, "");
+    cluster.start_rsnet(h1, CATALOG);
     knows(h1, "h2", &["web2"]);
 
     h2.kill_rsnet();
     knows(h1, "h2", &["web2"]);
     cluster.consul.sh("kv delete rsnet/cluster/alive/h2").ok();
     knows(h1, "h2", &[]);
-    cluster.start_rsnet(h2, "");
+    cluster.start_rsnet(h2, CATALOG);
     knows(h1, "h2", &["web2"]);
     h2.stop_dockerd();
     h2.start_dockerd();
@@ -115,4 +129,18 @@ pub fn what_containers_are_called_is_known_on_the_other_hosts(engine: Engine) {
     h1.docker("network rm blue").ok();
     cluster.create_on(&[0], "--ipv6 --subnet 10.50.0.0/16 --subnet fd00:50::/64 blue");
     knows(h1, "h2", &["web2"]);
+
+    // and in the catalog of Consul, with its health
+    well(&cluster, "web1", 0);
+    well(&cluster, "web2", 1);
+    run(h2, "frail", "--network blue --health-cmd 'test -e /tmp/well' --health-interval 1s --health-retries 1");
+    wait_until("an ill instance", PATIENCE, || match cluster.consul.sh("catalog nodes -service=frail") {
+        seen if seen.stdout.contains("rsnet-h2") => Ok(()),
+        seen => Err(seen.to_string()),
+    });
+    well(&cluster, "frail", 0);
+    h2.docker("exec frail touch /tmp/well").ok();
+    well(&cluster, "frail", 1);
+    h2.docker("kill frail").ok();
+    well(&cluster, "frail", 0);
 }
