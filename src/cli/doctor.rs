@@ -1,6 +1,6 @@
 //! `rsnet doctor`: what is wrong with this host, what it means and what to do.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
-    let checkup = runtime()?.block_on(told(find(&arguments.asking, arguments.fix)))?;
+    let Found { checkup, .. } = runtime()?.block_on(told(find(&arguments.asking, arguments.fix)))?;
     if arguments.asking.json {
         print::json(&checkup)?;
     } else {
@@ -38,45 +38,52 @@ pub fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     Ok(if checkup.findings.is_empty() && checkup.failed.is_empty() { Outcome::Well } else { Outcome::Wrong })
 }
 
+/// What was asked of the daemon and of the engine.
+pub struct Found {
+    pub checkup: Checkup,
+    /// Why the engine does not answer, if it does not.
+    pub engine: Result<Engine, String>,
+}
+
 /// All that is found here, after `--fix` if that is wanted.
-pub async fn find(asking: &Asking, fix: bool) -> Result<Checkup, Failure> {
+pub async fn find(asking: &Asking, fix: bool) -> Result<Found, Failure> {
     let mut checkup: Checkup = match fix {
         true => client::post(&asking.socket, "/rsnet/doctor/fix", &serde_json::json!({})).await?,
         false => client::get(&asking.socket, "/rsnet/doctor").await?,
     };
-    let (mut outside, names) = look_outside(asking).await?;
+    let (mut outside, mut engine) = look_outside(asking).await?;
     if outside.iter().any(|finding| FLEETING.contains(&finding.check.as_str())) {
         tokio::time::sleep(AGAIN).await;
-        outside = look_outside(asking).await?.0;
+        (outside, engine) = look_outside(asking).await?;
     }
-    checkup.findings.iter_mut().for_each(|finding| name(finding, &names));
+    if let Ok(Engine { networks, .. }) = &engine {
+        checkup.findings.iter_mut().for_each(|finding| name(finding, networks));
+    }
     checkup.findings.extend(outside);
-    Ok(checkup)
+    Ok(Found { checkup, engine })
 }
 
-async fn look_outside(asking: &Asking) -> Result<(Vec<Finding>, HashMap<String, String>), Failure> {
+async fn look_outside(asking: &Asking) -> Result<(Vec<Finding>, Result<Engine, String>), Failure> {
     let engine = client::engine().await;
     let networks: Vec<NetworkSeen> = client::get(&asking.socket, "/rsnet/networks").await?;
     let endpoints: Vec<EndpointSeen> = client::get(&asking.socket, "/rsnet/endpoints").await?;
     let daemon: Version = client::get(&asking.socket, "/rsnet/version").await?;
-    let names = engine.as_ref().map(|engine| engine.networks.clone()).unwrap_or_default();
     let outside = Outside {
-        engine: engine.map(seen),
+        engine: engine.as_ref().map(seen).map_err(Clone::clone),
         networks: networks.iter().map(|network| network.network.to_string()).collect(),
-        endpoints: endpoints.iter().map(|endpoint| endpoint.endpoint.to_string()).collect::<BTreeSet<_>>(),
+        endpoints: endpoints.iter().map(|endpoint| endpoint.endpoint.to_string()).collect(),
         client: env!("CARGO_PKG_VERSION").to_owned(),
         daemon: daemon.version,
     };
-    Ok((examine_outside(&outside), names))
+    Ok((examine_outside(&outside), engine))
 }
 
-fn seen(engine: Engine) -> Seen {
-    let Engine { version, networks, containers } = engine;
-    let ours = containers.into_iter().filter(|(_, place)| networks.contains_key(&place.network));
+fn seen(Engine { version, networks, containers }: &Engine) -> Seen {
+    let ours = containers.iter().filter(|(_, place)| networks.contains_key(&place.network));
     Seen {
-        version,
-        endpoints: ours.map(|(endpoint, place)| (endpoint, place.container)).collect(),
-        networks: networks.into_iter().collect(),
+        version: version.clone(),
+        endpoints: ours.map(|(endpoint, place)| (endpoint.clone(), place.container.clone())).collect(),
+        networks: networks.iter().map(|(id, name)| (id.clone(), name.clone())).collect(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::client::Asking;
+use super::doctor::Found;
 use super::print::{Colour, ago, count, painted};
 use super::{Failure, Outcome, client, doctor, print, runtime};
 use crate::docker::Engine;
@@ -37,11 +38,12 @@ pub fn run(arguments: &Asking) -> Result<Outcome, Failure> {
 
 async fn ask(arguments: &Asking) -> Result<Status, Failure> {
     let overview: Overview = client::get(&arguments.socket, "/rsnet/status").await?;
-    let (engine, why_no_engine) = match client::engine().await {
+    let Found { checkup, engine } = doctor::find(arguments, false).await?;
+    let (engine, why_no_engine) = match engine {
         Ok(Engine { version, .. }) => (Some(version), String::new()),
         Err(why) => (None, why),
     };
-    let findings = doctor::find(arguments, false).await?.findings;
+    let findings = checkup.findings;
     let well = findings.is_empty() && overview.store.in_touch;
     Ok(Status { well, client: env!("CARGO_PKG_VERSION"), overview, engine, why_no_engine, findings })
 }
