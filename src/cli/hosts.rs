@@ -27,15 +27,18 @@ enum HostCommand {
 pub fn run(arguments: &Asking) -> Result<(), Failure> {
     let seen = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/hosts"))?;
     show(arguments, &seen)?;
-    in_the_way(arguments)
-}
-
-/// What keeps networks of other hosts from appearing here.
-pub fn in_the_way(arguments: &Asking) -> Result<(), Failure> {
     if arguments.json {
         return Ok(());
     }
-    let problems: BTreeMap<String, String> = runtime()?.block_on(client::get(&arguments.socket, "/rsnet/spread"))?;
+    say_in_the_way(&runtime()?.block_on(in_the_way(arguments))?)
+}
+
+/// What keeps networks of other hosts from appearing here, by their names.
+pub async fn in_the_way(arguments: &Asking) -> Result<BTreeMap<String, String>, Failure> {
+    client::get(&arguments.socket, "/rsnet/spread").await
+}
+
+pub fn say_in_the_way(problems: &BTreeMap<String, String>) -> Result<(), Failure> {
     let said = |(network, problem): (&String, &String)| print::say(format!("network {network}: {problem}"));
     problems.iter().try_for_each(said)
 }

@@ -74,6 +74,7 @@ pub fn a_name_that_another_network_has_is_told_and_left_alone(engine: Engine) {
         seen if seen.ok().contains(told) => Ok(()),
         seen => Err(seen.to_string()),
     });
+    h2.sh("rsnet networks --json").says("\"in_the_way\": \"this host's network green is not rsnet's");
     assert_eq!(inspected(h2, "green", "{{.ID}}"), before);
     h2.docker("network rm green").ok();
     wait_until("green to be h1's", PATIENCE, || match inspected(h2, "green", "{{.Driver}}") {
