@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
@@ -52,7 +52,6 @@ struct Request {
 pub struct Embedded {
     db: Arc<Shared>,
     requests: Option<mpsc::Sender<Request>>,
-    changes: watch::Receiver<u64>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -61,22 +60,29 @@ pub struct Embedded {
 struct Shared {
     db: Database,
     path: PathBuf,
+    followers: Mutex<Vec<Follower>>,
+}
+
+/// Who watches a part of the store. Only what is written there wakes him: an answer does not wait for others to be woken for nothing.
+#[derive(Debug)]
+struct Follower {
+    prefix: Prefix,
+    changed: watch::Sender<()>,
 }
 
 impl Embedded {
     /// Opens the file, or makes it, readable by its owner only. Its directory must exist. Reads the whole file once to see that it is
     /// sound. Blocks; call it before serving.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let shared = Arc::new(Shared { db: open_sound(path)?, path: path.to_owned() });
+        let shared = Arc::new(Shared { db: open_sound(path)?, path: path.to_owned(), followers: Mutex::default() });
         shared.check_format()?;
         let (requests, waiting) = mpsc::channel(GROUP);
-        let (changed, changes) = watch::channel(0);
         let write_to = shared.clone();
         let writer = std::thread::Builder::new()
             .name("rsnet-store".to_owned())
-            .spawn(move || write_to.write_all(waiting, &changed))
+            .spawn(move || write_to.write_all(waiting))
             .map_err(|error| shared.io("start the writer of")(error))?;
-        Ok(Self { db: shared, requests: Some(requests), changes, writer: Some(writer) })
+        Ok(Self { db: shared, requests: Some(requests), writer: Some(writer) })
     }
 
     fn closed(&self) -> StoreError {
@@ -113,18 +119,19 @@ impl Store for Embedded {
     }
 
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError> {
-        let mut changes = self.changes.clone();
+        let (changed, mut changes) = watch::channel(());
         changes.mark_changed();
+        self.db.followers().push(Follower { prefix: prefix.clone(), changed });
         let watcher = Watcher { db: Arc::downgrade(&self.db), prefix: prefix.clone(), changes, seen: None };
         Ok(stream::unfold(watcher, Watcher::next).boxed())
     }
 }
 
-/// Reads the prefix again after each commit, and passes on what differs. Holds the file only while it reads.
+/// Reads the prefix again after each commit that concerns it, and passes on what differs. Holds the file only while it reads.
 struct Watcher {
     db: Weak<Shared>,
     prefix: Prefix,
-    changes: watch::Receiver<u64>,
+    changes: watch::Receiver<()>,
     seen: Option<Vec<Entry>>,
 }
 
@@ -203,7 +210,7 @@ impl Shared {
     }
 
     /// The writer's life: wait for one commit, take what else waits, write, answer.
-    fn write_all(&self, mut waiting: mpsc::Receiver<Request>, changed: &watch::Sender<u64>) {
+    fn write_all(&self, mut waiting: mpsc::Receiver<Request>) {
         while let Some(first) = waiting.blocking_recv() {
             let mut group = vec![first];
             while group.len() < GROUP {
@@ -211,9 +218,11 @@ impl Shared {
                 group.push(next);
             }
             match self.write(&group) {
-                Ok((answers, last)) => {
+                Ok((answers, changed)) => {
                     // Watchers are woken first: whoever has the answer can rely on it.
-                    changed.send_if_modified(|seen| std::mem::replace(seen, last) != last);
+                    if changed {
+                        self.wake(&group);
+                    }
                     group.into_iter().zip(answers).for_each(|(request, answer)| reply(request, answer));
                 }
                 Err(error) => {
@@ -224,8 +233,22 @@ impl Shared {
         }
     }
 
-    /// One transaction for the whole group. Returns the answers and the version of the last commit.
-    fn write(&self, group: &[Request]) -> Result<(Vec<Answer>, u64), redb::Error> {
+    /// Those who watch what these commits change; whoever watches no more is forgotten.
+    fn wake(&self, group: &[Request]) {
+        let mut followers = self.followers();
+        followers.retain(|follower| !follower.changed.is_closed());
+        let ops = || group.iter().flat_map(|request| &request.ops);
+        let concerned = followers.iter().filter(|follower| ops().any(|op| concerns(op, &follower.prefix)));
+        concerned.for_each(|follower| follower.changed.send_replace(()));
+    }
+
+    fn followers(&self) -> MutexGuard<'_, Vec<Follower>> {
+        // each change is one push, or leaves out what is over
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One transaction for the whole group. Returns the answers, and whether any commit changed anything.
+    fn write(&self, group: &[Request]) -> Result<(Vec<Answer>, bool), redb::Error> {
         let txn = begin(&self.db)?;
         let mut entries = txn.open_table(ENTRIES)?;
         let mut counters = txn.open_table(COUNTERS)?;
@@ -245,7 +268,18 @@ impl Shared {
         } else {
             txn.commit()?
         }
-        Ok((answers, last))
+        Ok((answers, last != before))
+    }
+}
+
+/// Whether what it changes may be in this part of the store.
+fn concerns(op: &Op, part: &Prefix) -> bool {
+    match op {
+        Op::Put(key, ..) | Op::Delete(key, _) => key.as_str().starts_with(part.as_str()),
+        Op::DeleteBelow(key) => {
+            let tree = Prefix::below(key);
+            tree.as_str().starts_with(part.as_str()) || part.as_str().starts_with(tree.as_str())
+        }
     }
 }
 
@@ -371,4 +405,25 @@ fn never_begun(mut file: &File) -> std::io::Result<bool> {
         file.read_exact(&mut magic)?;
     }
     Ok(magic == [0; 9] && (long_enough || file.metadata()?.len() == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Expect;
+
+    #[test]
+    fn who_watches_is_woken_by_what_is_in_his_part_and_by_no_more() {
+        let key = |text| Key::new(text).unwrap();
+        let part = Prefix::below(&key("a/b"));
+        for near in [Op::Put(key("a/b/c"), vec![], Expect::Any), Op::Delete(key("a/b/c/d"), Expect::Any)] {
+            assert!(concerns(&near, &part) && concerns(&near, &Prefix::all()), "{near:?}");
+        }
+        for tree in ["a", "a/b", "a/b/c"] {
+            assert!(concerns(&Op::DeleteBelow(key(tree)), &part), "{tree}");
+        }
+        for far in [Op::Put(key("a/bc"), vec![], Expect::Any), Op::Delete(key("a/b"), Expect::Any), Op::DeleteBelow(key("a/bc"))] {
+            assert!(!concerns(&far, &part), "{far:?}");
+        }
+    }
 }
