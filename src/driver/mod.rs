@@ -82,10 +82,11 @@ async fn delete_endpoint(State(agent): Calls, body: Bytes) -> Response {
 }
 
 async fn join(State(agent): Calls, body: Bytes) -> Response {
+    let asked = body.clone();
     call("Join", body, async |query: Join| {
-        let ports = query.ports();
         let joined = agent.join(&query.network, &query.endpoint, query.sandbox_key).await?;
-        agent.warn_of_ports(&query.network, &query.endpoint, &ports);
+        // behind the answer: a thousand ports take longer to read than a link to make
+        tokio::spawn(async move { agent.warn_of_ports(&query.network, &query.endpoint, &wire::ports(&asked)) });
         Ok::<_, Error>(wire::Joined::from(joined))
     })
     .await

@@ -192,16 +192,12 @@ pub struct Join {
     pub endpoint: model::EndpointId,
     #[serde(rename = "SandboxKey", default, deserialize_with = "or_default")]
     pub sandbox_key: PathBuf,
-    #[serde(rename = "Options", default, deserialize_with = "or_default")]
-    options: Value,
 }
 
-impl Join {
-    /// What the container publishes, on whichever of its networks; what cannot be read is told where it is to be published.
-    pub fn ports(&self) -> Vec<PortRequest> {
-        let ports = ProgramOptions::deserialize(&self.options).unwrap_or_default().portmap;
-        ports.iter().filter_map(|port| port.parse().ok()).collect()
-    }
+/// What the container of a `Join` publishes, on whichever of its networks; what cannot be read is told where it is to be published.
+pub fn ports(join: &[u8]) -> Vec<PortRequest> {
+    let asked = serde_json::from_slice::<Program>(join).map(|asked| asked.options.portmap).unwrap_or_default();
+    asked.iter().filter_map(|port| port.parse().ok()).collect()
 }
 
 #[derive(Serialize)]
