@@ -1,11 +1,11 @@
 //! The threads that stand in a host's network namespace, and how a closure gets into another one.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -25,18 +25,31 @@ type Job = Box<dyn FnOnce(&mut Wire) + Send>;
 /// A few threads with a netlink socket each. A thread inherits the network namespace of the one that made it, so whatever a job does
 /// (netlink, `/proc/sys/net`, sockets) happens in the namespace in which the crew was mustered.
 pub(super) struct Crew {
-    jobs: Sender<Job>,
+    queue: Arc<Queue>,
+}
+
+/// Jobs in the order of their coming. One wakes one thread and no other: to wake a thread takes as long as most jobs do.
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    come: Condvar,
+}
+
+#[derive(Default)]
+struct Jobs {
+    waiting: VecDeque<Job>,
+    /// The crew is gone: no more will come.
+    over: bool,
 }
 
 impl Crew {
     pub fn muster(size: usize) -> io::Result<Self> {
-        let (jobs, queue) = channel();
-        let queue = Arc::new(Mutex::new(queue));
+        let crew = Crew { queue: Arc::default() };
         for _ in 0..size {
-            let (wire, queue) = (Wire::open()?, queue.clone());
+            let (wire, queue) = (Wire::open()?, crew.queue.clone());
             thread::Builder::new().name("rsnet-kernel".into()).spawn(move || work(wire, &queue))?;
         }
-        Ok(Crew { jobs })
+        Ok(crew)
     }
 
     /// Runs `job` on one of the threads; to the end, even if the caller no longer waits.
@@ -47,7 +60,8 @@ impl Crew {
     {
         let (tell, answer) = oneshot::channel();
         let job: Job = Box::new(move |wire| drop(tell.send(job(wire))));
-        self.jobs.send(job).map_err(|_| io::Error::other("the threads that speak to the kernel have ended"))?;
+        self.queue.lock().waiting.push_back(job);
+        self.queue.come.notify_one();
         match timeout(PATIENCE, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(io::Error::other("a defect in rsnet: the job panicked, see the log")),
@@ -56,15 +70,32 @@ impl Crew {
     }
 }
 
-fn work(mut wire: Wire, queue: &Mutex<Receiver<Job>>) {
-    while let Some(job) = next(queue) {
-        // A panic costs its own caller an answer, not the others a thread; the hook has logged it.
-        let _ = catch_unwind(AssertUnwindSafe(|| job(&mut wire)));
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.queue.lock().over = true;
+        self.queue.come.notify_all();
     }
 }
 
-fn next(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+impl Queue {
+    /// The next job, once there is one; none: the crew is gone, and all that came was done.
+    fn next(&self) -> Option<Job> {
+        let none_yet = |jobs: &mut Jobs| jobs.waiting.is_empty() && !jobs.over;
+        let mut jobs = self.come.wait_while(self.lock(), none_yet).unwrap_or_else(PoisonError::into_inner);
+        jobs.waiting.pop_front()
+    }
+
+    /// Each change is one push, one pop, or a word.
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn work(mut wire: Wire, queue: &Queue) {
+    while let Some(job) = queue.next() {
+        // A panic costs its own caller an answer, not the others a thread; the hook has logged it.
+        let _ = catch_unwind(AssertUnwindSafe(|| job(&mut wire)));
+    }
 }
 
 /// Whether a namespace is mounted at `path`. Engines up to 27 name sandboxes that are none yet.

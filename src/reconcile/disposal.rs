@@ -1,4 +1,4 @@
-//! Deletions that no answer waits for: one after the other, in the order of their coming.
+//! Deletions that no answer waits for: one lot after the other, in the order of their coming.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::model::Key;
 
 pub struct Disposal {
-    queue: mpsc::UnboundedSender<Key>,
+    queue: mpsc::UnboundedSender<Vec<Key>>,
     waiting: Arc<Waiting>,
 }
 
@@ -28,16 +28,17 @@ impl Waiting {
 
 impl Disposal {
     pub fn start(kernel: Arc<dyn Kernel>) -> Self {
-        let (queue, keys) = mpsc::unbounded_channel();
+        let (queue, lots) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting::default());
-        tokio::spawn(dispose(kernel, keys, waiting.clone()));
+        tokio::spawn(dispose(kernel, lots, waiting.clone()));
         Disposal { queue, waiting }
     }
 
-    pub fn add(&self, key: Key) {
-        self.waiting.keys().insert(key.clone());
+    /// What goes together: a link and what is of it.
+    pub fn add(&self, lot: Vec<Key>) {
+        self.waiting.keys().extend(lot.iter().cloned());
         // the receiver lives as long as the runtime
-        let _ = self.queue.send(key);
+        let _ = self.queue.send(lot);
     }
 
     /// Returns once none of `keys` waits to be deleted.
@@ -69,12 +70,12 @@ impl Disposal {
 }
 
 /// What cannot be deleted now is found by the next look at the kernel.
-async fn dispose(kernel: Arc<dyn Kernel>, mut queue: mpsc::UnboundedReceiver<Key>, waiting: Arc<Waiting>) {
-    while let Some(key) = queue.recv().await {
-        if let Err(error) = kernel.delete(&key).await {
+async fn dispose(kernel: Arc<dyn Kernel>, mut queue: mpsc::UnboundedReceiver<Vec<Key>>, waiting: Arc<Waiting>) {
+    while let Some(lot) = queue.recv().await {
+        if let Err(error) = kernel.delete_all(&lot).await {
             warn!(%error, "could not delete; the next look at the host tries again");
         }
-        waiting.keys().remove(&key);
+        waiting.keys().retain(|key| !lot.contains(key));
         waiting.done.notify_waiters();
     }
 }

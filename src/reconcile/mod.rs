@@ -119,9 +119,9 @@ impl Reconciler {
         let doomed: BTreeSet<IfName> = keys.iter().filter_map(Key::link).cloned().collect();
         keys.retain(|key| !key.stands_on().is_some_and(|link| doomed.contains(link)));
         let (later, now): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(Key::is_deleted_behind);
-        for key in later {
-            self.kernel.retire(&key);
-            self.disposal.add(key);
+        later.iter().for_each(|key| self.kernel.retire(key));
+        if !later.is_empty() {
+            self.disposal.add(later);
         }
         if now.is_empty() { Ok(()) } else { self.kernel.delete_all(&now).await }
     }
