@@ -5,7 +5,11 @@
 //! and again. Host ports change only by us.
 
 use std::collections::BTreeSet;
+use std::future::{pending, poll_fn};
 use std::io;
+use std::pin::pin;
+use std::thread;
+use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
@@ -13,10 +17,13 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkProtoInfoBridge};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_proto::Connection;
 use netlink_proto::sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{MulticastGroup, new_multicast_connection};
+use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::coop::unconstrained;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
 use super::link::Seen;
@@ -54,32 +61,87 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Neigh,
 ];
 
-/// Ends when it is dropped.
+/// How long the thread rests when it has told what there was. Whoever makes a link, of which the kernel tells several times, is not to be held
+/// up by that; and news are gathered for far longer before they are judged.
+const REST: Duration = Duration::from_millis(10);
+
+/// A thread that hears and tells. It ends when this is dropped.
 pub(super) struct Watch {
-    _tasks: [AbortOnDropHandle<()>; 3],
+    _end: DropGuard,
 }
 
 impl Watch {
     /// Subscribes in the network namespace of the calling thread: what happens after this call is told. Others may tell what they know too.
     pub fn start() -> io::Result<(Self, mpsc::Sender<Change>, mpsc::Receiver<Change>)> {
-        let (mut connection, _, news) = new_multicast_connection(&GROUPS)?;
-        enlarge_receive_buffer(connection.socket_mut().socket_mut())?;
-        let (mut elsewhere, _, distant) = new_multicast_connection(&[MulticastGroup::Link])?;
-        enlarge_receive_buffer(elsewhere.socket_mut().socket_mut())?;
-        if let Err(error) = elsewhere.socket_mut().socket_mut().set_listen_all_namespaces(true) {
+        let (tell, changes) = mpsc::channel(CAPACITY);
+        let ((subscribed, ready), end) = (std::sync::mpsc::channel(), CancellationToken::new());
+        let (listening, ended) = (listen(tell.clone(), subscribed), end.clone());
+        let runtime = || Builder::new_current_thread().enable_io().build();
+        let life = move || runtime().map(|runtime| runtime.block_on(ended.run_until_cancelled_owned(now_and_then(listening))));
+        thread::Builder::new().name("rsnet-news".into()).spawn(life)?;
+        ready.recv().map_err(|_| io::Error::other("the thread that hears of changes ended at once"))??;
+        Ok((Watch { _end: end.drop_guard() }, tell, changes))
+    }
+}
+
+/// Runs `task` whenever there is something for it, as far as it gets, and rests in between.
+async fn now_and_then(task: impl Future<Output = ()>) {
+    let mut task = pin!(unconstrained(task));
+    poll_fn(|context| {
+        let done = task.as_mut().poll(context);
+        if done.is_pending() {
+            thread::sleep(REST);
+        }
+        done
+    })
+    .await;
+}
+
+/// Subscribes, says so, and tells until nobody hears it or a socket breaks.
+async fn listen(tell: mpsc::Sender<Change>, subscribed: std::sync::mpsc::Sender<io::Result<()>>) {
+    let (opened, outcome) = match Subscription::open(tell) {
+        Ok(subscription) => (Some(subscription), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    // who asked waits for it
+    let _ = subscribed.send(outcome);
+    if let Some(subscription) = opened {
+        subscription.run().await;
+    }
+}
+
+/// The sockets, what they hear, and who tells it.
+struct Subscription {
+    sockets: [Connection<RouteNetlinkMessage>; 2],
+    news: News,
+    teller: Teller,
+}
+
+impl Subscription {
+    fn open(tell: mpsc::Sender<Change>) -> io::Result<Self> {
+        let (mut here, _, news) = new_multicast_connection(&GROUPS)?;
+        enlarge_receive_buffer(here.socket_mut().socket_mut())?;
+        let (mut anywhere, _, distant) = new_multicast_connection(&[MulticastGroup::Link])?;
+        enlarge_receive_buffer(anywhere.socket_mut().socket_mut())?;
+        if let Err(error) = anywhere.socket_mut().socket_mut().set_listen_all_namespaces(true) {
             warn!(%error, "without CAP_NET_BROADCAST a macvlan link that is deleted in a container is noticed by the next look only");
         }
-        let (tell, changes) = mpsc::channel(CAPACITY);
         // After subscribing, so that nothing falls between.
         let mut wire = Wire::open()?;
         let links = Links::dump(&mut wire)?;
         let lasting = observe::neighbours(&mut wire, &links, &[])?;
         let lasting = lasting.iter().filter_map(|seen| Some(neighbour_object(&links, seen)?.key())).collect();
-        let teller = Teller { links, lasting, tell: tell.clone() };
-        let spawn = |task| AbortOnDropHandle::new(task);
-        let news = stream::select(heard(news, Heard::Here), heard(distant, Heard::Anywhere));
-        let tasks = [spawn(tokio::spawn(connection)), spawn(tokio::spawn(elsewhere)), spawn(tokio::spawn(teller.run(news.boxed())))];
-        Ok((Watch { _tasks: tasks }, tell, changes))
+        let news = stream::select(heard(news, Heard::Here), heard(distant, Heard::Anywhere)).boxed();
+        Ok(Subscription { sockets: [here, anywhere], news, teller: Teller { links, lasting, tell } })
+    }
+
+    async fn run(self) {
+        let Subscription { sockets: [here, anywhere], news, teller } = self;
+        tokio::select! {
+            () = teller.run(news) => {}
+            // they ended; the teller says so
+            () = async { tokio::join!(here, anywhere); pending().await } => {}
+        }
     }
 }
 
