@@ -30,7 +30,7 @@ use crate::model::{
 const LEAVING: Duration = Duration::from_secs(2);
 /// How often it is looked whether somebody has answered: at first, after so long, and from then on.
 const GLANCE: Duration = Duration::from_millis(1);
-const SOON: Duration = Duration::from_millis(10);
+const SOON: Duration = Duration::from_millis(5);
 const SELDOM: Duration = Duration::from_millis(100);
 /// How often it looks.
 const AGAIN: Duration = Duration::from_millis(10);
