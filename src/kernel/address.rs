@@ -8,7 +8,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::link::{absent_is_none, find, need};
+use super::link::{absent_is_none, find, index};
 use super::wire::Wire;
 use crate::model::IfName;
 
@@ -17,7 +17,7 @@ pub(super) fn family(address: IpAddr) -> AddressFamily {
 }
 
 pub(super) fn put(wire: &mut Wire, link: &IfName, address: IpNet) -> io::Result<()> {
-    let index = need(wire, link)?.index;
+    let index = index(link)?;
     put_on(wire, index, address)
 }
 

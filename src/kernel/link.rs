@@ -8,6 +8,8 @@ use netlink_packet_route::link::{
     BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoVlan, LinkAttribute, LinkExtentMask,
     LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 
 use super::sysctl::Sysctls;
 use super::vxlan::{self, Vxlan};
@@ -201,12 +203,21 @@ pub(super) fn look(wire: &mut Wire, question: LinkMessage) -> io::Result<Option<
 
 /// As [`find`]; a link that does not exist is an error that names it.
 pub(super) fn need(wire: &mut Wire, name: &IfName) -> io::Result<Seen> {
-    find(wire, name)?.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("link {name} does not exist")))
+    find(wire, name)?.ok_or_else(|| absent(name))
+}
+
+/// The number of a link in the namespace of the calling thread; one that does not exist is an error that names it. Who reads a link has the kernel
+/// catch up with its carrier first: a grace period, 130 µs, for a bridge that has just been brought up.
+pub(super) fn index(name: &IfName) -> io::Result<u32> {
+    if_nametoindex(name.as_str()).map_err(|error| if error == Errno::ENODEV { absent(name) } else { error.into() })
+}
+
+fn absent(name: &IfName) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("link {name} does not exist"))
 }
 
 /// What the kernel says of things that are not there.
 pub(super) fn absent_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    use nix::errno::Errno;
     let absent = [Errno::ENODEV, Errno::ESRCH, Errno::ENOENT, Errno::EADDRNOTAVAIL, Errno::ENXIO];
     match result {
         Ok(value) => Ok(Some(value)),
@@ -237,8 +248,7 @@ pub(super) fn put(wire: &mut Wire, sysctls: &Sysctls, wanted: &Link) -> io::Resu
 }
 
 fn make(wire: &mut Wire, sysctls: &Sysctls, wanted: &Link) -> io::Result<()> {
-    let message = new(wire, wanted)?;
-    create(wire, message).map_err(|error| explain(error, wire, wanted))?;
+    create(wire, new(wanted)?).map_err(|error| explain(error, wire, wanted))?;
     bring_up(wire, sysctls, wanted, message_of(wanted, vec![LinkAttribute::IfAlias(wanted.alias.clone())]))
 }
 
@@ -254,12 +264,12 @@ fn message_of(wanted: &Link, attributes: Vec<LinkAttribute>) -> LinkMessage {
 }
 
 /// The message that makes it.
-fn new(wire: &mut Wire, wanted: &Link) -> io::Result<LinkMessage> {
+fn new(wanted: &Link) -> io::Result<LinkMessage> {
     let mut attributes = vec![LinkAttribute::Group(GROUP), info(&wanted.kind)];
     attributes.extend(wanted.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
     attributes.extend(wanted.mtu.map(LinkAttribute::Mtu));
     if let Some(parent) = parent(&wanted.kind) {
-        attributes.push(LinkAttribute::Link(need(wire, parent)?.index));
+        attributes.push(LinkAttribute::Link(index(parent)?));
     }
     Ok(message_of(wanted, attributes))
 }

@@ -82,7 +82,7 @@ fn forwarding(index: u32, mac: Mac) -> NeighbourMessage {
 }
 
 pub(super) fn put(wire: &mut Wire, link: &IfName, address: IpAddr, mac: Mac) -> io::Result<()> {
-    let mut message = message(link::need(wire, link)?.index, address);
+    let mut message = message(link::index(link)?, address);
     message.header.state = NeighbourState::Permanent;
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()));
     wire.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
@@ -95,7 +95,7 @@ pub(super) fn delete(wire: &mut Wire, link: &IfName, address: IpAddr) -> io::Res
 
 /// Replaces the entry that stands. The kernel gives none but the MAC 0 and multicast ones a second destination.
 pub(super) fn put_forwarding(wire: &mut Wire, link: &IfName, mac: Mac, vtep: IpAddr) -> io::Result<()> {
-    let mut message = forwarding(link::need(wire, link)?.index, mac);
+    let mut message = forwarding(link::index(link)?, mac);
     message.header.state = NeighbourState::Permanent;
     message.attributes.push(NeighbourAttribute::Destination(vtep.into()));
     wire.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
@@ -142,7 +142,7 @@ fn read_all(answers: &[RouteNetlinkMessage]) -> Vec<Seen> {
 
 /// Forgets what the kernel knows and has it ask the segment.
 pub(super) fn ask(wire: &mut Wire, link: &IfName, address: IpAddr) -> io::Result<()> {
-    let index = link::need(wire, link)?.index;
+    let index = link::index(link)?;
     delete(wire, link, address)?;
     let mut question = message(index, address);
     question.header.flags = NeighbourFlags::Use;
@@ -151,7 +151,7 @@ pub(super) fn ask(wire: &mut Wire, link: &IfName, address: IpAddr) -> io::Result
 
 /// The MAC that has answered.
 pub(super) fn answer(wire: &mut Wire, link: &IfName, address: IpAddr) -> io::Result<Option<Mac>> {
-    let index = link::need(wire, link)?.index;
+    let index = link::index(link)?;
     let answer = link::absent_is_none(wire.get(RouteNetlinkMessage::GetNeighbour(message(index, address))))?.flatten();
     let Some(RouteNetlinkMessage::NewNeighbour(seen)) = answer else { return Ok(None) };
     Ok(mac(&seen).filter(|_| seen.header.state == NeighbourState::Reachable))

@@ -10,7 +10,7 @@ use crate::model::{IfName, Port};
 
 /// The link, if it was no port of this bridge before.
 pub(super) fn put(wire: &mut Wire, wanted: &Port) -> io::Result<Option<Seen>> {
-    let bridge = link::need(wire, &wanted.bridge)?.index;
+    let bridge = link::index(&wanted.bridge)?;
     let mut seen = link::need(wire, &wanted.link)?;
     if !seen.is_ours() {
         return Err(link::foreign(&seen));

@@ -11,7 +11,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::address::family;
-use super::link::{absent_is_none, find, need};
+use super::link::{absent_is_none, find, index};
 use super::wire::Wire;
 use crate::model::{IfName, Route, RouteKind, StaticRoute};
 
@@ -157,7 +157,7 @@ fn lead(message: &mut RouteMessage, via: Option<IpAddr>) {
 /// Replaces one of ours to the same destination, whatever its link; another owner's is refused. But a local one stands beside others in
 /// IPv6: `::1` has one on every link whose packets may be answered from it.
 pub(super) fn put(wire: &mut Wire, wanted: &Route) -> io::Result<()> {
-    let index = need(wire, &wanted.link)?.index;
+    let index = index(&wanted.link)?;
     match add(wire, message(wanted, index), NLM_F_EXCL) {
         Err(error) if [io::ErrorKind::AlreadyExists, io::ErrorKind::InvalidInput].contains(&error.kind()) => {}
         result => return result,
