@@ -87,9 +87,10 @@ fn make_in_sandbox(
     let namespace = open_namespace(path)?;
     link::create(wire, pair(wanted, &pattern(name), Some(&namespace)))?;
     prepare(sysctls, wanted)?;
-    link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host)])))?;
+    // read before it is up: see `link::index`
     let peer = link::need(wire, &wanted.host)?.peer.ok_or_else(|| io::Error::other("the kernel does not tell the other end of a veth"))?;
-    within(&namespace, || furnish(sysctls, peer, inside))?;
+    link::set(wire, link::up(link::message(0, vec![link::named(&wanted.host)])))?;
+    within(&namespace, || furnish(&mut Wire::open()?, sysctls, peer, inside))?;
     link::set(wire, link::message(0, vec![link::named(&wanted.host), alias(wanted)]))
 }
 
@@ -134,19 +135,18 @@ fn pair(wanted: &Attachment, peer_name: &str, namespace: Option<&File>) -> LinkM
 }
 
 /// Does in the sandbox what the engine does to a link that it moved there (`libnetwork/osl/interface_linux.go`), in its order.
-pub(super) fn furnish(sysctls: &Sysctls, index: u32, inside: &Inside<'_>) -> io::Result<()> {
-    let mut wire = Wire::open()?;
-    let name = link::find_index(&mut wire, index)?.ok_or_else(|| io::Error::other("the container's end vanished"))?.name;
+pub(super) fn furnish(wire: &mut Wire, sysctls: &Sysctls, index: u32, inside: &Inside<'_>) -> io::Result<()> {
+    let name = link::find_index(wire, index)?.ok_or_else(|| io::Error::other("the container's end vanished"))?.name;
     set_sysctls(sysctls, &name, inside)?;
     for address in inside.addresses {
-        address::put_on(&mut wire, index, *address)?;
+        address::put_on(wire, index, *address)?;
     }
-    link::set(&mut wire, link::up(link::message(index, Vec::new())))?;
+    link::set(wire, link::up(link::message(index, Vec::new())))?;
     for wanted in inside.routes {
-        route::put_static(&mut wire, wanted, index)?;
+        route::put_static(wire, wanted, index)?;
     }
     for gateway in inside.gateways {
-        route::put_default(&mut wire, *gateway, index)?;
+        route::put_default(wire, *gateway, index)?;
     }
     Ok(())
 }

@@ -101,12 +101,15 @@ fn put_in_sandbox(wire: &mut Wire, means: Means<'_>, wanted: &Attachment, child:
     let namespace = open_namespace(path)?;
     let Place::Sandbox { name, addresses, sysctls: asked, gateways, routes, .. } = &wanted.place else { return Ok(()) };
     let inside = Inside { addresses, sysctls: asked, gateways, routes };
-    if within(&namespace, || keep(means, wanted, child, parent, &inside))? {
-        return Ok(());
-    }
-    create(wire, wanted, child, parent, &pattern(name), Some(&namespace))?;
-    number(wire, &namespace)?;
-    within(&namespace, || finish(means.sysctls, wanted, parent, &inside))
+    within(&namespace, || {
+        let mut there = Wire::open()?;
+        if keep(&mut there, means, wanted, child, parent, &inside)? {
+            return Ok(());
+        }
+        create(wire, wanted, child, parent, &pattern(name), Some(&namespace))?;
+        number(wire, &namespace)?;
+        finish(&mut there, means.sysctls, wanted, parent, &inside)
+    })
 }
 
 /// Gives a namespace a number, as the kernel does when a link is moved there: what happens to its links is told to who has one of it.
@@ -121,19 +124,18 @@ fn number(wire: &mut Wire, namespace: &File) -> io::Result<()> {
 }
 
 /// Whether it stands in the namespace of the calling thread, which it then does as wanted; a half-made one is removed.
-fn keep(means: Means<'_>, wanted: &Attachment, child: &Macvlan, parent: &Seen, inside: &Inside<'_>) -> io::Result<bool> {
-    let mut wire = Wire::open()?;
-    for seen in children(&mut wire)? {
+fn keep(wire: &mut Wire, means: Means<'_>, wanted: &Attachment, child: &Macvlan, parent: &Seen, inside: &Inside<'_>) -> io::Result<bool> {
+    for seen in children(wire)? {
         if seen.alias == wanted.alias {
             if !seen.up && means.settling.leaves(&wanted.host) {
                 return Ok(true);
             }
-            alter(&mut wire, wanted, child, parent, &seen)?;
+            alter(wire, wanted, child, parent, &seen)?;
             // a link that went down lost its routes and its IPv6 addresses
-            return if seen.up { Ok(()) } else { furnish(means.sysctls, seen.index, inside) }.map(|()| true);
+            return if seen.up { Ok(()) } else { furnish(wire, means.sysctls, seen.index, inside) }.map(|()| true);
         }
         if is_half_made(&seen, parent) {
-            link::remove(&mut wire, seen.index)?;
+            link::remove(wire, seen.index)?;
         }
     }
     Ok(false)
@@ -185,14 +187,13 @@ fn is_half_made(seen: &Seen, parent: &Seen) -> bool {
 }
 
 /// Makes a child that was just made in the namespace of the calling thread what the engine would have made of it; or removes it.
-fn finish(sysctls: &Sysctls, wanted: &Attachment, parent: &Seen, inside: &Inside<'_>) -> io::Result<()> {
-    let mut wire = Wire::open()?;
-    let made = children(&mut wire)?.into_iter().find(|seen| is_half_made(seen, parent));
+fn finish(wire: &mut Wire, sysctls: &Sysctls, wanted: &Attachment, parent: &Seen, inside: &Inside<'_>) -> io::Result<()> {
+    let made = children(wire)?.into_iter().find(|seen| is_half_made(seen, parent));
     let made = made.ok_or_else(|| io::Error::other("the container's link vanished"))?.index;
-    link::set(&mut wire, link::message(made, vec![address(wanted)]))
-        .and_then(|()| furnish(sysctls, made, inside))
-        .and_then(|()| link::set(&mut wire, link::message(made, vec![alias(wanted)])))
-        .inspect_err(|_| drop(link::remove(&mut wire, made)))
+    link::set(wire, link::message(made, vec![address(wanted)]))
+        .and_then(|()| furnish(wire, sysctls, made, inside))
+        .and_then(|()| link::set(wire, link::message(made, vec![alias(wanted)])))
+        .inspect_err(|_| drop(link::remove(wire, made)))
 }
 
 fn alias(wanted: &Attachment) -> LinkAttribute {
