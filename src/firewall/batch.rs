@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use super::attribute::{Attribute, list, string, written_length};
 use super::element::{Element, Set};
+use super::fast;
 use super::socket::{Message, NFTABLES};
-use super::table::{TABLE, chains, set_attributes};
+use super::table::{Chain, TABLE, chains, set_attributes};
 
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 
 /// `nfgenmsg.nfgen_family`: which tables are meant.
 pub const INET: u8 = 1;
+pub const NETDEV: u8 = 5;
 
 /// `NFT_MSG_*`.
 pub mod message {
@@ -50,39 +52,85 @@ pub fn operation(what: &'static str, object: impl Into<String>, family: u8, kind
     Operation { what, object: object.into(), message: Message { subsystem: NFTABLES, kind, flags, family, attributes } }
 }
 
-fn table(what: &'static str, kind: u8) -> Operation {
-    operation(what, "table inet rsnet", INET, kind, vec![string(1, TABLE)])
+/// One of our two tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    Inet,
+    /// That of the fast way, where the kernel has one.
+    Netdev,
 }
 
-/// No table, whether there was one or not: it is made first, so that the deletion finds one.
-pub fn remove_table() -> Vec<Operation> {
-    vec![table("create", message::NEWTABLE), table("delete", message::DELTABLE)]
+impl Table {
+    pub fn family(self) -> u8 {
+        match self {
+            Table::Inet => INET,
+            Table::Netdev => NETDEV,
+        }
+    }
+
+    /// As `nft` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Inet => "inet rsnet",
+            Table::Netdev => "netdev rsnet",
+        }
+    }
+
+    pub fn sets(self) -> Vec<Set> {
+        match self {
+            Table::Inet => Set::all().collect(),
+            Table::Netdev => Set::fast().collect(),
+        }
+    }
+
+    pub fn chains(self) -> Vec<Chain> {
+        match self {
+            Table::Inet => chains(),
+            Table::Netdev => fast::chains(),
+        }
+    }
+
+    fn operation(self, what: &'static str, kind: u8) -> Operation {
+        operation(what, format!("table {}", self.name()), self.family(), kind, vec![string(1, TABLE)])
+    }
+
+    /// No table, whether there was one or not: it is made first, so that the deletion finds one.
+    pub fn remove(self) -> Vec<Operation> {
+        vec![self.operation("create", message::NEWTABLE), self.operation("delete", message::DELTABLE)]
+    }
+
+    /// The table as it must be, in place of whatever is there.
+    pub fn rebuild(self) -> Vec<Operation> {
+        let sets = self.sets().into_iter().zip(1..).map(|(set, id)| {
+            let attributes = [set_attributes(set), vec![super::attribute::number(10, id)]].concat();
+            operation("create", format!("set {} {}", self.name(), set.name()), self.family(), message::NEWSET, attributes)
+        });
+        let chains = self.chains().into_iter().flat_map(|chain| self.chain(chain));
+        self.remove().into_iter().chain([self.operation("create", message::NEWTABLE)]).chain(sets).chain(chains).collect()
+    }
+
+    fn chain(self, chain: Chain) -> Vec<Operation> {
+        let object = format!("chain {} {}", self.name(), chain.name);
+        let made = operation("create", object.clone(), self.family(), message::NEWCHAIN, chain.attributes());
+        let rules = chain.rules.into_iter().map(|rule| {
+            let attributes = vec![string(1, TABLE), string(2, chain.name), rule];
+            operation("add a rule to", object.clone(), self.family(), message::NEWRULE, attributes)
+        });
+        [made].into_iter().chain(rules).collect()
+    }
 }
 
-/// The table as it must be, in place of whatever is there.
-pub fn rebuild() -> Vec<Operation> {
-    let sets = Set::all().zip(1..).map(|(set, id)| {
-        let attributes = [set_attributes(set), vec![super::attribute::number(10, id)]].concat();
-        operation("create", format!("set inet rsnet {}", set.name()), INET, message::NEWSET, attributes)
-    });
-    let fresh = [table("create", message::NEWTABLE)];
-    remove_table().into_iter().chain(fresh).chain(sets).chain(chains().into_iter().flat_map(chain)).collect()
-}
-
-fn chain(chain: super::table::Chain) -> Vec<Operation> {
-    let object = format!("chain inet rsnet {}", chain.name);
-    let made = operation("create", object.clone(), INET, message::NEWCHAIN, chain.attributes());
-    let rules = chain.rules.into_iter().map(|rule| {
-        let attributes = vec![string(1, TABLE), string(2, chain.name), rule];
-        operation("add a rule to", object.clone(), INET, message::NEWRULE, attributes)
-    });
-    [made].into_iter().chain(rules).collect()
-}
-
-/// Takes elements out, then puts others in.
+/// Takes elements out, then puts others in. Of hooks none is taken out: that is [`unhook`], for those who see all.
 pub fn change<'a>(remove: impl IntoIterator<Item = &'a Element>, add: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
-    let removals = grouped("remove elements from", message::DELSETELEM, remove);
-    removals.into_iter().chain(grouped("add elements to", message::NEWSETELEM, add)).collect()
+    let (hooks, add): (Vec<_>, Vec<_>) = add.into_iter().partition(|element| element.set == Set::Hooks);
+    let removals = grouped("remove elements from", message::DELSETELEM, remove.into_iter().filter(|element| element.set != Set::Hooks));
+    let additions = grouped("add elements to", message::NEWSETELEM, add);
+    removals.into_iter().chain(additions).chain(fast::hook(message::NEWCHAIN, hooks)).collect()
+}
+
+/// Links that are no more of ours.
+pub fn unhook<'a>(links: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
+    fast::hook(message::DELCHAIN, links)
 }
 
 fn grouped<'a>(what: &'static str, kind: u8, elements: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
@@ -94,7 +142,8 @@ fn grouped<'a>(what: &'static str, kind: u8, elements: impl IntoIterator<Item = 
     messages
         .map(|(set, members)| {
             let attributes = vec![string(1, TABLE), string(2, set.name()), list(3, members)];
-            operation(what, format!("set inet rsnet {}", set.name()), INET, kind, attributes)
+            let table = set.table();
+            operation(what, format!("set {} {}", table.name(), set.name()), table.family(), kind, attributes)
         })
         .collect()
 }

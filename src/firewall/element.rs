@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, Zone, family_of};
 
 use super::attribute::{Attribute, bytes, find, find_number, find_string, nest, read};
+use super::batch::Table;
 use super::conntrack::Way;
 use super::expression::{Field, Verdict, interface, nfproto, verdict_data};
 use super::table::{ANYTHING, Data, OPENED, Shape};
@@ -43,7 +44,31 @@ pub enum Set {
     InternalSubnets(Family),
     EnterSubnets(Family),
     MasqueradeSubnets(Family),
+    /// From here on of the table `netdev rsnet` (`fast`). Ports of containers with their source.
+    FastPorts(Family),
+    /// Links to other hosts with the sources and lengths of what may come by them.
+    FastLinks(Family),
+    /// Both addresses in one subnet, as [`Set::InnerSubnets`].
+    FastInner(Family),
+    /// The port of a container of this host.
+    FastHere(Family),
+    /// The next hop to containers of other hosts, by source and destination.
+    FastVia(Family),
+    /// The link to it, by protocol and length as well.
+    FastOut(Family),
+    /// No set: the links at whose ingress the chains are.
+    Hooks,
 }
+
+pub const FAST_PORTS: [&[Field]; 2] = [&[Field::Iifname, Field::Source(Family::V4)], &[Field::Iifname, Field::Source(Family::V6)]];
+pub const FAST_LINKS: [&[Field]; 2] = [
+    &[Field::Iifname, Field::Source(Family::V4), Field::Length(Family::V4)],
+    &[Field::Iifname, Field::Source(Family::V6), Field::Length(Family::V6)],
+];
+pub const FAST_OUT: [&[Field]; 2] = [
+    &[Field::Source(Family::V4), Field::Destination(Family::V4), Field::L4proto, Field::Length(Family::V4)],
+    &[Field::Source(Family::V6), Field::Destination(Family::V6), Field::L4proto, Field::Length(Family::V6)],
+];
 
 const TUNNEL: &[Field] = &[Field::Port, Field::Vni];
 const MEMBER_V4: &[Field] = &[Field::Source(Family::V4), Field::Port, Field::Vni];
@@ -52,8 +77,8 @@ const ENDPOINT_V4: &[Field] = &[Field::Destination(Family::V4), Field::L4proto, 
 const ENDPOINT_V6: &[Field] = &[Field::Destination(Family::V6), Field::L4proto, Field::Port];
 const TARGET_V4: &[Field] = &[Field::Destination(Family::V4), Field::Port];
 const TARGET_V6: &[Field] = &[Field::Destination(Family::V6), Field::Port];
-const PAIR_V4: &[Field] = &[Field::Source(Family::V4), Field::Destination(Family::V4)];
-const PAIR_V6: &[Field] = &[Field::Source(Family::V6), Field::Destination(Family::V6)];
+pub const PAIR_V4: &[Field] = &[Field::Source(Family::V4), Field::Destination(Family::V4)];
+pub const PAIR_V6: &[Field] = &[Field::Source(Family::V6), Field::Destination(Family::V6)];
 // The family stands before the address since the kernel has ranges with both ends in one element only for keys of more than one field.
 const FROM_V4: &[Field] = &[Field::Nfproto, Field::Source(Family::V4)];
 const FROM_V6: &[Field] = &[Field::Nfproto, Field::Source(Family::V6)];
@@ -72,6 +97,20 @@ impl Set {
     pub fn of_subnets() -> impl Iterator<Item = Set> {
         let twofold = [Set::InnerSubnets, Set::DirectSubnets, Set::InternalSubnets, Set::EnterSubnets, Set::MasqueradeSubnets];
         twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)])
+    }
+
+    /// Those of the table `netdev rsnet`.
+    pub fn fast() -> impl Iterator<Item = Set> {
+        let twofold = [Set::FastPorts, Set::FastLinks, Set::FastInner, Set::FastHere, Set::FastVia, Set::FastOut];
+        twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)])
+    }
+
+    pub fn is_fast(self) -> bool {
+        self == Set::Hooks || Set::fast().any(|fast| fast == self)
+    }
+
+    pub fn table(self) -> Table {
+        if self.is_fast() { Table::Netdev } else { Table::Inet }
     }
 
     pub fn name(self) -> &'static str {
@@ -107,6 +146,19 @@ impl Set {
             Set::EnterSubnets(Family::V6) => "enter6",
             Set::MasqueradeSubnets(Family::V4) => "masquerade4",
             Set::MasqueradeSubnets(Family::V6) => "masquerade6",
+            Set::FastPorts(Family::V4) => "ports4",
+            Set::FastPorts(Family::V6) => "ports6",
+            Set::FastLinks(Family::V4) => "links4",
+            Set::FastLinks(Family::V6) => "links6",
+            Set::FastInner(Family::V4) => "inner4",
+            Set::FastInner(Family::V6) => "inner6",
+            Set::FastHere(Family::V4) => "here4",
+            Set::FastHere(Family::V6) => "here6",
+            Set::FastVia(Family::V4) => "via4",
+            Set::FastVia(Family::V6) => "via6",
+            Set::FastOut(Family::V4) => "out4",
+            Set::FastOut(Family::V6) => "out6",
+            Set::Hooks => "hooks",
         }
     }
 
@@ -135,9 +187,25 @@ impl Set {
             Set::EnterSubnets(Family::V6) => (TO_V6, Data::Verdict),
             Set::DirectSubnets(Family::V4) | Set::InternalSubnets(Family::V4) | Set::MasqueradeSubnets(Family::V4) => (FROM_V4, Data::None),
             Set::DirectSubnets(Family::V6) | Set::InternalSubnets(Family::V6) | Set::MasqueradeSubnets(Family::V6) => (FROM_V6, Data::None),
+            Set::FastPorts(f) => (of(f, FAST_PORTS), Data::None),
+            Set::FastLinks(f) => (of(f, FAST_LINKS), Data::None),
+            Set::FastInner(f) => (of(f, [PAIR_V4, PAIR_V6]), Data::None),
+            Set::FastHere(f) => (of(f, [&ENDPOINT_V4[..1], &ENDPOINT_V6[..1]]), Data::Fields(&[Field::Index])),
+            Set::FastVia(f) => (of(f, [PAIR_V4, PAIR_V6]), Data::Fields(of(f, [&ENDPOINT_V4[..1], &ENDPOINT_V6[..1]]))),
+            Set::FastOut(f) => (of(f, FAST_OUT), Data::Fields(&[Field::Index])),
+            Set::Hooks => (&[Field::Iifname], Data::None),
         };
-        let ranges = |set: &Set| matches!(set, Set::PublishRange(_) | Set::Open(_)) || Set::of_subnets().any(|subnets| subnets == *set);
+        let fast = |set: &Set| matches!(set, Set::FastLinks(_) | Set::FastInner(_) | Set::FastVia(_) | Set::FastOut(_));
+        let ranges =
+            |set: &Set| matches!(set, Set::PublishRange(_) | Set::Open(_)) || fast(set) || Set::of_subnets().any(|subnets| subnets == *set);
         Shape { key, data, interval: ranges(&self) }
+    }
+}
+
+pub fn of<T: Copy>(family: Family, [v4, v6]: [T; 2]) -> T {
+    match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
     }
 }
 
@@ -159,8 +227,8 @@ pub enum Datum {
     Verdict(i32, Option<String>),
 }
 
-/// The elements that say what `entry` says. Fails where an entry mixes the address families, which no kernel can translate between.
-pub fn elements(entry: &Entry) -> io::Result<Vec<Element>> {
+/// The elements that say what `entry` says, on a host whose links have the numbers that `index` tells (0: there is no such link). Fails where an entry mixes the address families, which no kernel can translate between.
+pub fn elements(entry: &Entry, index: &dyn Fn(&IfName) -> u32) -> io::Result<Vec<Element>> {
     let pair = |set, from: &IfName, to: &IfName| vec![Element::plain(set, [name(from), name(to)].concat())];
     Ok(match entry {
         Entry::Segment { link } => [vec![Element::plain(Set::Segments, name(link))], pair(Set::Hairpin, link, link)].concat(),
@@ -171,7 +239,7 @@ pub fn elements(entry: &Entry) -> io::Result<Vec<Element>> {
             vec![Element { data: inbound(*rule), ..Element::plain(Set::Enter, family_link(*family, link)) }]
         }
         Entry::Masquerade { zone: Zone::Link(link), family } => vec![Element::plain(Set::Masquerade, family_link(*family, link))],
-        Entry::Inner { zone: Zone::Subnet(subnet) } => vec![pair_within(subnet)],
+        Entry::Inner { zone: Zone::Subnet(subnet) } => [Set::InnerSubnets, Set::FastInner].map(|set| pair_within(set, subnet)).to_vec(),
         Entry::Direct { subnet } => vec![one_within(Set::DirectSubnets, subnet, Datum::None)],
         Entry::Internal { zone: Zone::Subnet(subnet) } => vec![one_within(Set::InternalSubnets, subnet, Datum::None)],
         Entry::Enter { zone: Zone::Subnet(subnet), rule, .. } => vec![one_within(Set::EnterSubnets, subnet, inbound(*rule))],
@@ -185,7 +253,60 @@ pub fn elements(entry: &Entry) -> io::Result<Vec<Element>> {
         }
         Entry::Publish { protocol, host, ports, to, to_port } => publish(*protocol, *host, *ports, *to, *to_port)?,
         Entry::Open { protocol, to, ports } => vec![range(Set::Open(family_of(*to)), *to, *to, *protocol, *ports, Datum::None)],
+        Entry::Local { address, link } => local(*address, link, index(link)),
+        Entry::Remote { subnet, first, last, link, via, mtu } => {
+            let (hook, from) = (hook(link, index(link)), coming(link, (*first, *last), *mtu));
+            hook.into_iter().chain(from).chain(going(subnet, (*first, *last), (index(link), *via), *mtu)).collect()
+        }
     })
+}
+
+fn local(address: IpAddr, link: &IfName, index: u32) -> Vec<Element> {
+    let family = family_of(address);
+    let port = Element::plain(Set::FastPorts(family), [name(link), octets(address)].concat());
+    let data = Datum::Value(index.to_ne_bytes().to_vec());
+    let here = Element { data, ..Element::plain(Set::FastHere(family), octets(address)) };
+    hook(link, index).into_iter().chain([port, here]).collect()
+}
+
+/// None where there is no such link: the kernel would refuse it, and all else with it.
+fn hook(link: &IfName, index: u32) -> Option<Element> {
+    (index > 0).then(|| Element::hook(link.as_str()))
+}
+
+/// No Ethernet takes packets larger than this: what is larger was put together of smaller ones by the kernel (GRO).
+const JUMBO: u32 = 9216;
+
+/// The length of a packet as its header has it: that of IPv6 does not count the header itself.
+fn sized(family: Family, bytes: u32) -> Vec<u8> {
+    let header = if family == Family::V6 { 40 } else { 0 };
+    port(u16::try_from(bytes.saturating_sub(header)).unwrap_or(u16::MAX))
+}
+
+/// What comes from other hosts is led on if it is no larger than the ports take, or else so large that it never was one packet.
+fn coming(link: &IfName, (first, last): (IpAddr, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
+    let family = family_of(first);
+    let key = move |address, bytes| [name(link), octets(address), sized(family, bytes)].concat();
+    let lengths = [Some((0, mtu)), (mtu <= JUMBO).then_some((JUMBO + 1, u32::MAX))].into_iter().flatten();
+    lengths.map(move |(least, most)| Element { end: Some(key(last, most)), ..Element::plain(Set::FastLinks(family), key(first, least)) })
+}
+
+/// From anywhere in the subnet to addresses of other hosts. TCP has segments that suit the port by which they come in.
+fn going(subnet: &IpNet, (first, last): (IpAddr, IpAddr), (index, via): (u32, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
+    const TCP: u8 = 6;
+    let family = family_of(first);
+    let pair = |source, destination| [octets(source), octets(destination)].concat();
+    let (from, to) = (pair(subnet.network(), first), pair(subnet.broadcast(), last));
+    let next = Element { set: Set::FastVia(family), key: from.clone(), end: Some(to.clone()), data: Datum::Value(octets(via)) };
+    let key = move |pair: &[u8], protocol, bytes| [pair, &number(protocol)[..], &sized(family, bytes)[..]].concat();
+    let sizes = [((u8::MIN, 0), (u8::MAX, mtu)), ((TCP, mtu + 1), (TCP, u32::MAX))];
+    let out = move |((least, short), (most, long))| Element {
+        set: Set::FastOut(family),
+        key: key(&from, least, short),
+        end: Some(key(&to, most, long)),
+        data: Datum::Value(index.to_ne_bytes().to_vec()),
+    };
+    [next].into_iter().chain(sizes.into_iter().filter(move |((_, short), _)| *short <= 0xffff).map(out))
 }
 
 fn publish(protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16) -> io::Result<Vec<Element>> {
@@ -219,9 +340,9 @@ fn range(set: Set, first: IpAddr, last: IpAddr, protocol: Protocol, ports: PortR
 }
 
 /// Both addresses of a packet are in the subnet.
-fn pair_within(subnet: &IpNet) -> Element {
+fn pair_within(set: fn(Family) -> Set, subnet: &IpNet) -> Element {
     let twice = |address| [octets(address), octets(address)].concat();
-    let set = Set::InnerSubnets(family_of(subnet.addr()));
+    let set = set(family_of(subnet.addr()));
     Element { end: Some(twice(subnet.broadcast())), ..Element::plain(set, twice(subnet.network())) }
 }
 
@@ -305,6 +426,11 @@ const VERDICT: u16 = 2;
 impl Element {
     fn plain(set: Set, key: Vec<u8>) -> Self {
         Element { set, key, end: None, data: Datum::None }
+    }
+
+    /// The fast way begins at the ingress of `link`.
+    pub fn hook(link: &str) -> Self {
+        Element::plain(Set::Hooks, interface(link).to_vec())
     }
 
     /// `link` is a bridge of Docker's.

@@ -12,11 +12,13 @@ pub type Expression = Attribute;
 const LIST_ELEM: u16 = 1;
 pub const RULE_EXPRESSIONS: u16 = 4;
 
+const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 const OIFNAME: u32 = 7;
 const EQ: u32 = 0;
 const NEQ: u32 = 1;
+const GT: u32 = 4;
 
 /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
 pub fn nfproto(family: Family) -> u8 {
@@ -38,6 +40,10 @@ pub enum Field {
     Destination(Family),
     Port,
     Vni,
+    /// What the header says of the packet's length: all of it, of IPv6 what is behind the header.
+    Length(Family),
+    /// The number of a link, in host order: of that by which the packet came to whoever loads it from a packet.
+    Index,
 }
 
 impl Field {
@@ -45,8 +51,8 @@ impl Field {
     pub fn length(self) -> u32 {
         match self {
             Field::Iifname | Field::Oifname | Field::Source(Family::V6) | Field::Destination(Family::V6) => 16,
-            Field::Source(Family::V4) | Field::Destination(Family::V4) | Field::Vni => 4,
-            Field::Port => 2,
+            Field::Source(Family::V4) | Field::Destination(Family::V4) | Field::Vni | Field::Index => 4,
+            Field::Port | Field::Length(_) => 2,
             Field::Nfproto | Field::L4proto => 1,
         }
     }
@@ -59,7 +65,9 @@ impl Field {
             Field::Source(Family::V4) | Field::Destination(Family::V4) | Field::Vni => 7,
             Field::Source(Family::V6) | Field::Destination(Family::V6) => 8,
             Field::L4proto => 12,
-            Field::Port => 13,
+            // so is a length, of two bytes
+            Field::Port | Field::Length(_) => 13,
+            Field::Index => 20,
             Field::Iifname | Field::Oifname => 41,
         }
     }
@@ -80,6 +88,9 @@ impl Field {
             Field::Destination(Family::V6) => payload(NETWORK_HEADER, 24, 16, word),
             Field::Port => payload(TRANSPORT_HEADER, 2, 2, word),
             Field::Vni => payload(TRANSPORT_HEADER, 12, 4, word),
+            Field::Length(Family::V4) => payload(NETWORK_HEADER, 2, 2, word),
+            Field::Length(Family::V6) => payload(NETWORK_HEADER, 4, 2, word),
+            Field::Index => meta(4, word),
         }
     }
 }
@@ -132,6 +143,50 @@ pub fn within(fields: &[Field], set: &str) -> Vec<Expression> {
 pub fn mapped(fields: &[Field], map: &str) -> Vec<Expression> {
     load(fields).chain([lookup(map, Some(register(0)))]).collect()
 }
+
+/// Out by the link whose number the one map has, to the next hop that the other has, or to the destination; counted.
+pub fn led_on(family: Family, link: (&[Field], &str), via: Option<(&[Field], &str)>) -> Vec<Expression> {
+    let next: Vec<Expression> = match via {
+        Some((fields, map)) => load(fields).chain([lookup(map, Some(register(NEXT_HOP)))]).collect(),
+        None => vec![Field::Destination(family).load(NEXT_HOP)],
+    };
+    [next, mapped(link.0, link.1), counter(), vec![led_out(family)]].concat()
+}
+
+/// Beyond every key.
+const NEXT_HOP: u32 = 12;
+
+/// Out by the link whose number is at word 0, to the next hop at word 12 (`nft_fwd_netdev`): without a route, and with a TTL one less.
+pub fn led_out(family: Family) -> Expression {
+    expression("fwd", [number(1, register(0)), number(2, register(NEXT_HOP)), number(3, nfproto(family).into())])
+}
+
+/// A frame for this host, without a VLAN's tag, with a packet that may be led on as it is: whole, no fragment, without options that somebody
+/// on the way must read, and with a TTL that suffices. Its header was found sound (`nft_set_pktinfo_ipv4_validate`), or it had no protocol.
+pub fn is_plain(of: Family) -> Vec<Expression> {
+    let kind: [u8; 2] = match of {
+        Family::V4 => [0x08, 0x00],
+        Family::V6 => [0x86, 0xdd],
+    };
+    // a tag that the card took off stands there again for who asks
+    let framed = vec![payload(LINK_HEADER, 12, 2, 0), compare(EQ, &kind), meta(PACKET_KIND, 0), compare(EQ, &[TO_THIS_HOST])];
+    let byte = |offset: u32, operator: u32, with: u8| vec![payload(NETWORK_HEADER, offset, 1, 0), compare(operator, &[with])];
+    let whole = match of {
+        Family::V4 => {
+            let fragment = vec![payload(NETWORK_HEADER, 6, 2, 0), bitwise(&[0x3f, 0xff]), compare(EQ, &[0; 2])];
+            [byte(0, EQ, 0x45), fragment, byte(8, GT, 1)].concat()
+        }
+        Family::V6 => [byte(6, NEQ, HOP_BY_HOP), byte(6, NEQ, FRAGMENT), byte(7, GT, 1)].concat(),
+    };
+    [framed, vec![Field::L4proto.load(0)], whole].concat()
+}
+
+/// `NFT_META_PKTTYPE` and `PACKET_HOST`.
+const PACKET_KIND: u32 = 19;
+const TO_THIS_HOST: u8 = 0;
+/// Headers of IPv6.
+const HOP_BY_HOP: u8 = 0;
+const FRAGMENT: u8 = 44;
 
 /// The verdict that the map has for the fields; the rule goes by where there is none.
 pub fn verdict_of(fields: &[Field], map: &str) -> Vec<Expression> {

@@ -1,23 +1,26 @@
-//! The firewall in the kernel: the table `inet rsnet` and the way through iptables' `FORWARD`, over netlink.
+//! The firewall in the kernel: the tables `inet rsnet` and `netdev rsnet` and the way through iptables' `FORWARD`, over netlink.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use netlink_sys::TokioSocket;
+use nix::net::if_::if_nametoindex;
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
-use crate::model::{Entry, Family, IfName};
+use crate::model::{Entry, Family, IfName, Zone};
 
 use super::attribute::{Attribute, covers, find_string, string};
-use super::batch::{INET, Operation, change, message, rebuild, remove_table};
+use super::batch::{Operation, Table, change, message, unhook};
 use super::conntrack::Flows;
 use super::docker::Links;
 use super::element::{Element, Set, elements, parse_list};
 use super::socket::{Message, NFTABLES, Refused, Reply, Socket};
-use super::table::{TABLE, chains, set_attributes};
-use super::{Blocker, Firewall, FirewallError, Ours, docker, foreign, legacy, watch};
+use super::table::{ROUTED, TABLE, set_attributes};
+use super::{Blocker, Firewall, FirewallError, Ours, docker, fast, foreign, legacy, watch};
 
 /// The firewall of the network namespace in which it was opened.
 pub struct Nftables {
@@ -27,6 +30,64 @@ pub struct Nftables {
     port: u32,
     /// Hears of changes since the opening.
     events: std::sync::Mutex<Option<TokioSocket>>,
+    fast: Arc<Fast>,
+}
+
+/// Whether packets may take the fast way, see [`fast`].
+struct Fast {
+    /// Why this kernel has none.
+    missing: Option<String>,
+    /// There are packets that could take it.
+    wanted: AtomicBool,
+    /// Somebody else's rules have a say in what becomes of them, and stand on the long way.
+    blocked: AtomicBool,
+}
+
+impl Fast {
+    fn find(socket: &Socket) -> Self {
+        let missing = fast::probe(socket).err();
+        if let Some(why) = &missing {
+            tracing::info!(why, "packets between containers of overlay networks pass all of the host's filters: there is no fast way here");
+        }
+        Fast { missing, wanted: false.into(), blocked: false.into() }
+    }
+
+    /// Looks whether somebody else drops what could go by it. In the namespace of the socket.
+    fn review(&self, socket: &Socket, ours: &Ours) -> io::Result<bool> {
+        self.wanted.store(!ours.links.is_empty(), Ordering::Relaxed);
+        Ok(self.is_used() && !foreign::blockers(socket, ours)?.is_empty())
+    }
+
+    fn is_used(&self) -> bool {
+        self.missing.is_none() && self.wanted.load(Ordering::Relaxed)
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        [Some(Table::Inet), self.missing.is_none().then_some(Table::Netdev)].into_iter().flatten().collect()
+    }
+
+    /// Leaves out what is not to be in the kernel now.
+    fn allowed(&self, mut elements: BTreeSet<Element>, blocked: bool) -> BTreeSet<Element> {
+        if self.missing.is_some() || blocked {
+            elements.retain(|element| !element.set.is_fast());
+        }
+        elements
+    }
+}
+
+/// As which packets inside networks without a bridge are known to rules of others.
+fn ours<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Ours {
+    let mut ours = Ours::default();
+    for entry in entries {
+        match entry {
+            Entry::Local { link, .. } | Entry::Remote { link, .. } if ROUTED.iter().any(|prefix| link.as_str().starts_with(prefix)) => {
+                ours.links.insert(link.clone());
+            }
+            Entry::Inner { zone: Zone::Subnet(subnet) } => ours.subnets.push(*subnet),
+            _ => {}
+        }
+    }
+    ours
 }
 
 impl Nftables {
@@ -36,15 +97,17 @@ impl Nftables {
         let socket = Socket::open().map_err(failed)?;
         let flows = Arc::new(Flows::open().map_err(failed)?);
         let events = watch::subscribe().map_err(failed)?;
-        Ok(Nftables { port: socket.port(), socket: Arc::new(Mutex::new(socket)), flows, events: Some(events).into() })
+        let fast = Arc::new(Fast::find(&socket));
+        Ok(Nftables { port: socket.port(), socket: Arc::new(Mutex::new(socket)), flows, events: Some(events).into(), fast })
     }
 }
 
 #[async_trait]
 impl Firewall for Nftables {
     async fn apply(&self, remove: &[Entry], add: &[Entry]) -> Result<(), FirewallError> {
-        let (old, new) = (encoded(remove)?, encoded(add)?);
         let socket = self.socket.lock().await;
+        let encoded = |entries| Ok(self.fast.allowed(encoded(entries)?, self.fast.blocked.load(Ordering::Relaxed)));
+        let (old, new) = (encoded(remove)?, encoded(add)?);
         self.flows.settled(&new).await;
         commit(&socket, &change(old.difference(&new), new.difference(&old)))?;
         self.flows.forget(old.difference(&new), new.difference(&old));
@@ -55,22 +118,27 @@ impl Firewall for Nftables {
     }
 
     async fn converge(&self, all: &BTreeSet<Entry>) -> Result<usize, FirewallError> {
-        let wanted = encoded(all)?;
+        let (wanted, ours) = (encoded(all)?, ours(all));
         let socket = self.socket.clone().lock_owned().await;
         self.flows.settled(&wanted).await;
-        let flows = self.flows.clone();
+        let (flows, fast) = (self.flows.clone(), self.fast.clone());
         look("converge", socket, move |socket| {
-            let (wanted, links) = with_dockers(socket, wanted)?;
-            Ok(mend(socket, &flows, &wanted)? + pass_docker(socket, &links)?)
+            let blocked = fast.review(socket, &ours).map_err(reading_others)?;
+            if fast.blocked.swap(blocked, Ordering::Relaxed) != blocked {
+                tracing::info!(blocked, "whether others' rules keep packets inside overlay networks from the fast way has changed");
+            }
+            let (wanted, links) = with_dockers(socket, fast.allowed(wanted, blocked))?;
+            Ok(mend(socket, &flows, &fast.tables(), &wanted)? + pass_docker(socket, &links)?)
         })
         .await
     }
 
     async fn compare(&self, all: &BTreeSet<Entry>) -> Result<Vec<String>, FirewallError> {
-        let wanted = encoded(all)?;
+        let (wanted, ours, fast) = (encoded(all)?, ours(all), self.fast.clone());
         look("compare", self.socket.clone().lock_owned().await, move |socket| {
-            let (wanted, links) = with_dockers(socket, wanted)?;
-            let mut differences = Differences::of(socket, &wanted)?.words();
+            let blocked = fast.review(socket, &ours).map_err(reading_others)?;
+            let (wanted, links) = with_dockers(socket, fast.allowed(wanted, blocked))?;
+            let mut differences = Differences::of(socket, &fast.tables(), &wanted)?.words();
             for family in [Family::V4, Family::V6] {
                 differences.extend(past_docker(socket, family, &links)?.iter().map(words));
                 differences.extend(legacy::compare(family, &links).map_err(legacy_failed(family))?);
@@ -80,15 +148,18 @@ impl Firewall for Nftables {
         .await
     }
 
+    fn no_fast_way(&self) -> Option<String> {
+        self.fast.missing.clone().filter(|_| self.fast.wanted.load(Ordering::Relaxed))
+    }
+
     async fn blockers(&self, ours: &Ours) -> Result<Vec<Blocker>, FirewallError> {
         let ours = ours.clone();
-        let failed = |cause| FirewallError { operation: "read", object: "the tables of others".into(), cause };
-        look("read", self.socket.clone().lock_owned().await, move |socket| foreign::blockers(socket, &ours).map_err(failed)).await
+        look("read", self.socket.clone().lock_owned().await, move |socket| foreign::blockers(socket, &ours).map_err(reading_others)).await
     }
 
     async fn clear(&self) -> Result<(), FirewallError> {
         let socket = self.socket.lock().await;
-        commit(&socket, &remove_table())?;
+        commit(&socket, &self.fast.tables().into_iter().flat_map(Table::remove).collect::<Vec<_>>())?;
         pass_docker(&socket, &Links::None).map(drop)
     }
 
@@ -96,9 +167,10 @@ impl Firewall for Nftables {
         let (wake, woken) = mpsc::channel(1);
         let events = self.events.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(events) = events {
-            let own = self.port;
+            let (own, fast) = (self.port, self.fast.clone());
+            let wary = move || fast.is_used();
             tokio::spawn(async move {
-                if let Err(error) = watch::watch(events, own, wake).await {
+                if let Err(error) = watch::watch(events, own, wary, wake).await {
                     tracing::error!(%error, "watch the firewall: what others change is noticed only by the timer");
                 }
             });
@@ -124,15 +196,21 @@ fn with_dockers(socket: &Socket, mut wanted: BTreeSet<Element>) -> Result<(BTree
     Ok((wanted, links))
 }
 
+fn reading_others(cause: io::Error) -> FirewallError {
+    FirewallError { operation: "read", object: "the tables of others".into(), cause }
+}
+
 fn words(operation: &Operation) -> String {
     format!("{} {}", operation.what, operation.object)
 }
 
 fn encoded<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Result<BTreeSet<Element>, FirewallError> {
-    let mut all = BTreeSet::new();
+    let (mut all, known) = (BTreeSet::new(), RefCell::new(BTreeMap::new()));
+    // in the namespace of the calling thread
+    let index = |link: &IfName| *known.borrow_mut().entry(link.clone()).or_insert_with(|| if_nametoindex(link.as_str()).unwrap_or(0));
     for entry in entries {
         let failed = |cause| FirewallError { operation: "translate", object: format!("{entry:?}"), cause };
-        all.extend(elements(entry).map_err(failed)?);
+        all.extend(elements(entry, &index).map_err(failed)?);
     }
     Ok(all)
 }
@@ -191,58 +269,76 @@ fn present_links(socket: &Socket) -> Result<Links, FirewallError> {
     Ok(Links::of(&present))
 }
 
-/// Makes the table right in one batch: the elements that differ, or all of it where a constant part does.
-fn mend(socket: &Socket, flows: &Flows, wanted: &BTreeSet<Element>) -> Result<usize, FirewallError> {
-    let differences = Differences::of(socket, wanted)?;
-    let Differences { constants, gone, new } = &differences;
-    let operations = match constants {
-        0 => change(gone, new),
-        _ => rebuild().into_iter().chain(change([], wanted)).collect(),
-    };
-    commit(socket, &operations)?;
+/// Makes the tables right in one batch: the elements that differ, or all of a table where a constant part of it does.
+fn mend(socket: &Socket, flows: &Flows, tables: &[Table], wanted: &BTreeSet<Element>) -> Result<usize, FirewallError> {
+    let differences = Differences::of(socket, tables, wanted)?;
+    commit(socket, &differences.operations(wanted))?;
+    let Differences { gone, new, idle, .. } = &differences;
     flows.forget(gone, new);
-    Ok(constants + gone.len() + new.len())
+    // where the kernel has forgotten them with their links, there is nothing to do
+    if let Err(error) = commit(socket, &unhook(idle)) {
+        tracing::debug!(%error, "links that are gone stay among those of the fast way");
+    }
+    Ok(differences.count())
 }
 
-/// How our table differs from what it must be.
+/// How our tables differ from what they must be.
 struct Differences {
-    /// Parts of it that never vary, and elements in forms that we never write.
-    constants: usize,
+    /// Parts of a table that never vary, and elements in forms that we never write, where there are such.
+    constants: Vec<(Table, usize)>,
     /// Elements that are there and must not be.
     gone: BTreeSet<Element>,
     new: BTreeSet<Element>,
+    /// Links that are hooked in and of no matter: no difference.
+    idle: BTreeSet<Element>,
 }
 
 impl Differences {
-    fn of(socket: &Socket, wanted: &BTreeSet<Element>) -> Result<Self, FirewallError> {
-        let failed = |cause| FirewallError { operation: "read", object: "table inet rsnet".into(), cause };
-        let wrong = wrong_constants(socket).map_err(failed)?;
-        let (present, strange) = observed(socket).map_err(failed)?;
-        let (gone, new) = (present.difference(wanted).cloned().collect(), wanted.difference(&present).cloned().collect());
-        Ok(Differences { constants: wrong + strange, gone, new })
+    fn of(socket: &Socket, tables: &[Table], wanted: &BTreeSet<Element>) -> Result<Self, FirewallError> {
+        let (mut constants, mut present) = (Vec::new(), BTreeSet::new());
+        for table in tables {
+            let failed = |cause| FirewallError { operation: "read", object: format!("table {}", table.name()), cause };
+            let wrong = wrong_constants(socket, *table).map_err(failed)?;
+            let strange = observed(socket, *table, &mut present).map_err(failed)?;
+            constants.extend((wrong + strange > 0).then_some((*table, wrong + strange)));
+        }
+        let gone = present.difference(wanted).cloned();
+        let (idle, gone) = gone.partition(|element| element.set == Set::Hooks);
+        Ok(Differences { constants, gone, new: wanted.difference(&present).cloned().collect(), idle })
+    }
+
+    fn count(&self) -> usize {
+        self.constants.iter().map(|(_, count)| count).sum::<usize>() + self.gone.len() + self.new.len()
+    }
+
+    fn operations(&self, wanted: &BTreeSet<Element>) -> Vec<Operation> {
+        let whole = |element: &&Element| self.constants.iter().any(|(table, _)| *table == element.set.table());
+        let rebuilt = self.constants.iter().flat_map(|(table, _)| table.rebuild());
+        let new = self.new.iter().filter(|one| !whole(one)).chain(wanted.iter().filter(whole));
+        rebuilt.chain(change(self.gone.iter().filter(|one| !whole(one)), new)).collect()
     }
 
     fn words(&self) -> Vec<String> {
-        let constants = (self.constants > 0).then(|| format!("make {} constant parts of table inet rsnet again", self.constants));
-        constants.into_iter().chain(change(&self.gone, &self.new).iter().map(words)).collect()
+        let constants = self.constants.iter().map(|(table, count)| format!("make {count} constant parts of table {} again", table.name()));
+        constants.chain(change(&self.gone, &self.new).iter().map(words)).collect()
     }
 }
 
-fn get(kind: u8, attributes: Vec<Attribute>) -> Message {
-    Message { subsystem: NFTABLES, kind, flags: 0, family: INET, attributes }
+fn get(table: Table, kind: u8, attributes: Vec<Attribute>) -> Message {
+    Message { subsystem: NFTABLES, kind, flags: 0, family: table.family(), attributes }
 }
 
 /// How many constant parts of the table are missing, altered or too many.
-fn wrong_constants(socket: &Socket) -> io::Result<usize> {
-    if socket.get(&get(message::GETTABLE, vec![string(1, TABLE)]))?.is_none() {
+fn wrong_constants(socket: &Socket, table: Table) -> io::Result<usize> {
+    if socket.get(&get(table, message::GETTABLE, vec![string(1, TABLE)]))?.is_none() {
         return Ok(1);
     }
     let ours = |kind| -> io::Result<Vec<Reply>> {
-        let all = socket.dump(&get(kind, vec![string(1, TABLE)]))?;
+        let all = socket.dump(&get(table, kind, vec![string(1, TABLE)]))?;
         Ok(all.into_iter().filter(|object| find_string(&object.attributes, 1) == Some(TABLE)).collect())
     };
-    let sets: Vec<_> = Set::all().map(set_attributes).collect();
-    let chains = chains();
+    let sets: Vec<_> = table.sets().into_iter().map(set_attributes).collect();
+    let chains = table.chains();
     let shells: Vec<_> = chains.iter().map(|chain| chain.attributes()).collect();
     let rules = ours(message::GETRULE)?;
     let wrong_rules: usize = chains.iter().map(|chain| wrong_rules(chain.name, &chain.rules, &rules)).sum();
@@ -262,20 +358,23 @@ fn wrong_rules(chain: &str, wanted: &[Attribute], present: &[Reply]) -> usize {
     wanted.len().max(present.len()) - met
 }
 
-/// The elements of all sets, and how many there are in forms that we never write.
-fn observed(socket: &Socket) -> io::Result<(BTreeSet<Element>, usize)> {
-    let (mut present, mut strange) = (BTreeSet::new(), 0);
-    for set in Set::all() {
+/// Adds the elements of all sets, and says how many there are in forms that we never write.
+fn observed(socket: &Socket, table: Table, present: &mut BTreeSet<Element>) -> io::Result<usize> {
+    let mut strange = 0;
+    for set in table.sets() {
         let (some, others) = elements_of(socket, set)?;
         present.extend(some);
         strange += others;
     }
-    Ok((present, strange))
+    if table == Table::Netdev {
+        present.extend(fast::hooked(socket)?);
+    }
+    Ok(strange)
 }
 
 /// Those of one set; none where there is no such set, whose absence is counted among the constants.
 fn elements_of(socket: &Socket, set: Set) -> io::Result<(Vec<Element>, usize)> {
-    let request = get(message::GETSETELEM, vec![string(1, TABLE), string(2, set.name())]);
+    let request = get(set.table(), message::GETSETELEM, vec![string(1, TABLE), string(2, set.name())]);
     let replies = match socket.dump(&request) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         replies => replies?,

@@ -15,7 +15,7 @@ pub const TABLE: &str = "rsnet";
 /// How the names of the links of networks without a bridge begin: routed ports, each a container's, and tunnels to other hosts. A bridge's
 /// ports have names of the first kind too, but no packet comes in by one here: what it brings comes in by the bridge.
 pub const ROUTED: [&str; 2] = [PORT, TUNNEL];
-const PORT: &str = "rsv-";
+pub const PORT: &str = "rsv-";
 const TUNNEL: &str = "rsx-";
 
 const INTERVAL: u32 = 4;
@@ -25,6 +25,8 @@ const DATA_VERDICT: u32 = 0xffff_ff00;
 
 /// `NFTNL_UDATA_SET_KEYBYTEORDER`, four bytes, `BYTEORDER_HOST_ENDIAN`: tells `nft` how to print interface names.
 const HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
+/// `NFTNL_UDATA_SET_DATABYTEORDER`, the same of a map's values.
+const HOST_ORDER_OF_DATA: [u8; 6] = [1, 4, 1, 0, 0, 0];
 
 /// What a set or map holds.
 pub struct Shape {
@@ -50,6 +52,9 @@ pub fn set_attributes(set: Set) -> Vec<Attribute> {
     }
     if let [Field::Iifname | Field::Oifname] = key {
         attributes.push(bytes(13, HOST_ORDER));
+    }
+    if let Data::Fields([Field::Index]) = data {
+        attributes.push(bytes(13, HOST_ORDER_OF_DATA));
     }
     match data {
         Data::None => {}
@@ -81,6 +86,14 @@ pub struct Chain {
 }
 
 impl Chain {
+    pub fn plain(name: &'static str, rules: Vec<Rule>) -> Self {
+        Chain { name, hook: None, rules: rules.into_iter().map(expressions).collect() }
+    }
+
+    pub fn hooked(name: &'static str, hook: (&'static str, u32, i32), rules: Vec<Rule>) -> Self {
+        Chain { hook: Some(hook), ..Chain::plain(name, rules) }
+    }
+
     /// `NFTA_CHAIN_*` of the chain, as the kernel dumps it.
     pub fn attributes(&self) -> Vec<Attribute> {
         let mut attributes = vec![string(1, TABLE), string(3, self.name)];
@@ -100,7 +113,7 @@ const POSTROUTING: u32 = 4;
 
 /// All chains, those that are jumped to before those that jump.
 pub fn chains() -> Vec<Chain> {
-    let chain = |name, hook, rules: Vec<Rule>| Chain { name, hook, rules: rules.into_iter().map(expressions).collect() };
+    let chain = |name, hook, rules| Chain { hook, ..Chain::plain(name, rules) };
     vec![
         chain(OPENED, None, opened()),
         chain(ANYTHING, None, anything()),
@@ -118,7 +131,7 @@ pub fn chains() -> Vec<Chain> {
     ]
 }
 
-type Rule = Vec<Vec<Expression>>;
+pub type Rule = Vec<Vec<Expression>>;
 
 pub const OPENED: &str = "opened";
 pub const ANYTHING: &str = "anything";

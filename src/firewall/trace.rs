@@ -2,7 +2,8 @@
 //!
 //! The rules that mark the packets stand in a table of their own that has an owner (`NFT_TABLE_F_OWNER`, Linux 5.12): it is gone with the
 //! socket that made it, however this process ends. They match one source port or number of an echo, so that nothing else is traced. Its
-//! chains also tell how far a packet came. What the old iptables (`iptables-legacy`) drop is not told by anybody: such a trail just ends.
+//! chains also tell how far a packet came. What goes by the fast way is marked where it comes in, and is out where our rule there takes it.
+//! What the old iptables (`iptables-legacy`) drop is not told by anybody: such a trail just ends.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,9 +13,12 @@ use netlink_sys::{Socket as RawSocket, protocols::NETLINK_NETFILTER};
 use crate::model::{Dropped, Family, Flow, Stage, Trace, Trail, family_of};
 
 use super::attribute::{find, find_number, find_string, nest, number, string};
-use super::batch::{INET, Operation, message, operation};
+use super::batch::{INET, NETDEV, Operation, message, operation};
+use super::element::Element;
 use super::expression::{Expression, bytes_at, ethertype, expressions, protocol, traced};
+use super::fast;
 use super::socket::{NFTABLES, READ, Refused, Reply, Socket, messages, prepare, reply};
+use super::table::TABLE;
 
 const BRIDGE: u8 = 7;
 const NFNLGRP_NFTRACE: u32 = 9;
@@ -25,6 +29,8 @@ const POLICY: u32 = 1;
 const RULE: u32 = 3;
 /// `NF_DROP`.
 const DROP: u32 = 0;
+/// `NF_STOLEN`: `fwd` has it.
+const STOLEN: u32 = 2;
 const UDP: u8 = 17;
 
 /// Before anybody else looks: connection tracking's defragmentation is at −400.
@@ -63,6 +69,9 @@ impl Tracer {
         if let Err(error) = commit(&owner, &rules(BRIDGE, &table, what)) {
             tracing::debug!(%error, "bridges are not traced; the kernel has no nftables for them");
         }
+        if let Err(error) = fast::hooked(&owner).and_then(|links| commit(&owner, &fast_rules(&table, what, &links))) {
+            tracing::debug!(%error, "the fast way is not traced; the kernel has none");
+        }
         Ok(Tracer { events, what: what.clone(), table, _owner: owner })
     }
 
@@ -82,7 +91,9 @@ impl Tracer {
         let text = |kind| find_string(&event.attributes, kind).unwrap_or_default().to_owned();
         let (table, chain) = (text(1), text(2));
         let Some(id) = find_number(&event.attributes, 6) else { return };
-        let named = |name: &&(&str, bool, bool)| chain.strip_prefix("in-").or(chain.strip_prefix("own-")) == Some(name.0);
+        // those at links have a number behind
+        let bare = chain.trim_end_matches(|c: char| c == '-' || c.is_ascii_digit());
+        let named = |name: &&(&str, bool, bool)| bare.strip_prefix("in-").or(bare.strip_prefix("own-")) == Some(name.0);
         let kind = KINDS.iter().find(named).filter(|_| table == self.table).map(|(_, back, packed)| (*back, *packed));
         if let Some((back, packed)) = kind.or_else(|| self.by_header(event)) {
             let by = find_number(&event.attributes, 10).and_then(|index| nix::net::if_::if_indextoname(index).ok()?.into_string().ok());
@@ -90,6 +101,9 @@ impl Tracer {
         }
         let Some(trail) = trails.get_mut(&id) else { return };
         trail.stage = trail.stage.max(stage(&chain).filter(|_| table == self.table).unwrap_or(Stage::In));
+        if event.family == NETDEV && table == TABLE && code_of(event) == Some(STOLEN) {
+            trail.stage = Stage::Out;
+        }
         if let Some(rule) = drop_of(event) {
             let family = family_name(event.family);
             trail.dropped.get_or_insert(Dropped { table: format!("{family} {table}"), chain, rule });
@@ -126,12 +140,17 @@ fn drop_of(event: &Reply) -> Option<Option<u64>> {
     match find_number(&event.attributes, 4)? {
         POLICY => (find_number(&event.attributes, 16)? == DROP).then_some(None),
         RULE => {
-            let code = find_number(find(&event.attributes, 5)?, 1)?;
+            let code = code_of(event)?;
             let handle = find(&event.attributes, 3)?.try_into().ok().map(u64::from_be_bytes);
             (code == DROP).then_some(handle)
         }
         _ => None,
     }
+}
+
+/// The verdict of a rule.
+fn code_of(event: &Reply) -> Option<u32> {
+    find_number(find(&event.attributes, 5)?, 1)
 }
 
 fn family_name(family: u8) -> &'static str {
@@ -164,6 +183,22 @@ fn rules(family: u8, table: &str, what: &Trace) -> Vec<Operation> {
     });
     let witnesses = [("led", FORWARD), ("up", INPUT), ("out", POSTROUTING)].map(|(name, hook)| base(family, table, name, hook, LAST));
     [made].into_iter().chain(marks).chain(witnesses).collect()
+}
+
+/// At all links of the fast way, before it.
+fn fast_rules(table: &str, what: &Trace, links: &[Element]) -> Vec<Operation> {
+    let made = operation("create", "the table of a trace", NETDEV, message::NEWTABLE, vec![string(1, table), number(2, OWNED)]);
+    let chains = links.chunks(fast::MOST_DEVICES).zip(FIRST..).enumerate().flat_map(|(number, (links, priority))| {
+        let chain = |name: &str| format!("in-{name}-{number}");
+        let plain = KINDS.iter().filter(|(_, _, packed)| !packed).zip([0, 1000]);
+        plain
+            .flat_map(|((name, back, packed), later)| {
+                let mark = matching(what, *back, *packed).map(|found| mark(NETDEV, table, &chain(name), found));
+                [Some(fast::ingress(table, &chain(name), priority + later, links)), mark].into_iter().flatten()
+            })
+            .collect::<Vec<_>>()
+    });
+    [made].into_iter().chain(chains).collect()
 }
 
 /// A chain that lets all pass.

@@ -12,7 +12,7 @@ use tokio::time::interval;
 use crate::model::Family;
 
 use super::attribute::find_string;
-use super::batch::{INET, message};
+use super::batch::{INET, NETDEV, message};
 use super::docker;
 use super::expression::nfproto;
 use super::legacy;
@@ -31,8 +31,8 @@ pub fn subscribe() -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// Wakes the receiver until it is dropped. `own` is the port of the socket whose changes are ours.
-pub async fn watch(socket: TokioSocket, own: u32, wake: mpsc::Sender<()>) -> io::Result<()> {
+/// Wakes the receiver until it is dropped. `own` is the port of the socket whose changes are ours; `wary`: rules of others count as well.
+pub async fn watch(socket: TokioSocket, own: u32, wary: impl Fn() -> bool, wake: mpsc::Sender<()>) -> io::Result<()> {
     let mut sizes = legacy::sizes();
     let mut glance = interval(GLANCE);
     loop {
@@ -49,7 +49,7 @@ pub async fn watch(socket: TokioSocket, own: u32, wake: mpsc::Sender<()>) -> io:
             }
         };
         let concerned = match received {
-            Ok(_) => messages(&datagram).filter_map(|m| reply(&m)).any(|event| concerns(&event, own)),
+            Ok(_) => messages(&datagram).filter_map(|m| reply(&m)).any(|event| concerns(&event, own, wary())),
             // Events were lost; one of them may have concerned us.
             Err(error) if error.raw_os_error() == Some(ENOBUFS) => true,
             Err(error) => return Err(error),
@@ -61,16 +61,25 @@ pub async fn watch(socket: TokioSocket, own: u32, wake: mpsc::Sender<()>) -> io:
     }
 }
 
-fn concerns(event: &Reply, own: u32) -> bool {
+fn concerns(event: &Reply, own: u32, wary: bool) -> bool {
     if event.subsystem != NFTABLES || event.port == own {
         return false;
     }
     // The table's name is attribute 1 of every object.
+    let of_ip = [Family::V4, Family::V6].map(nfproto).contains(&event.family);
     match find_string(&event.attributes, 1) {
-        Some(TABLE) => event.family == INET,
-        Some(docker::TABLE) => [Family::V4, Family::V6].map(nfproto).contains(&event.family) && chain(event).is_none_or(docker::depends_on),
-        _ => false,
+        Some(TABLE) => [INET, NETDEV].contains(&event.family),
+        Some(docker::TABLE) if of_ip => chain(event).is_none_or(docker::depends_on),
+        Some(table) => wary && filters(event, table, of_ip),
+        None => false,
     }
+}
+
+/// Whether it may begin or cease to drop what is forwarded: chains and rules of others, iptables' other tables and our own traces apart.
+fn filters(event: &Reply, table: &str, of_ip: bool) -> bool {
+    let of_forwarding = of_ip || event.family == INET;
+    let elsewhere = of_ip && ["nat", "mangle", "raw", "security"].contains(&table);
+    of_forwarding && chain(event) != Some("") && !elsewhere && !table.starts_with("rsnet-")
 }
 
 /// The chain that an event is about; none for a table.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::model::{Entry, IfName, Key, Object, Plan};
+use crate::model::{AttachmentKind, Entry, IfName, Key, LinkKind, Object, Plan};
 
 /// Whose plan it is: a network, or an endpoint of one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,6 +118,16 @@ impl Desired {
     pub fn disagrees(&self, now: &BTreeMap<Key, Object>, gone: &BTreeSet<Key>) -> bool {
         let altered = |(key, seen): (&Key, &Object)| self.objects.get(key).is_some_and(|(_, wanted)| !wanted.is_met_by(seen));
         gone.iter().any(|key| self.objects.contains_key(key)) || now.iter().any(altered) || now.keys().any(|key| self.displaces(key))
+    }
+
+    /// Whether entries lead to it by the kernel's number for it, which is another one after it was made again (`Entry::Local`,
+    /// `Entry::Remote`).
+    pub fn is_known_by_number(&self, key: &Key) -> bool {
+        match self.objects.get(key) {
+            Some((_, Object::Link(link))) => matches!(link.kind, LinkKind::Vxlan { .. }),
+            Some((_, Object::Attachment(attachment))) => matches!(attachment.kind, AttachmentKind::Veth { router: Some(_), .. }),
+            _ => false,
+        }
     }
 
     /// Whether it is a route instead of one that is planned: of what a route replaces the kernel tells nothing.

@@ -248,7 +248,8 @@ impl Reconciler {
         while let Ok(Some(change)) = timeout(end - Instant::now(), more.recv()).await {
             news.add(change);
         }
-        news.lost || self.lock().disagrees(&news.now, &news.gone)
+        let desired = self.lock();
+        news.lost || desired.disagrees(&news.now, &news.gone) || news.went.iter().any(|key| desired.is_known_by_number(key))
     }
 
     /// Has [`Reconciler::watch`] look at the host now.
@@ -297,6 +298,8 @@ impl Report {
 struct News {
     now: std::collections::BTreeMap<Key, Object>,
     gone: BTreeSet<Key>,
+    /// Those that were gone at some time, whether they are back or not.
+    went: BTreeSet<Key>,
     lost: bool,
 }
 
@@ -309,6 +312,7 @@ impl News {
             }
             Change::Gone(key) => {
                 self.now.remove(&key);
+                self.went.insert(key.clone());
                 self.gone.insert(key);
             }
             Change::Lost => self.lost = true,

@@ -114,6 +114,9 @@ pub fn faults_on_one_host_are_named_and_healthy_pairs_raise_no_alarm(engine: Eng
         )
     };
     let policy = "nft add table inet foreign; nft add chain inet foreign f '{ type filter hook forward priority 10; policy drop; }'";
+    // once rsnet has seen them, packets pass by rules that name them
+    let seen = "for n in $(seq 200); do nft list map netdev rsnet here4 | grep -q elements || break; sleep 0.02; done";
+    let led = |rule: &str| format!("{}; {seen}", foreign("forward", rule));
     let away = "nft delete table inet foreign";
     let b2 = at("b2", "br");
     wrong.extend(judge(&host, &[
@@ -215,6 +218,9 @@ pub fn faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: E
             "nft add table inet foreign; nft add chain inet foreign f '{{ type filter hook {hook} priority 10; }}'; nft add rule inet foreign f {rule} drop"
         )
     };
+    // once rsnet has seen them, packets pass by rules that name them
+    let seen = "for n in $(seq 200); do nft list map netdev rsnet here4 | grep -q elements || break; sleep 0.02; done";
+    let led = |rule: &str| format!("{}; {seen}", foreign("forward", rule));
     let away = "nft delete table inet foreign";
     let sandbox = h2.docker("inspect -f '{{.NetworkSettings.SandboxKey}}' c2").ok().to_owned();
     let within = |script: &str| format!("nsenter --net={sandbox} {script}");
@@ -249,8 +255,8 @@ pub fn faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: E
         fault(h2, &again_and_again(&format!("bridge fdb del {mac} dev {tunnel}")), enough, "c1 c2 80/tcp", "row", "forwarding to"),
         fault(h2, &foreign("input", "udp dport 4789"), away, "c1 c2 80/tcp", "firewall", "drops the tunnel's packets"),
         fault(h1, &foreign("output", "udp dport 4789"), away, "c1 c2 80/tcp", "firewall", "drops the tunnel's packets"),
-        fault(h2, &foreign("forward", &format!("ip daddr {c2}")), away, "c1 c2 80/tcp", "firewall", "drops packets from c1"),
-        fault(h2, &foreign("forward", &format!("ip saddr {c2}")), away, "c1 c2 80/tcp", "firewall", "drops the answers"),
+        fault(h2, &led(&format!("ip daddr {c2}")), away, "c1 c2 80/tcp", "firewall", "drops packets from c1"),
+        fault(h2, &led(&format!("ip saddr {c2}")), away, "c1 c2 80/tcp", "firewall", "drops the answers"),
         fault(h2, &ingress, "nft delete table netdev foreign", "c1 c2", "underlay", "UDP port 4789"),
         made("the wire of h2 is cut", Box::new(|| h2.cut()), Box::new(|| h2.mend()), "c1 c2", "underlay", "answers nothing at all"),
         fault(

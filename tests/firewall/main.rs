@@ -1,5 +1,6 @@
 //! The firewall in real network namespaces, with real packets; `nft`, `iptables` and `conntrack` as the second opinion. Needs root.
 
+mod fast;
 mod flows;
 mod lab;
 mod legacy;
@@ -66,8 +67,28 @@ fn subnets() -> BTreeSet<Entry> {
     ])
 }
 
+/// What the fast way has of it.
+fn paths() -> BTreeSet<Entry> {
+    let address = |text: &str| text.parse().unwrap();
+    let remote = |subnet: &str, first, last, link, via| Entry::Remote {
+        subnet: subnet.parse().unwrap(),
+        first: address(first),
+        last: address(last),
+        link: name(link),
+        via: address(via),
+        mtu: 1450,
+    };
+    BTreeSet::from([
+        Entry::Local { address: address("10.50.0.66"), link: name("rsv-0123456789") },
+        Entry::Local { address: address("fd00:50::1:2"), link: name("rsv-0123456789") },
+        remote("10.50.0.0/16", "10.50.0.128", "10.50.0.191", "rsx-4097", "10.50.0.128"),
+        remote("10.50.0.0/16", "10.50.3.0", "10.50.3.62", "eth0", "192.0.2.2"),
+        remote("fd00:50::/64", "fd00:50::2:0", "fd00:50::2:ffff", "rsx-4097", "fd00:50::2:0"),
+    ])
+}
+
 fn all() -> BTreeSet<Entry> {
-    one_of_each().union(&subnets()).cloned().collect()
+    [one_of_each(), subnets(), paths()].into_iter().flatten().collect()
 }
 
 #[tokio::test]
@@ -75,6 +96,15 @@ async fn nft_reads_the_table_as_it_is_meant() {
     let firewall = fresh();
     assert!(firewall.converge(&all()).await.unwrap() > 0);
     insta::assert_snapshot!(run("nft list table inet rsnet"));
+}
+
+/// Links are shown by name; their numbers vary.
+#[tokio::test]
+async fn nft_reads_the_table_of_the_fast_way_as_it_is_meant() {
+    let firewall = fresh();
+    run("ip link add rsv-0123456789 type veth peer name rsx-4097; ip link add eth0 type veth peer name eth1");
+    firewall.converge(&all()).await.unwrap();
+    insta::assert_snapshot!(run("nft list table netdev rsnet"));
 }
 
 #[tokio::test]
@@ -262,6 +292,7 @@ async fn routed_ports_and_tunnels_pass_forward_only_while_there_are_networks_of_
     firewall.converge(&one_of_each()).await.unwrap();
     assert_eq!(passes(), only_bridges);
     let network: Vec<_> = subnets().into_iter().collect();
+    let all = || one_of_each().union(&subnets()).cloned().collect();
     firewall.apply(&[], &network).await.unwrap();
     assert_eq!(passes(), [[true; 4]; 3]);
     assert_eq!(firewall.converge(&all()).await.unwrap(), 0);
@@ -270,7 +301,7 @@ async fn routed_ports_and_tunnels_pass_forward_only_while_there_are_networks_of_
     firewall.apply(&network[..1], &[]).await.unwrap();
     assert_eq!(passes(), only_bridges);
     assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
-    assert_eq!(firewall.converge(&all()).await.unwrap(), network.len() + 16);
+    assert_eq!(firewall.converge(&all()).await.unwrap(), network.len() + 2 + 16, "each subnet is told twice");
     assert_eq!(passes(), [[true; 4]; 3]);
 }
 

@@ -11,25 +11,25 @@ use rsnet::model::{Entry, Family, Inbound, Protocol, Zone};
 use crate::lab::{A, FAMILIES, Lab, Space, at, eventually, name, publish, run, segment};
 
 const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
-const PORT: u16 = 8080;
+pub const PORT: u16 = 8080;
 
 /// Every combination of family and protocol.
-fn ways() -> impl Iterator<Item = (Family, Protocol)> + Clone {
+pub fn ways() -> impl Iterator<Item = (Family, Protocol)> + Clone {
     FAMILIES.into_iter().flat_map(|family| BOTH.map(|protocol| (family, protocol)))
 }
 
 /// A host as in [`Lab`] which has also two containers of a network O, whose other host is behind a tunnel, and one of a network Q.
-struct Routed {
-    lab: Lab,
-    o1: Space,
-    o2: Space,
+pub struct Routed {
+    pub lab: Lab,
+    pub o1: Space,
+    pub o2: Space,
     /// O's other host, with its own address and that of a container, from which it speaks.
-    peer: Space,
+    pub peer: Space,
     q1: Space,
 }
 
 impl Routed {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let lab = Lab::new();
         let [o1, o2, peer, q1] = [(); 4].map(|()| Space::new());
         tunnel(&peer);
@@ -54,7 +54,7 @@ impl Routed {
         [("o1", &self.o1), ("o2", &self.o2), ("peer", &self.peer), ("q1", &self.q1), host, world, a1, b1, docker]
     }
 
-    async fn install(&self, entries: impl IntoIterator<Item = Entry>) {
+    pub async fn install(&self, entries: impl IntoIterator<Item = Entry>) {
         self.lab.firewall.converge(&entries.into_iter().collect()).await.unwrap();
     }
 }
@@ -117,7 +117,23 @@ fn network(number: &str) -> Vec<Entry> {
     zones(number).flat_map(entries).collect()
 }
 
-fn closed() -> Vec<Entry> {
+/// What the fast way knows of O: its containers here, and those of its other host.
+pub fn fast(mtu: u32) -> Vec<Entry> {
+    let local = |who, link| FAMILIES.map(|f| Entry::Local { address: at(f, who).parse().unwrap(), link: name(link) });
+    let remote = |(f, last): (Family, &str)| {
+        let (via, link) = (at(f, "peer home").parse().unwrap(), name("rsx-1"));
+        Entry::Remote { subnet: net(f, "50").parse().unwrap(), first: via, last: last.parse().unwrap(), link, via, mtu }
+    };
+    let remotes = [(Family::V4, "10.50.0.191"), (Family::V6, "fd00:50::2:ffff")].map(remote);
+    [local("o1", "rsv-o1"), local("o2", "rsv-o2"), remotes].concat()
+}
+
+/// The same network where packets take the fast way and where they do not.
+pub fn closed() -> Vec<Entry> {
+    [walled(), fast(1500)].concat()
+}
+
+fn walled() -> Vec<Entry> {
     let masquerade = FAMILIES.map(|family| Entry::Masquerade { zone: Zone::Link(name(A)), family });
     [network("50"), network("60"), segment(A, Inbound::Closed), segment(crate::lab::B, Inbound::Anything), masquerade.to_vec()].concat()
 }
@@ -126,7 +142,7 @@ fn published(to: &'static str) -> impl Iterator<Item = Entry> {
     ways().map(move |(f, protocol)| publish(protocol, at(f, "any"), (80, 80), at(f, to), PORT))
 }
 
-fn ping(space: &Space, to: &str) -> bool {
+pub fn ping(space: &Space, to: &str) -> bool {
     space.within(|| Command::new("ping").args(["-c1", "-W0.5", to]).output().unwrap().status.success())
 }
 
@@ -182,8 +198,10 @@ fn row(from: &str, space: &Space) {
 #[tokio::test]
 async fn containers_of_a_network_reach_each_other_the_host_and_the_world_and_nobody_else_reaches_them() {
     let routed = Routed::new();
-    routed.install(closed()).await;
-    matrix(&routed);
+    for entries in [closed(), walled()] {
+        routed.install(entries).await;
+        matrix(&routed);
+    }
 }
 
 /// As engines make them: 20.10 has no rules in raw, 28.5 walls its containers and its loopback ports off there.
@@ -450,7 +468,7 @@ async fn packets_that_are_too_large_for_the_tunnel_are_sent_back_or_in_fragments
     let routed = Routed::new();
     run("ip link set rsx-1 mtu 1400");
     routed.peer.run("ip link set eth0 mtu 1400");
-    routed.install(closed()).await;
+    routed.install(walled().into_iter().chain(fast(1400))).await;
     for (f, told) in [(Family::V4, "Frag needed and DF set (mtu = 1400)"), (Family::V6, "Packet too big: mtu=1400")] {
         let sized = |how: &str| routed.o1.run(&format!("ping -c1 -W1 {how} -s 1450 {} || true", at(f, "peer")));
         let refused = sized("-M do");

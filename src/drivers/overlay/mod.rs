@@ -4,6 +4,7 @@
 //! host's block leaves by a VXLAN link, whose neighbours and forwarding entries say everything, so that nothing is ever asked or learned. A
 //! packet's way: container → its port → route to the peer's block → VXLAN → the peer → route to the container → its port.
 
+mod paths;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -42,7 +43,10 @@ impl Overlay {
         let homes = share.mine.homes.iter().map(|home| Object::Address { link: tunnel.clone(), address: IpNet::from(*home) });
         let nowhere = self.spec.sides.iter().map(|side| nowhere(side.subnet));
         let peers = share.peers.iter().flat_map(|peer| self.towards(share, peer, &tunnel));
-        Plan::new([self.link(share)].into_iter().chain(homes).chain(nowhere).chain(peers), self.entries().chain(self.members(share)))
+        Plan::new(
+            [self.link(share)].into_iter().chain(homes).chain(nowhere).chain(peers),
+            self.entries().chain(self.members(share)).chain(self.paths(share)),
+        )
     }
 
     fn link(&self, share: &Share) -> Object {
@@ -183,6 +187,12 @@ impl Overlay {
         self.sides(endpoint).filter(|_| open).map(|(side, _)| side.gateway).collect()
     }
 
+    /// A container of this host, to the fast way.
+    fn locals<'e>(&'e self, endpoint: &'e Endpoint) -> impl Iterator<Item = Entry> {
+        let link = endpoint.host_link();
+        self.sides(endpoint).map(move |(_, address)| Entry::Local { address, link: link.clone() })
+    }
+
     /// All that is for the subnet goes to the gateway, which is on the link: two halves are more special than the whole, which the engine
     /// takes to be on the link.
     fn inside(&self, endpoint: &Endpoint) -> Vec<StaticRoute> {
@@ -245,7 +255,7 @@ impl Mode for Overlay {
             self.targets(endpoint, binding.host).into_iter().map(entry)
         };
         let objects = [attachment].into_iter().chain(self.port(endpoint, share)).chain(self.forwarding()).chain(host_ports);
-        Plan::new(objects, endpoint.bindings.iter().flat_map(publish))
+        Plan::new(objects, endpoint.bindings.iter().flat_map(publish).chain(self.locals(endpoint)))
     }
 
     fn join(&self, endpoint: &Endpoint) -> Join {

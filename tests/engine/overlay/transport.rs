@@ -5,18 +5,18 @@ use crate::flow::Flow;
 use crate::lab::{Engine, Host, PATIENCE, wait_until};
 use crate::traffic::{Place, ask, reaches, serve, tcp, udp};
 
-/// Counts what comes in: in tunnels, and from containers' addresses as they are.
+/// Counts what comes in: in tunnels, and from containers' addresses as they are. At the link itself, before the fast way takes it.
 fn count(host: &Host) {
-    host.sh("nft 'add table inet seen
-         add chain inet seen c { type filter hook prerouting priority -400; }
-         add rule inet seen c iifname eth0 udp dport 4789 counter comment tunneled
-         add rule inet seen c iifname eth0 ip saddr 10.50.0.0/16 counter comment plain'")
+    host.sh("nft 'add table netdev seen
+         add chain netdev seen c { type filter hook ingress device eth0 priority -400; }
+         add rule netdev seen c udp dport 4789 counter comment tunneled
+         add rule netdev seen c ip saddr 10.50.0.0/16 counter comment plain'")
         .ok();
 }
 
 /// Whether there came anything of that kind.
 fn came(host: &Host, kind: &str) -> bool {
-    let seen = host.sh(&format!("nft list chain inet seen c | grep {kind}"));
+    let seen = host.sh(&format!("nft list chain netdev seen c | grep {kind}"));
     !seen.ok().contains("packets 0")
 }
 
@@ -42,7 +42,7 @@ pub fn packets_pass_as_they_are_between_hosts_of_one_segment(engine: Engine) {
         let script = format!("head -c 65536 /dev/zero | socat -t5 - TCP:{}:9,connect-timeout=5 | wc -c", all[0][0]);
         cluster.place(1).sh(&script).says("65536");
         for host in &cluster.hosts {
-            assert!(came(host, "plain") && !came(host, "tunneled"), "{}", host.sh("nft list chain inet seen c"));
+            assert!(came(host, "plain") && !came(host, "tunneled"), "{}", host.sh("nft list chain netdev seen c"));
         }
     }
 }
