@@ -114,9 +114,6 @@ pub fn faults_on_one_host_are_named_and_healthy_pairs_raise_no_alarm(engine: Eng
         )
     };
     let policy = "nft add table inet foreign; nft add chain inet foreign f '{ type filter hook forward priority 10; policy drop; }'";
-    // once rsnet has seen them, packets pass by rules that name them
-    let seen = "for n in $(seq 200); do nft list map netdev rsnet here4 | grep -q elements || break; sleep 0.02; done";
-    let led = |rule: &str| format!("{}; {seen}", foreign("forward", rule));
     let away = "nft delete table inet foreign";
     let b2 = at("b2", "br");
     wrong.extend(judge(&host, &[
