@@ -46,9 +46,9 @@ pub enum Set {
     MasqueradeSubnets(Family),
     /// From here on of the table `netdev rsnet` (`fast`). Ports of containers with their source.
     FastPorts(Family),
-    /// Links to other hosts with the sources and lengths of what may come by them.
+    /// Links to other hosts with the sources, destinations and lengths of what may come by them.
     FastLinks(Family),
-    /// Both addresses in one subnet, as [`Set::InnerSubnets`].
+    /// Both addresses in one subnet, as [`Set::InnerSubnets`]; asked between containers of this host.
     FastInner(Family),
     /// The port of a container of this host.
     FastHere(Family),
@@ -62,8 +62,8 @@ pub enum Set {
 
 pub const FAST_PORTS: [&[Field]; 2] = [&[Field::Iifname, Field::Source(Family::V4)], &[Field::Iifname, Field::Source(Family::V6)]];
 pub const FAST_LINKS: [&[Field]; 2] = [
-    &[Field::Iifname, Field::Source(Family::V4), Field::Length(Family::V4)],
-    &[Field::Iifname, Field::Source(Family::V6), Field::Length(Family::V6)],
+    &[Field::Iifname, Field::Source(Family::V4), Field::Destination(Family::V4), Field::Length(Family::V4)],
+    &[Field::Iifname, Field::Source(Family::V6), Field::Destination(Family::V6), Field::Length(Family::V6)],
 ];
 pub const FAST_OUT: [&[Field]; 2] = [
     &[Field::Source(Family::V4), Field::Destination(Family::V4), Field::L4proto, Field::Length(Family::V4)],
@@ -255,7 +255,7 @@ pub fn elements(entry: &Entry, index: &dyn Fn(&IfName) -> u32) -> io::Result<Vec
         Entry::Open { protocol, to, ports } => vec![range(Set::Open(family_of(*to)), *to, *to, *protocol, *ports, Datum::None)],
         Entry::Local { address, link } => local(*address, link, index(link)),
         Entry::Remote { subnet, first, last, link, via, mtu } => {
-            let (hook, from) = (hook(link, index(link)), coming(link, (*first, *last), *mtu));
+            let (hook, from) = (hook(link, index(link)), coming(link, subnet, (*first, *last), *mtu));
             hook.into_iter().chain(from).chain(going(subnet, (*first, *last), (index(link), *via), *mtu)).collect()
         }
     })
@@ -284,11 +284,15 @@ fn sized(family: Family, bytes: u32) -> Vec<u8> {
 }
 
 /// What comes from other hosts is led on if it is no larger than the ports take, or else so large that it never was one packet.
-fn coming(link: &IfName, (first, last): (IpAddr, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
+fn coming(link: &IfName, subnet: &IpNet, (first, last): (IpAddr, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
     let family = family_of(first);
-    let key = move |address, bytes| [name(link), octets(address), sized(family, bytes)].concat();
+    let key = move |from, to, bytes| [name(link), octets(from), octets(to), sized(family, bytes)].concat();
+    let (start, end) = (subnet.network(), subnet.broadcast());
     let lengths = [Some((0, mtu)), (mtu <= JUMBO).then_some((JUMBO + 1, u32::MAX))].into_iter().flatten();
-    lengths.map(move |(least, most)| Element { end: Some(key(last, most)), ..Element::plain(Set::FastLinks(family), key(first, least)) })
+    lengths.map(move |(least, most)| Element {
+        end: Some(key(last, end, most)),
+        ..Element::plain(Set::FastLinks(family), key(first, start, least))
+    })
 }
 
 /// From anywhere in the subnet to addresses of other hosts. TCP has segments that suit the port by which they come in.

@@ -144,21 +144,29 @@ pub fn mapped(fields: &[Field], map: &str) -> Vec<Expression> {
     load(fields).chain([lookup(map, Some(register(0)))]).collect()
 }
 
-/// Out by the link whose number the one map has, to the next hop that the other has, or to the destination; counted.
-pub fn led_on(family: Family, link: (&[Field], &str), via: Option<(&[Field], &str)>) -> Vec<Expression> {
-    let next: Vec<Expression> = match via {
-        Some((fields, map)) => load(fields).chain([lookup(map, Some(register(NEXT_HOP)))]).collect(),
-        None => vec![Field::Destination(family).load(NEXT_HOP)],
-    };
-    [next, mapped(link.0, link.1), counter(), vec![led_out(family)]].concat()
+/// The number of the link to the packet's way out is what the map has for the fields; it is kept for [`led_out`].
+pub fn way_out(fields: &[Field], map: &str) -> Vec<Expression> {
+    load(fields).chain([lookup(map, Some(register(WAY_OUT)))]).collect()
 }
 
-/// Beyond every key.
+/// So is the next hop.
+pub fn next_hop(fields: &[Field], map: &str) -> Vec<Expression> {
+    load(fields).chain([lookup(map, Some(register(NEXT_HOP)))]).collect()
+}
+
+/// The next hop is the destination.
+pub fn straight(family: Family) -> Vec<Expression> {
+    vec![Field::Destination(family).load(NEXT_HOP)]
+}
+
+/// Beyond the keys that are asked for between them and [`led_out`].
+const WAY_OUT: u32 = 11;
 const NEXT_HOP: u32 = 12;
 
-/// Out by the link whose number is at word 0, to the next hop at word 12 (`nft_fwd_netdev`): without a route, and with a TTL one less.
-pub fn led_out(family: Family) -> Expression {
-    expression("fwd", [number(1, register(0)), number(2, register(NEXT_HOP)), number(3, nfproto(family).into())])
+/// Counted, and out by that link to that next hop (`nft_fwd_netdev`): without a route, and with a TTL one less.
+pub fn led_out(family: Family) -> Vec<Expression> {
+    let out = [number(1, register(WAY_OUT)), number(2, register(NEXT_HOP)), number(3, nfproto(family).into())];
+    [counter(), vec![expression("fwd", out)]].concat()
 }
 
 /// A frame for this host, without a VLAN's tag, with a packet that may be led on as it is: whole, no fragment, without options that somebody

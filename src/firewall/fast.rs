@@ -20,7 +20,9 @@ use crate::model::Family;
 use super::attribute::{Attribute, find, find_string, list, nest, number, read, string};
 use super::batch::{NETDEV, Operation, message, operation};
 use super::element::{Element, FAST_LINKS, FAST_OUT, FAST_PORTS, PAIR_V4, PAIR_V6, Set, of};
-use super::expression::{Expression, Field, Verdict, begins, expressions, is_plain, led_on, led_out, load_value, verdict, within};
+use super::expression::{
+    Expression, Field, Verdict, begins, expressions, is_plain, led_out, load_value, next_hop, straight, verdict, way_out, within,
+};
 use super::socket::{Message, NFTABLES, Refused, Socket};
 use super::table::{Chain, PORT, TABLE};
 
@@ -52,15 +54,17 @@ pub fn chains() -> Vec<Chain> {
     inner.into_iter().chain(hooks).collect()
 }
 
-/// A container's packets, then those of other hosts. What is for a container of this host is looked for first.
+/// A container's packets, then those of other hosts. A look into ranges costs several into a set without: it comes last and as seldom as can be.
 fn from(f: Family) -> Vec<Vec<Vec<Expression>>> {
-    let (pair, to) = (of(f, [PAIR_V4, PAIR_V6]), [Field::Destination(f)]);
+    let to = [Field::Destination(f)];
     let port = || [begins(Field::Iifname, PORT.as_bytes()), within(of(f, FAST_PORTS), Set::FastPorts(f).name())].concat();
-    let link = || within(of(f, FAST_LINKS), Set::FastLinks(f).name());
-    let inner = || within(pair, Set::FastInner(f).name());
-    let here = || led_on(f, (&to, Set::FastHere(f).name()), None);
-    let there = || led_on(f, (of(f, FAST_OUT), Set::FastOut(f).name()), Some((pair, Set::FastVia(f).name())));
-    vec![vec![port(), inner(), here()], vec![port(), there()], vec![link(), inner(), here()]]
+    let here = || [way_out(&to, Set::FastHere(f).name()), straight(f)].concat();
+    let pair = of(f, [PAIR_V4, PAIR_V6]);
+    vec![
+        vec![port(), here(), within(pair, Set::FastInner(f).name()), led_out(f)],
+        vec![port(), way_out(of(f, FAST_OUT), Set::FastOut(f).name()), next_hop(pair, Set::FastVia(f).name()), led_out(f)],
+        vec![within(of(f, FAST_LINKS), Set::FastLinks(f).name()), here(), led_out(f)],
+    ]
 }
 
 fn shard(link: &[u8]) -> &'static str {
@@ -113,7 +117,7 @@ pub fn probe(socket: &Socket) -> Result<(), String> {
     let table = || vec![string(1, PROBE)];
     let hook = nest(HOOK, [number(1, INGRESS), number(2, PRIORITY.cast_unsigned())]);
     let chain = vec![string(1, PROBE), string(3, "hook"), hook, number(5, 1), string(7, "filter")];
-    let rule = expressions([load_value(0, &[0; 4]), load_value(12, &[0; 4])].into_iter().chain([led_out(Family::V4)]).map(|one| vec![one]));
+    let rule = expressions([vec![load_value(11, &[0; 4]), load_value(12, &[0; 4])], led_out(Family::V4)]);
     let operations = [
         operation("create", "a table of family netdev", NETDEV, message::NEWTABLE, table()),
         operation("create", "a chain at the ingress of no link yet (Linux 6.4)", NETDEV, message::NEWCHAIN, chain),
