@@ -88,7 +88,7 @@ fn firewall(facts: &Facts) -> Option<Finding> {
 
 fn slow(facts: &Facts) -> Option<Finding> {
     let why = facts.no_fast_way.as_ref()?;
-    let meaning = "Packets between containers of overlay networks pass all of the host's filters: a round trip takes a fifth longer.";
+    let meaning = "Packets between containers of overlay networks pass all of the host's filters, which takes longer.";
     let remedy = "None is needed. Linux 6.4 or newer with nftables' netdev family and fwd (CONFIG_NFT_FWD_NETDEV) is faster.";
     Some(Finding::new("fast", format!("overlay networks have no fast way: {why}"), meaning, remedy))
 }
