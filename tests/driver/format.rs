@@ -22,6 +22,9 @@ struct Case {
     host: Vec<String>,
 }
 
+/// What later releases give a host beside that, from the same records: the entries of the fast way.
+const SINCE: [&str; 2] = ["Local {", "Remote {"];
+
 fn lines(host: &str) -> Vec<String> {
     host.lines().map(str::to_owned).collect()
 }
@@ -33,7 +36,9 @@ async fn what_the_first_release_stored_makes_the_same_host_and_can_be_taken_away
     for Case { options, records, host } in cases {
         let world = World::with(&records).await;
         world.converge().await;
-        assert_eq!(lines(&world.host().await), host, "{options}");
+        let mut made = lines(&world.host().await);
+        made.retain(|line| !SINCE.iter().any(|new| line.starts_with(new)));
+        assert_eq!(made, host, "{options}");
         for (call, body) in life(&options).split_off(running(&options)) {
             world.ok(call, body).await;
         }
