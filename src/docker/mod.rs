@@ -36,6 +36,8 @@ pub use networks::{EngineError, Found, Networks, PoolSpec, Socket, Spec};
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long all that runs may take to be looked at before what is known by then counts.
 const TOGETHER: Duration = Duration::from_secs(10);
+/// How long after a network's event the engine is asked for its name.
+const AFTERWARDS: Duration = Duration::from_millis(25);
 /// How many things the engine is asked at a time.
 const AT_ONCE: usize = 16;
 /// Seconds that one answer of the engine may take.
@@ -278,10 +280,13 @@ impl<'e> Looks<'e> {
     }
 }
 
-/// About a container; by no id, about the networks.
+/// About a container; by no id, about the networks: not while the engine, which tells of a network before it answers who made it, is still at that.
 async fn look_at(engine: &Docker, id: &str) -> Result<News, Error> {
     match id {
-        "" => list(engine).await.map(News::Networks),
+        "" => {
+            tokio::time::sleep(AFTERWARDS).await;
+            list(engine).await.map(News::Networks)
+        }
         id => Ok(News::Container(id.to_owned(), containers::inspect(engine, id).await?)),
     }
 }
