@@ -179,9 +179,9 @@ fn two_of_each(host: &Host) {
     });
 }
 
-/// Does it again and again until the file is gone: rsnet puts it right in between.
+/// Does it, and again and again until the file is gone: rsnet puts it right in between.
 fn again_and_again(script: &str) -> String {
-    format!("touch /tmp/again; (while [ -e /tmp/again ]; do {script}; sleep 0.002; done) >/dev/null 2>&1 &")
+    format!("{script}; touch /tmp/again; (while [ -e /tmp/again ]; do {script}; sleep 0.002; done) >/dev/null 2>&1 &")
 }
 
 pub fn faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: Engine) {
