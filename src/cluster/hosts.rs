@@ -32,19 +32,10 @@ impl Cluster {
     /// The same, it knows where the other hosts are, and its record says what it holds. Whoever calls is alone in writing.
     pub(super) async fn prepare(&self) -> Result<(), Error> {
         self.register().await?;
-        self.others_heard().await;
-        if self.known(|state| state.unsettled_record) { self.settle_now(&[].into()).await } else { Ok(()) }
-    }
-
-    /// Returns once the store has said which hosts there are.
-    async fn others_heard(&self) {
-        loop {
-            let heard = self.heard.notified();
-            if self.known(|state| state.roll.is_heard) {
-                return;
-            }
-            heard.await;
+        if !self.known(|state| state.roll.is_heard) {
+            self.read_all_hosts().await.map_err(Error::store("read which hosts there are"))?;
         }
+        if self.known(|state| state.unsettled_record) { self.settle_now(&[].into()).await } else { Ok(()) }
     }
 
     /// The lease's time begins anew; what is not there of this host's records is written again.

@@ -166,8 +166,6 @@ pub struct Cluster {
     enrol: Notify,
     /// All hosts' records are to be read again.
     reread: Notify,
-    /// They were read.
-    heard: Notify,
     lender: OnceLock<Arc<dyn Lender>>,
     /// The last failure that was told.
     told: Mutex<String>,
@@ -252,10 +250,10 @@ impl Cluster {
         }
         let me = Owner { host, id };
         let (state, views) = (Mutex::default(), watch::Sender::new(Arc::default()));
-        let (work, enrol, reread, heard, lender) = (Notify::new(), Notify::new(), Notify::new(), Notify::new(), OnceLock::new());
+        let (work, enrol, reread, lender) = (Notify::new(), Notify::new(), Notify::new(), OnceLock::new());
         let (writes, lease) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(None));
         let told = Mutex::default();
-        Ok(Arc::new(Cluster { store, me, times, state, views, writes, lease, work, enrol, reread, heard, lender, told }))
+        Ok(Arc::new(Cluster { store, me, times, state, views, writes, lease, work, enrol, reread, lender, told }))
     }
 
     /// Who answers for this host's addresses. The first one counts.

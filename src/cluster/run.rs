@@ -78,9 +78,12 @@ impl Cluster {
             }
             self.hear_hosts(state, in_scope, &entries)
         };
-        let news = self.change(hear);
-        self.heard.notify_waiters();
-        Ok(news)
+        Ok(self.change(hear))
+    }
+
+    /// The same before anything was heard, where that is not waited for.
+    pub(super) async fn read_all_hosts(&self) -> Result<(), StoreError> {
+        self.read_hosts(None, &Shards::new()).await.map(drop)
     }
 
     /// How long one who follows what changes rests after a reading in which of so many hosts there were news, and which took so long. What one host
