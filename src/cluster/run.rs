@@ -89,10 +89,11 @@ impl Cluster {
     /// How long one who follows what changes rests after a reading in which of so many hosts there were news, and which took so long. What one host
     /// changes is heard at once. The more of them change at a time, the longer they are left to it, see [`Times::pause`]: a thousand that
     /// come at once would otherwise have each of them read what the others are only beginning to write. A store that is slow to answer has more to
-    /// do than that.
+    /// do than that, if they are many: with a few hosts it has been away.
     fn rest(&self, news: usize, took: Duration) -> Duration {
         let records = self.known(|state| state.roll.hosts.len()).max(news).max(1);
-        let longest = (self.times.pause(records) + 4 * took).min(LONGEST_REST);
+        let pause = self.times.pause(records);
+        let longest = (pause + 4 * took.min(pause)).min(LONGEST_REST);
         self.times.breath + longest.mul_f64(news as f64 / records as f64)
     }
 

@@ -30,12 +30,15 @@ fn made<'a>(name: &str, seed: Box<dyn Fn() + 'a>, heal: Box<dyn Fn() + 'a>, ask:
     Fault { name: name.to_owned(), seed, heal, ask: ask.to_owned(), about, says: says.to_owned() }
 }
 
-/// A part of the way as `--json` tells it.
-fn first_not_fine(answer: &Value) -> (String, String, String) {
+/// The part of the way that is broken, as `--json` tells it: its state, what it is about, and words. Else of all that is not fine the one with these words, since
+/// what was mended before is told for some seconds; or the first.
+fn not_fine(answer: &Value, words: &str) -> (String, String, String) {
     let text = |hop: &Value, of: &str| hop[of].as_str().unwrap_or_default().to_owned();
     let hops = answer["hops"].as_array().cloned().unwrap_or_default();
-    let broken = hops.iter().find(|hop| hop["state"] == "broken").or_else(|| hops.iter().find(|hop| hop["state"] != "ok"));
-    broken.map_or_else(Default::default, |hop| (text(hop, "state"), text(hop, "about"), text(hop, "says")))
+    let noted = || hops.iter().filter(|hop| hop["state"] != "ok");
+    let broken = hops.iter().find(|hop| hop["state"] == "broken");
+    let hop = broken.or_else(|| noted().find(|hop| text(hop, "says").contains(words))).or_else(|| noted().next());
+    hop.map_or_else(Default::default, |hop| (text(hop, "state"), text(hop, "about"), text(hop, "says")))
 }
 
 /// Asks on `asker` while each fault is there; all that was not said as expected.
@@ -51,7 +54,7 @@ fn judge_one(asker: &Host, fault: &Fault) -> Result<(), String> {
     let took = began.elapsed();
     heal();
     let answer: Value = serde_json::from_str(&seen.stdout).map_err(|error| format!("{name}: {error}: {seen}"))?;
-    let (state, is, words) = first_not_fine(&answer);
+    let (state, is, words) = not_fine(&answer, says);
     println!("{:5} ms  {ask}: {state} {is}: {words}    ({name})", took.as_millis());
     // what rsnet has mended by then, or others go round, is told and breaks nothing
     let code = if state == "broken" { 3 } else { 0 };

@@ -25,6 +25,9 @@ impl World {
     }
 
     fn refused(&self, options: &str) -> Output {
+        // a bridge's carrier is told a moment after it is made
+        let told = || self.host.sh("! ip -br link | grep '^rsb-.* UNKNOWN'");
+        wait_until("bridges to be up or down", PATIENCE, || if told().code == 0 { Ok(()) } else { Err(told().to_string()) });
         let before = self.state();
         let seen = self.host.docker(&format!("network create -d rsnet {options} bad"));
         seen.fails();

@@ -76,7 +76,8 @@ fn the_daemon_serves_while_consul_is_away_and_says_so_once() {
     daemon.says("the store consul://127.0.0.1:8500/rsnet is there");
     assert_eq!(daemon.log().matches("Networks of this host are served all the same").count(), 1, "{}", daemon.log());
     let kept = consul.consul(&["kv", "get", "-recurse", ""]);
-    let is_shared = |line: &str| line == "rsnet/format:1" || line.starts_with("rsnet/cluster/secret:");
+    // and what keeps the prefixes that are watched from being empty
+    let is_shared = |line: &str| line == "rsnet/format:1" || line.starts_with("rsnet/cluster/secret:") || line.ends_with("/~:");
     assert!(kept.contains("rsnet/format:1\n") && kept.lines().all(is_shared), "this host's own state is not in it:\n{kept}");
 }
 
