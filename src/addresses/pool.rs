@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::PoolError;
 use super::runs::Runs;
+use crate::model::{address_of, number_of};
 
 /// Pools of up to this many addresses (an IPv4 /12) hand out every address once before one comes back.
 const SMALL: u128 = 1 << 20;
@@ -301,18 +302,7 @@ impl Pool {
     }
 
     fn address(&self, at: u128) -> IpAddr {
-        match self.subnet {
-            // An offset of an IPv4 subnet is below 2^32, and base + offset is inside the subnet.
-            IpNet::V4(net) => Ipv4Addr::from_bits(net.network().to_bits() + at as u32).into(),
-            IpNet::V6(net) => Ipv6Addr::from_bits(net.network().to_bits() + at).into(),
-        }
-    }
-}
-
-fn number_of(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
+        address_of(self.subnet, number_of(self.subnet.network()) + at)
     }
 }
 

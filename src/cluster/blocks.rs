@@ -1,10 +1,11 @@
 //! The parts of a subnet: how large they are, in which order a host tries them, which address in one is the host's own.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::hash::hash;
+use crate::model::{address_of, number_of};
 
 /// The prefix length of a subnet's blocks: 64 addresses of IPv4 or 65,536 of IPv6 in a block, in a small subnet as many as there are blocks.
 /// On a segment, whose addresses are mostly few, there are more blocks than addresses in one: 32 of 8 in a /24.
@@ -36,9 +37,9 @@ pub fn in_turn(range: IpNet, length: u8, host: &str) -> impl Iterator<Item = IpN
 /// The addresses of a block that a host may have: not the subnet's own, its broadcast, nor one that is kept.
 pub fn usable<'a>(subnet: IpNet, block: IpNet, reserved: &'a [IpAddr]) -> impl Iterator<Item = IpAddr> + use<'a> {
     let barred = [Some(subnet.network()), subnet.addr().is_ipv4().then(|| subnet.broadcast())];
-    let last = number(block.broadcast()) - number(block.network());
+    let last = number_of(block.broadcast()) - number_of(block.network());
     (0..=last)
-        .map(move |at| address(block, number(block.network()) + at))
+        .map(move |at| address_of(block, number_of(block.network()) + at))
         .filter(move |a| !barred.contains(&Some(*a)) && !reserved.contains(a))
 }
 
@@ -49,23 +50,8 @@ pub fn home(subnet: IpNet, block: IpNet, reserved: &[IpAddr]) -> Option<IpAddr> 
 
 fn nth(range: IpNet, length: u8, at: u128) -> IpNet {
     let shift = u32::from(range.max_prefix_len() - length);
-    let address = address(range, number(range.network()) + (at << shift));
+    let address = address_of(range, number_of(range.network()) + (at << shift));
     IpNet::new(address, length).unwrap_or(range)
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => v4.to_bits().into(),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-fn address(like: IpNet, number: u128) -> IpAddr {
-    match like {
-        // What is inside an IPv4 subnet is below 2^32.
-        IpNet::V4(_) => Ipv4Addr::from_bits(number as u32).into(),
-        IpNet::V6(_) => Ipv6Addr::from_bits(number).into(),
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What the wire and the kernel agree on: address families, transport protocols, port ranges.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -15,6 +16,22 @@ pub fn family_of(address: IpAddr) -> Family {
     match address {
         IpAddr::V4(_) => Family::V4,
         IpAddr::V6(_) => Family::V6,
+    }
+}
+
+/// An address as the number that its bits are.
+pub fn number_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// The address whose number that is, of the family of `like`: of IPv4 one below 2^32, as all that is inside a subnet.
+pub fn address_of(like: IpNet, number: u128) -> IpAddr {
+    match like {
+        IpNet::V4(_) => Ipv4Addr::from_bits(number as u32).into(),
+        IpNet::V6(_) => Ipv6Addr::from_bits(number).into(),
     }
 }
 

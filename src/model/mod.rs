@@ -11,7 +11,7 @@ mod policy;
 mod shared;
 mod sight;
 
-pub use address::{Family, PortRange, Protocol, family_of};
+pub use address::{Family, PortRange, Protocol, address_of, family_of, number_of};
 pub use id::{EndpointId, IfName, InvalidName, Mac, NetworkId};
 pub use network::{Attached, Binding, Endpoint, HostLink, Network, Pool, Sandbox, Way};
 pub use object::{

@@ -2,12 +2,12 @@
 //! another, and the longest decides; ranges may not.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::{Overlay, tunnel};
-use crate::model::{Entry, IfName, Share};
+use crate::model::{Entry, IfName, Share, address_of, number_of};
 
 impl Overlay {
     /// An entry for each range of other hosts' addresses to which there is a way.
@@ -36,33 +36,16 @@ impl Overlay {
 fn rest(block: IpNet, all: &[IpNet]) -> Vec<(IpAddr, IpAddr)> {
     let mut within: Vec<&IpNet> = all.iter().filter(|other| block.contains(*other) && block != **other).collect();
     within.sort();
-    let (mut ranges, mut next) = (Vec::new(), Some(number(block.network())));
-    let end = number(block.broadcast());
+    let (mut ranges, mut next) = (Vec::new(), Some(number_of(block.network())));
+    let end = number_of(block.broadcast());
     for other in within {
-        let (first, last) = (number(other.network()), number(other.broadcast()));
+        let (first, last) = (number_of(other.network()), number_of(other.broadcast()));
         ranges.extend(next.filter(|next| *next < first).map(|next| (next, first - 1)));
         // one may lie within the one before it
         next = next.and_then(|next| if last < next { Some(next) } else { last.checked_add(1) });
     }
     ranges.extend(next.filter(|next| *next <= end).map(|next| (next, end)));
-    let address = |number| address(number, block);
-    ranges.into_iter().map(|(first, last)| (address(first), address(last))).collect()
-}
-
-fn number(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-/// Of the family of `like`.
-fn address(number: u128, like: IpNet) -> IpAddr {
-    match like {
-        // it lies within a block of that family
-        IpNet::V4(_) => Ipv4Addr::from_bits(number as u32).into(),
-        IpNet::V6(_) => Ipv6Addr::from_bits(number).into(),
-    }
+    ranges.into_iter().map(|(first, last)| (address_of(block, first), address_of(block, last))).collect()
 }
 
 #[cfg(test)]
