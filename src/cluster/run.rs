@@ -94,7 +94,7 @@ impl Cluster {
         let records = self.known(|state| state.roll.hosts.len()).max(news).max(1);
         let pause = self.times.pause(records);
         let longest = (pause + 4 * took.min(pause)).min(LONGEST_REST);
-        self.times.breath + longest.mul_f64(news as f64 / records as f64)
+        longest.mul_f64(news as f64 / records as f64).max(self.times.breath)
     }
 
     async fn follow_alive(self: Arc<Self>) {

@@ -182,10 +182,13 @@ fn two_of_each(host: &Host) {
     });
 }
 
-/// Does it, and again and again until the file is gone: rsnet puts it right in between.
-fn again_and_again(script: &str) -> String {
-    format!("{script}; touch /tmp/again; (while [ -e /tmp/again ]; do {script}; sleep 0.002; done) >/dev/null 2>&1 &")
+/// Takes a row away, and again and again until [`ENOUGH`]: rsnet puts it right in between. One process for all of it, so that the row is hardly ever there.
+fn again_and_again(program: &str, row: &str) -> String {
+    format!(
+        "touch /tmp/again; {program} {row}; (while [ -e /tmp/again ]; do echo {row}; done | {program} -force -batch -) >/dev/null 2>&1 &"
+    )
 }
+const ENOUGH: &str = "rm /tmp/again";
 
 pub fn faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: Engine) {
     let cluster = Cluster::new(engine, 2, "");
@@ -212,7 +215,6 @@ pub fn faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: E
     let route = h1.sh(&format!("ip route show proto 195 dev {tunnel} | head -1 | cut -d' ' -f1")).ok().to_owned();
     let home = h1.sh(&format!("ip -4 neigh show dev {tunnel} nud permanent | head -1 | cut -d' ' -f1")).ok().to_owned();
     let mac = h2.sh(&format!("bridge fdb show dev {tunnel} | grep dst | head -1 | cut -d' ' -f1")).ok().to_owned();
-    let enough = "rm /tmp/again";
     let foreign = |hook: &str, rule: &str| {
         format!(
             "nft add table inet foreign; nft add chain inet foreign f '{{ type filter hook {hook} priority 10; }}'; nft add rule inet foreign f {rule} drop"
@@ -238,21 +240,21 @@ pub fn faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: E
         fault(h2, &short, "nft delete table netdev foreign", "c1 c2", "mtu", "1450 bytes are lost"),
         fault(
             h1,
-            &again_and_again(&format!("ip route del {route} proto 195")),
-            enough,
+            &again_and_again("ip", &format!("route del {route} proto 195")),
+            ENOUGH,
             "c1 c2 80/tcp",
             "row",
             &format!("route to {route}"),
         ),
         fault(
             h1,
-            &again_and_again(&format!("ip neigh del {home} dev {tunnel}")),
-            enough,
+            &again_and_again("ip", &format!("neigh del {home} dev {tunnel}")),
+            ENOUGH,
             "c1 c2 80/tcp",
             "row",
             &format!("neighbour {home}"),
         ),
-        fault(h2, &again_and_again(&format!("bridge fdb del {mac} dev {tunnel}")), enough, "c1 c2 80/tcp", "row", "forwarding to"),
+        fault(h2, &again_and_again("bridge", &format!("fdb del {mac} dev {tunnel}")), ENOUGH, "c1 c2 80/tcp", "row", "forwarding to"),
         fault(h2, &foreign("input", "udp dport 4789"), away, "c1 c2 80/tcp", "firewall", "drops the tunnel's packets"),
         fault(h1, &foreign("output", "udp dport 4789"), away, "c1 c2 80/tcp", "firewall", "drops the tunnel's packets"),
         fault(h2, &led(&format!("ip daddr {c2}")), away, "c1 c2 80/tcp", "firewall", "drops packets from c1"),
