@@ -1,8 +1,9 @@
 //! What the fast way knows of other hosts: their blocks as ranges that do not overlap, each with its link and next hop. Routes may lie in one
 //! another, and the longest decides; ranges may not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use ipnet::IpNet;
 
@@ -24,7 +25,7 @@ impl Overlay {
             .filter(|(_, _, (out, _))| fits(out))
             .map(|(block, subnet, (out, via))| (block, (subnet, out.clone(), via)))
             .collect();
-        let all: Vec<IpNet> = share.peers.iter().chain([&share.mine]).flat_map(|member| member.blocks.iter().copied()).collect();
+        let all: BTreeSet<IpNet> = share.peers.iter().chain([&share.mine]).flat_map(|member| member.blocks.iter().copied()).collect();
         ways.into_iter().flat_map(move |(block, (subnet, link, via))| {
             let entry = move |(first, last)| Entry::Remote { subnet, first, last, link: link.clone(), via, mtu };
             rest(block, &all).into_iter().map(entry)
@@ -33,9 +34,9 @@ impl Overlay {
 }
 
 /// What is left of a block beside those of others within it, as ranges with both ends.
-fn rest(block: IpNet, all: &[IpNet]) -> Vec<(IpAddr, IpAddr)> {
-    let mut within: Vec<&IpNet> = all.iter().filter(|other| block.contains(*other) && block != **other).collect();
-    within.sort();
+fn rest(block: IpNet, all: &BTreeSet<IpNet>) -> Vec<(IpAddr, IpAddr)> {
+    // a block is followed at once by those that lie in it
+    let within = all.range((Excluded(block), Unbounded)).take_while(|other| block.contains(*other));
     let (mut ranges, mut next) = (Vec::new(), Some(number_of(block.network())));
     let end = number_of(block.broadcast());
     for other in within {
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
 
     fn ranges(block: &str, others: &[&str]) -> Vec<String> {
-        let all: Vec<IpNet> = others.iter().chain([&block]).map(|block| block.parse().unwrap()).collect();
+        let all: BTreeSet<IpNet> = others.iter().chain([&block]).map(|block| block.parse().unwrap()).collect();
         rest(block.parse().unwrap(), &all).into_iter().map(|(first, last)| format!("{first}-{last}")).collect()
     }
 
