@@ -84,7 +84,7 @@ impl Desired {
     /// Takes back the entries of a difference that was not applied so far: they are no part of what the next one starts from.
     pub fn keep_entries(&mut self, owner: &Owner, difference: Difference) {
         let plan = self.plans.entry(owner.clone()).or_default();
-        plan.entries.retain(|entry| !difference.add.contains(entry));
+        difference.add.iter().for_each(|entry| _ = plan.entries.remove(entry));
         plan.entries.extend(difference.remove);
     }
 

@@ -109,6 +109,9 @@ pub fn a_plugin_from_a_registry_carries_a_network(engine: Engine) {
     reaches(host, "shell", "web");
     reaches(host, "web", "shell");
     scene.sees_page(8080);
+    // as docs/operations.md says
+    let at = format!("$(docker info -f '{{{{.DockerRootDir}}}}')/plugins/$(docker plugin inspect -f '{{{{.ID}}}}' {NAME})");
+    host.sh(&format!("install -m 755 {at}/rootfs/rsnet /usr/local/bin/ && /usr/local/bin/rsnet ports")).says("8080");
     host.docker("rm -f web shell").ok();
     host.docker("network rm blue").ok();
     host.docker(&format!("plugin disable {NAME}")).ok();

@@ -36,6 +36,7 @@ fn make_run_leads_from_nothing_to_two_containers_that_talk() {
     {
         assert!(printed.contains(expected), "{expected:?} is not in what make run printed:\n{printed}");
     }
+    host.sh("/usr/local/bin/rsnet status").says("All is well.");
     let first = containers(&host);
 
     let printed = run(&host, &built);
