@@ -18,88 +18,67 @@ use crate::store::consul;
 pub struct Given {
     /// A file of settings: TOML, one `key = "value"` a line
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<String>,
     /// Where what hosts share is kept: `embedded`, consul://HOST:PORT/PREFIX or consul+https://HOST:PORT/PREFIX [default: embedded]
     #[arg(long)]
-    #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<String>,
     /// Consul's ACL token; a file keeps it out of the list of processes
     #[arg(long, value_name = "TOKEN")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     store_token: Option<String>,
     /// A file with Consul's ACL token; read again when it changes, as the three below
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     store_token_file: Option<String>,
     /// The certificate of the CA that signed Consul's, as PEM; needed with https
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     store_ca: Option<String>,
     /// This host's certificate for Consul, as PEM
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     store_cert: Option<String>,
     /// The key of that certificate, as PEM
     #[arg(long, value_name = "FILE")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     store_key: Option<String>,
     /// Which of Consul's datacenters [default: that of the agent asked]
     #[arg(long, value_name = "NAME")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     store_datacenter: Option<String>,
     /// Where this host's own state is kept [default: /var/lib/rsnet]
     #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<String>,
     /// The interface or address that tunnels between hosts leave by
     #[arg(long, value_name = "IF|ADDRESS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     underlay: Option<String>,
     /// This host's name among those that share a store [default: its hostname]
     #[arg(long, value_name = "NAME")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
     /// The TCP port that the hosts of a cluster ask each other at, the same on all; 0: they do not [default: 4795]
     #[arg(long, value_name = "PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     peer_port: Option<String>,
     /// The engine's API socket, or `none` [default: /var/run/docker.sock]
     #[arg(long, value_name = "SOCKET")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     docker: Option<String>,
     /// Where Prometheus metrics are served, as ADDRESS:PORT, or `off` [default: off]
     #[arg(long, value_name = "ADDRESS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or by room: `info,rsnet::kernel=debug` [default: info]
     #[arg(long, value_name = "LEVEL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
     /// How it is logged: `text`, or `json`, an object a line [default: text]
     #[arg(long, value_name = "FORMAT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     log_format: Option<String>,
     /// The way links get into containers unless a network says otherwise: `engine` or `direct` [default: engine]
     #[arg(long, value_name = "WAY")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     attach: Option<String>,
     /// Whether overlay and shared macvlan networks that other hosts with this setting make are made here too, and the other way round: `on` or
     /// `off` [default: off]
     #[arg(long, value_name = "SWITCH")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     spread: Option<String>,
     /// Whether this host's containers on networks that hosts share are services in Consul's catalog: `on` or `off` [default: off]
     #[arg(long, value_name = "SWITCH")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     catalog: Option<String>,
     /// The plugin's sockets, joined by commas [default: /run/docker/plugins/rsnet.sock]
     #[arg(long, value_name = "PATHS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     sockets: Option<String>,
     /// The host's /proc/sys/net, where a managed plugin sees it [default: /proc/sys/net]
     #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
     proc_sys_net: Option<String>,
 }
 
@@ -149,6 +128,8 @@ pub struct ConfigError(Vec<String>);
 
 type Values = BTreeMap<String, String>;
 
+const SWITCH: [(&str, bool); 2] = [("on", true), ("off", false)];
+
 impl Given {
     /// Reads the environment and the file named there or by the flag, and takes each setting from where it weighs most.
     pub fn settle(&self, environment: impl IntoIterator<Item = (String, String)>) -> Result<Settings, ConfigError> {
@@ -164,7 +145,9 @@ impl Given {
 
 fn values(given: &Given) -> Values {
     // a struct of optional strings always serialises
-    serde_json::to_value(given).ok().and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default()
+    let all: BTreeMap<String, Option<String>> =
+        serde_json::to_value(given).ok().and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default();
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// An empty variable counts as not given: that is what `docker plugin set NAME=` leaves.
@@ -186,19 +169,19 @@ impl Settings {
         let r = &mut reader;
         let settings = Settings {
             consul: r.consul(),
-            data_dir: r.path("data_dir", "/var/lib/rsnet"),
+            data_dir: r.path("data_dir", "/var/lib/rsnet").unwrap_or_default(),
             underlay: r.read("underlay", "", "an interface or an IP address", underlay),
             host: r.read("host", &hostname(), "a name of letters, digits, - . and _", host).unwrap_or_default(),
             peer_port: r.read("peer_port", &peers::PORT.to_string(), "a port, or 0", |v| v.parse().ok()).filter(|port| *port != 0),
-            docker: r.read("docker", "/var/run/docker.sock", "the path of a socket, or none", |v| path(v, "none")).flatten(),
-            metrics: r.read("metrics", "off", "ADDRESS:PORT, or off", metrics).flatten(),
+            docker: r.read("docker", "/var/run/docker.sock", "the path of a socket, or none", or("none", path)).flatten(),
+            metrics: r.read("metrics", "off", "ADDRESS:PORT, or off", or("off", |v| v.parse().ok())).flatten(),
             log: r.read("log", "info", "error, warn, info, debug or trace, also by room", |v| v.parse().ok()).unwrap_or_default(),
-            log_format: r.read("log_format", "text", "text or json", log_format).unwrap_or_default(),
-            attach: r.read("attach", "engine", "engine or direct", way).unwrap_or_default(),
-            spread: r.read("spread", "off", "on or off", switch).unwrap_or_default(),
-            catalog: r.read("catalog", "off", "on or off", switch).unwrap_or_default(),
+            log_format: r.word("log_format", [("text", LogFormat::Text), ("json", LogFormat::Json)]),
+            attach: r.word("attach", [("engine", Way::Engine), ("direct", Way::Direct)]),
+            spread: r.word("spread", SWITCH),
+            catalog: r.word("catalog", SWITCH),
             sockets: r.read("sockets", "/run/docker/plugins/rsnet.sock", "absolute paths joined by commas", paths).unwrap_or_default(),
-            proc_sys_net: r.path("proc_sys_net", "/proc/sys/net"),
+            proc_sys_net: r.path("proc_sys_net", "/proc/sys/net").unwrap_or_default(),
         };
         if reader.wrong.is_empty() { Ok(settings) } else { Err(ConfigError(reader.wrong)) }
     }
@@ -224,19 +207,23 @@ impl Reader<'_> {
         parsed
     }
 
-    fn path(&mut self, name: &str, default: &str) -> PathBuf {
-        self.read(name, default, "an absolute path", |value| path(value, "").flatten()).unwrap_or_default()
+    fn path(&mut self, name: &str, default: &str) -> Option<PathBuf> {
+        self.read(name, default, "an absolute path", path)
     }
-}
 
-impl Reader<'_> {
+    /// One of two words, and what it means.
+    fn word<T: Copy + Default>(&mut self, name: &str, words: [(&str, T); 2]) -> T {
+        let meaning = |value: &str| words.into_iter().find(|(word, _)| *word == value).map(|(_, meaning)| meaning);
+        self.read(name, "", &words.map(|(word, _)| word).join(" or "), meaning).unwrap_or_default()
+    }
+
     /// The store that hosts share. What is given for one that is not chosen is only looked at for its form.
     fn consul(&mut self) -> Option<consul::Settings> {
         let expected = "embedded, consul://HOST:PORT/PREFIX or consul+https://HOST:PORT/PREFIX";
-        let address = self.read("store", "embedded", expected, store).flatten();
+        let address = self.read("store", "embedded", expected, or("embedded", consul::Address::parse)).flatten();
         let text = self.read("store_token", "", "Consul's token, visible characters only", consul::Token::text);
-        let file = self.file("store_token_file").map(consul::Token::File);
-        let (ca, certificate, key) = (self.file("store_ca"), self.file("store_cert"), self.file("store_key"));
+        let file = self.path("store_token_file", "").map(consul::Token::File);
+        let (ca, certificate, key) = (self.path("store_ca", ""), self.path("store_cert", ""), self.path("store_key", ""));
         let datacenter = self.read("store_datacenter", "", "a name of letters, digits, - and _", datacenter);
         let address = address?;
         self.fit(&address);
@@ -264,33 +251,27 @@ impl Reader<'_> {
         }
         self.wrong.extend(wrong.into_iter().map(|(name, problem)| format!("setting {name} ({}) {problem}", variable(name))));
     }
-
-    fn file(&mut self, name: &str) -> Option<PathBuf> {
-        self.read(name, "", "an absolute path", |value| path(value, "").flatten())
-    }
 }
 
 fn variable(name: &str) -> String {
     format!("RSNET_{}", name.to_uppercase())
 }
 
-fn store(value: &str) -> Option<Option<consul::Address>> {
-    if value == "embedded" { Some(None) } else { consul::Address::parse(value).map(Some) }
+/// A word that means nothing, or something else.
+fn or<T>(nothing: &str, parse: impl Fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Option<T>> {
+    move |value| if value == nothing { Some(None) } else { parse(value).map(Some) }
 }
 
 fn datacenter(value: &str) -> Option<String> {
     value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)).then(|| value.to_owned())
 }
 
-fn path(value: &str, none: &str) -> Option<Option<PathBuf>> {
-    if value == none {
-        return Some(None);
-    }
-    value.starts_with('/').then(|| Some(value.into()))
+fn path(value: &str) -> Option<PathBuf> {
+    value.starts_with('/').then(|| value.into())
 }
 
 fn paths(value: &str) -> Option<Vec<PathBuf>> {
-    value.split(',').map(|one| path(one, "")?).collect()
+    value.split(',').map(path).collect()
 }
 
 fn underlay(value: &str) -> Option<Underlay> {
@@ -306,34 +287,6 @@ fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name: String = name.chars().filter(|c| host(&c.to_string()).is_some()).collect();
     if name.is_empty() { "host".to_owned() } else { name }
-}
-
-fn metrics(value: &str) -> Option<Option<SocketAddr>> {
-    if value == "off" { Some(None) } else { value.parse().ok().map(Some) }
-}
-
-fn switch(value: &str) -> Option<bool> {
-    match value {
-        "on" => Some(true),
-        "off" => Some(false),
-        _ => None,
-    }
-}
-
-fn log_format(value: &str) -> Option<LogFormat> {
-    match value {
-        "text" => Some(LogFormat::Text),
-        "json" => Some(LogFormat::Json),
-        _ => None,
-    }
-}
-
-fn way(value: &str) -> Option<Way> {
-    match value {
-        "engine" => Some(Way::Engine),
-        "direct" => Some(Way::Direct),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
