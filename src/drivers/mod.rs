@@ -11,11 +11,14 @@ mod options;
 mod overlay;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::model::{Agreement, Binding, Endpoint, Family, HostPort, IfName, Mac, Network, Plan, Protocol, StaticRoute, Way, family_of};
+use crate::model::{
+    Agreement, Binding, Endpoint, Family, HostPort, IfName, Network, Object, Plan, Protocol, Route, RouteKind, StaticRoute, Way, family_of,
+};
+pub use macvlan::with_sources;
 pub use options::OptionError;
 
 /// One network of one mode.
@@ -130,6 +133,32 @@ fn host_side(wanted: Option<IpAddr>, to: IpAddr) -> Option<IpAddr> {
     (family_of(host) == family_of(to)).then_some(host)
 }
 
+/// All that is wanted, where each can be had. `binding`: where it is published unless the user says so; `is_nowhere` says of an address of the
+/// host, or of any, that it leads to none of the container's.
+fn all_or_none(
+    wanted: &[PortRequest],
+    binding: Option<IpAddr>,
+    is_nowhere: impl Fn(Option<IpAddr>) -> bool,
+) -> Result<Vec<PortRequest>, String> {
+    let refusal = |request: &PortRequest| request.refusal(request.host.or(binding), is_nowhere(request.host));
+    wanted.iter().find_map(refusal).map_or_else(|| Ok(wanted.to_vec()), Err)
+}
+
+/// The host forwards packets of this family.
+fn forwarding(family: Family) -> Object {
+    let path = match family {
+        Family::V4 => "ipv4/ip_forward",
+        Family::V6 => "ipv6/conf/all/forwarding",
+    };
+    Object::HostSysctl { path: path.to_owned(), value: "1".to_owned() }
+}
+
+/// The kernel looks up `::1` on the link a packet came by, and an answer of a port published on `[::1]` comes by this one.
+fn loopback_route(link: IfName) -> Object {
+    let destination = IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST));
+    Object::Route(Route { destination, link, kind: RouteKind::Local })
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Bridge,
@@ -160,17 +189,6 @@ pub fn host_links(options: &BTreeMap<String, String>) -> Vec<IfName> {
     }
 }
 
-/// The options of a network in macvlan's mode source, changed so that its containers hear `add` too and `remove` no more; and whom they then
-/// hear.
-pub fn with_sources(
-    options: &BTreeMap<String, String>,
-    add: &[Mac],
-    remove: &[Mac],
-) -> Result<(BTreeMap<String, String>, Vec<Mac>), String> {
-    macvlan::with_sources(options, add, remove)
-}
-
-/// The name of the mode that a network's options ask for, for people.
 /// Those of a shared network's options that must be given alike on every host.
 pub fn between_hosts(options: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     match kind_name(options) {
@@ -180,6 +198,7 @@ pub fn between_hosts(options: &BTreeMap<String, String>) -> BTreeMap<String, Str
     }
 }
 
+/// The name of the mode that a network's options ask for, for people.
 pub fn kind_name(options: &BTreeMap<String, String>) -> &str {
     options.get("mode").map_or("bridge", String::as_str)
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
+use crate::model::Network;
+
 /// Everything that is wrong with a network's options, a sentence each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("; "))]
@@ -81,8 +83,23 @@ impl<'a> Options<'a> {
         found
     }
 
+    /// The MTU of a network's links, in bytes; none: the mode's own default, as Docker reads 0.
+    pub fn mtu(&mut self, network: &Network) -> Option<u32> {
+        let least = network.least_mtu();
+        let valid = |value: &str| value.parse().ok().filter(|mtu| *mtu == 0 || (least..=65535).contains(mtu));
+        let expected = format!("{least} to 65535 bytes");
+        self.read(&["com.docker.network.driver.mtu", "mtu"], &expected, valid).filter(|mtu| *mtu != 0)
+    }
+
     pub fn refuse(&mut self, problem: impl Display) {
         self.errors.push(problem.to_string());
+    }
+
+    /// Refuses IPv6 where the host has none.
+    pub fn refuse_lost_ipv6(&mut self, network: &Network) {
+        if network.ipv6 && network.host_without_ipv6 {
+            self.refuse("--ipv6 needs a host with IPv6, and this one's kernel was started without; leave --ipv6 out");
+        }
     }
 
     /// What nobody asked for is refused by name, with the nearest that exists.

@@ -54,6 +54,11 @@ pub struct HostLink {
 }
 
 impl Network {
+    /// The least MTU that its families allow, in bytes (RFC 791, RFC 8200).
+    pub fn least_mtu(&self) -> u32 {
+        if self.ipv6 { 1280 } else { 68 }
+    }
+
     /// The address spaces of its pools, where they are known.
     pub fn spaces(&self) -> impl Iterator<Item = &str> {
         self.pools.iter().map(|pool| pool.space.as_str()).filter(|space| !space.is_empty())

@@ -9,13 +9,11 @@ mod tests;
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
 use super::options::Options;
-use super::{Claim, Join, Mode, OptionError, PortRequest, host_side};
+use super::{Claim, Join, Mode, OptionError, PortRequest, all_or_none, forwarding, host_side, loopback_route};
 use crate::model::{
     Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, Inbound, Link, LinkKind, Network, NetworkId, Object, Plan,
-    Port, Route, RouteKind, Way, Zone, conf_path, family_of,
+    Port, Way, Zone, conf_path, family_of,
 };
 use spec::{GatewayMode, Publisher, Side, Spec};
 
@@ -43,12 +41,8 @@ impl Bridge {
     /// The host forwards as soon as one container has a way out; not earlier, since an engine that finds forwarding on at its start takes
     /// it for the user's wish and leaves the policy of FORWARD open.
     fn forwarding(&self) -> impl Iterator<Item = Object> {
-        let sysctl = |path: &str| Object::HostSysctl { path: path.to_owned(), value: "1".to_owned() };
         let open = move |side: &&Side| !self.spec.internal && side.subnet.is_some();
-        self.spec.sides().into_iter().filter(open).map(move |side| match side.family {
-            Family::V4 => sysctl("ipv4/ip_forward"),
-            Family::V6 => sysctl("ipv6/conf/all/forwarding"),
-        })
+        self.spec.sides().into_iter().filter(open).map(|side| forwarding(side.family))
     }
 
     /// `route_localnet`: answers of ports published on 127.0.0.1 come in by the bridge. No router on the segment configures the host, and
@@ -74,11 +68,8 @@ impl Bridge {
             .map(|address| Object::Address { link: self.spec.bridge.clone(), address })
     }
 
-    /// The kernel looks up `::1` on the link a packet came by, and an answer of a port published on `[::1]` comes by the bridge.
     fn loopback_route(&self) -> Option<Object> {
-        self.spec.ipv6.host.filter(|_| !self.spec.internal)?;
-        let destination = IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST));
-        Some(Object::Route(Route { destination, link: self.spec.bridge.clone(), kind: RouteKind::Local }))
+        self.spec.ipv6.host.filter(|_| !self.spec.internal).map(|_| loopback_route(self.spec.bridge.clone()))
     }
 
     fn entries(&self) -> impl Iterator<Item = Entry> {
@@ -160,11 +151,6 @@ impl Bridge {
             }
         })
     }
-
-    fn refusal(&self, endpoint: &Endpoint, request: &PortRequest) -> Option<String> {
-        let nowhere = self.targets(endpoint, request.host).next().is_none();
-        request.refusal(request.host.or(self.spec.host_binding), nowhere)
-    }
 }
 
 impl Side {
@@ -200,10 +186,7 @@ impl Mode for Bridge {
         if self.spec.internal || self.spec.publisher == Publisher::Engine {
             return Ok(Vec::new());
         }
-        match wanted.iter().find_map(|request| self.refusal(endpoint, request)) {
-            Some(refusal) => Err(refusal),
-            None => Ok(wanted.to_vec()),
-        }
+        all_or_none(wanted, self.spec.host_binding, |host| self.targets(endpoint, host).next().is_none())
     }
 
     fn host_ports(&self, endpoint: &Endpoint, binding: &Binding) -> Vec<HostPort> {

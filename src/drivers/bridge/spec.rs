@@ -75,7 +75,7 @@ impl Spec {
             bridge: o
                 .value(&["com.docker.network.bridge.name", "bridge_name"], "an interface name of at most 15 bytes")
                 .unwrap_or_else(|| IfName::of("rsb-", network.id.as_str())),
-            mtu: mtu(network, o),
+            mtu: o.mtu(network).unwrap_or_else(|| network.host_mtu.max(network.least_mtu())),
             icc: o.flag(&["com.docker.network.bridge.enable_icc", "icc"]).unwrap_or(true),
             internal: network.internal,
             without_ipv6: network.host_without_ipv6,
@@ -89,9 +89,7 @@ impl Spec {
             publisher: o.choice(&["publish"], &[("rsnet", Publisher::Rsnet), ("engine", Publisher::Engine)]).unwrap_or(Publisher::Rsnet),
             attach: Attach::parse(network, o),
         };
-        if network.ipv6 && network.host_without_ipv6 {
-            o.refuse("--ipv6 needs a host with IPv6, and this one's kernel was started without; leave --ipv6 out");
-        }
+        o.refuse_lost_ipv6(network);
         if o.flag(&["com.docker.network.bridge.default_bridge"]) == Some(true) {
             o.refuse("option com.docker.network.bridge.default_bridge=true is for docker0 only; leave it out");
         }
@@ -109,15 +107,6 @@ impl Spec {
             Family::V6 => &self.ipv6,
         }
     }
-}
-
-fn mtu(network: &Network, options: &mut Options) -> u32 {
-    let least = if network.ipv6 { 1280 } else { 68 };
-    let expected = format!("{least} to 65535 bytes");
-    let valid = |value: &str| value.parse().ok().filter(|mtu| (least..=65535).contains(mtu));
-    // Docker reads 0 as "the default"
-    let given = options.read(&["com.docker.network.driver.mtu", "mtu"], &expected, |v| if v == "0" { Some(0) } else { valid(v) });
-    given.filter(|&mtu| mtu != 0).unwrap_or_else(|| network.host_mtu.max(least))
 }
 
 fn names(value: &str) -> Option<Vec<IfName>> {

@@ -69,7 +69,7 @@ impl Spec {
             made,
             mode,
             sources: sources(mode, o),
-            mtu: mtu(network, o),
+            mtu: o.mtu(network),
             internal: network.internal,
             host_access: host_access(mode, o),
             slaac: slaac(network, o),
@@ -190,11 +190,4 @@ fn slaac(network: &Network, options: &mut Options) -> bool {
         options.refuse("option slaac=true needs IPv6, which this host's kernel has not (ipv6.disable=1)");
     }
     wanted
-}
-
-fn mtu(network: &Network, options: &mut Options) -> Option<u32> {
-    let least = if network.ipv6 { 1280 } else { 68 };
-    let expected = format!("{least} to 65535 bytes");
-    let valid = |value: &str| value.parse().ok().filter(|mtu| *mtu == 0 || (least..=65535).contains(mtu));
-    options.read(&["com.docker.network.driver.mtu", "mtu"], &expected, valid).filter(|&mtu| mtu != 0)
 }

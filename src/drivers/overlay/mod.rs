@@ -10,12 +10,12 @@ mod spec;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::options::Options;
-use super::{Claim, Join, Mode, OptionError, PortRequest, host_side};
+use super::{Claim, Join, Mode, OptionError, PortRequest, all_or_none, forwarding, host_side, loopback_route};
 use crate::model::{
     Agreement, Attachment, AttachmentKind, Binding, Endpoint, Entry, Family, HostPort, IfName, Inbound, Link, LinkKind, Mac, Member,
     Network, NetworkId, Object, OnLink, Plan, Route, RouteKind, Share, StaticRoute, Way, Zone, conf_path, family_of,
@@ -157,23 +157,14 @@ impl Overlay {
         let port = endpoint.host_link();
         let answered = |host: &IpAddr| match family_of(*host) {
             Family::V4 => Object::LinkSysctl { path: conf_path(Family::V4, &port, "route_localnet"), value: "1".to_owned() },
-            Family::V6 => {
-                let destination = IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST));
-                Object::Route(Route { destination, link: port.clone(), kind: RouteKind::Local })
-            }
+            Family::V6 => loopback_route(port.clone()),
         };
         hosts.iter().map(answered).collect()
     }
 
     /// The host forwards as soon as one container needs it; see `bridge`.
     fn forwarding(&self) -> impl Iterator<Item = Object> {
-        self.spec.sides.iter().map(|side| Object::HostSysctl {
-            path: match family_of(side.subnet.addr()) {
-                Family::V4 => "ipv4/ip_forward".to_owned(),
-                Family::V6 => "ipv6/conf/all/forwarding".to_owned(),
-            },
-            value: "1".to_owned(),
-        })
+        self.spec.sides.iter().map(|side| forwarding(family_of(side.subnet.addr())))
     }
 
     /// Each of the container's addresses with its side of the network.
@@ -203,11 +194,6 @@ impl Overlay {
     fn targets(&self, endpoint: &Endpoint, host: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
         let wanted = host.or(self.spec.host_binding);
         self.sides(endpoint).filter_map(|(_, to)| Some((host_side(wanted, to)?, to))).collect()
-    }
-
-    fn refusal(&self, endpoint: &Endpoint, request: &PortRequest) -> Option<String> {
-        let nowhere = self.targets(endpoint, request.host).is_empty();
-        request.refusal(request.host.or(self.spec.host_binding), nowhere)
     }
 
     /// Who has an address that is not this host's to give.
@@ -272,10 +258,7 @@ impl Mode for Overlay {
         if self.spec.internal {
             return Ok(Vec::new());
         }
-        match wanted.iter().find_map(|request| self.refusal(endpoint, request)) {
-            Some(refusal) => Err(refusal),
-            None => Ok(wanted.to_vec()),
-        }
+        all_or_none(wanted, self.spec.host_binding, |host| self.targets(endpoint, host).is_empty())
     }
 
     fn host_ports(&self, endpoint: &Endpoint, binding: &Binding) -> Vec<HostPort> {

@@ -77,7 +77,7 @@ impl Spec {
             reserved: network.pools.iter().flat_map(|pool| pool.gateway.into_iter().chain(pool.auxiliary.values().copied())).collect(),
             agreed: agreements(network),
             transport: transport(o),
-            mtu: mtu(network, o),
+            mtu: o.mtu(network),
             port: o.read(&["vxlan_port"], "a UDP port, 1 to 65535", |v| v.parse().ok().filter(|port| *port > 0)).unwrap_or(PORT),
             internal: network.internal,
             masquerade: o.flag(&["com.docker.network.bridge.enable_ip_masquerade", "masquerade"]).unwrap_or(true),
@@ -86,9 +86,7 @@ impl Spec {
         };
         spec.refuse_twins(o);
         spec.refuse_families(network, o);
-        if network.ipv6 && network.host_without_ipv6 {
-            o.refuse("--ipv6 needs a host with IPv6, and this one's kernel was started without; leave --ipv6 out");
-        }
+        o.refuse_lost_ipv6(network);
         options.finish()?;
         Ok(spec)
     }
@@ -157,12 +155,4 @@ fn side(pool: &Pool, options: &mut Options) -> Option<Side> {
         ));
     }
     Some(Side { subnet, gateway: pool.gateway? })
-}
-
-fn mtu(network: &Network, options: &mut Options) -> Option<u32> {
-    let least = if network.ipv6 { 1280 } else { 68 };
-    let expected = format!("{least} to 65535 bytes");
-    // Docker reads 0 as "the default"
-    let valid = |value: &str| value.parse().ok().filter(|mtu| *mtu == 0 || (least..=65535).contains(mtu));
-    options.read(&["com.docker.network.driver.mtu", "mtu"], &expected, valid).filter(|&mtu| mtu != 0)
 }
