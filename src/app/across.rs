@@ -88,7 +88,8 @@ impl Across {
             background.spawn(answer_in_sandboxes(dns, base.agent.clone()));
         }
         if let Some(spread) = spread {
-            background.spawn(async move { spread.run().await });
+            let networks = base.agent.names().network_changes();
+            background.spawn(async move { spread.run(networks).await });
         }
         match catalog {
             Some((catalog, true)) => drop(background.spawn(catalog.run())),

@@ -52,15 +52,11 @@ fn is_missing(error: &Error) -> bool {
 }
 
 /// What the engine said last of networks and containers.
+#[derive(Default)]
 pub struct Names {
     known: RwLock<Known>,
     changes: watch::Sender<u64>,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        Names { known: RwLock::default(), changes: watch::Sender::new(0) }
-    }
+    network_changes: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -117,6 +113,11 @@ impl Names {
         self.changes.subscribe()
     }
 
+    /// Counts what was heard of networks: that one came or went, or lost a container.
+    pub fn network_changes(&self) -> watch::Receiver<u64> {
+        self.network_changes.subscribe()
+    }
+
     fn look<R>(&self, look: impl FnOnce(&Known) -> R) -> R {
         look(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -125,6 +126,10 @@ impl Names {
         // each change is one insert or one remove
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn networks_change(&self) {
+        self.network_changes.send_modify(|count| *count += 1);
     }
 
     /// Asks the engine at `socket`, now and whenever it says that a network or a container came or went; until the process ends.
@@ -149,6 +154,7 @@ impl Names {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs().to_string();
         let mut looks = Looks::new(&engine);
         self.take(News::Networks(list(&engine).await?));
+        self.networks_change();
         let running = containers::running(&engine).await?;
         self.change(|known| known.containers.retain(|id, _| running.contains(id)));
         let count = running.len();
@@ -178,6 +184,9 @@ impl Names {
 
     /// What starts is looked at when it has: of what is being connected before, the engine tells only then.
     fn hear(&self, event: EventMessage, looks: &mut Looks) {
+        if let (Some(EventMessageTypeEnum::NETWORK), Some("create" | "destroy" | "disconnect")) = (event.typ, event.action.as_deref()) {
+            self.networks_change();
+        }
         let actor = event.actor.unwrap_or_default();
         let container = actor.attributes.and_then(|mut attributes| attributes.remove("container")).unwrap_or_default();
         let runs = |id: &str| self.look(|known| known.containers.contains_key(id)) || looks.is_at(id);

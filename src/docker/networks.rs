@@ -2,25 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bollard::Docker;
 use bollard::errors::Error as ApiError;
 use bollard::models::{self, NetworkCreateRequest};
-use bollard::query_parameters::{EventsOptionsBuilder, InspectNetworkOptions, ListNetworksOptions};
-use futures_util::StreamExt;
+use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
-use tracing::debug;
 
 use super::{connect, is_missing};
 use crate::model::NetworkId;
-
-/// How long to wait before the engine is asked again.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// A network as its user asked for it, whatever the driver is called on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,9 +69,6 @@ pub trait Networks: Send + Sync {
 
     /// The names of the containers on it; none if that cannot be told.
     async fn users(&self, id: &NetworkId) -> Vec<String>;
-
-    /// Notifies whenever a network comes or goes, until it is dropped.
-    async fn follow(&self, changed: &Notify);
 }
 
 /// The engine at a socket.
@@ -125,27 +115,6 @@ impl Networks for Socket {
             Err(_) => vec![],
         }
     }
-
-    async fn follow(&self, changed: &Notify) {
-        loop {
-            if let Err(error) = tell(&self.0, changed).await {
-                debug!(%error, "the engine does not tell when networks come and go; asking again");
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-}
-
-async fn tell(socket: &Path, changed: &Notify) -> Result<(), ApiError> {
-    let filters = HashMap::from([("type", vec!["network"])]);
-    let mut events = connect(socket).await?.events(Some(EventsOptionsBuilder::new().filters(&filters).build()));
-    changed.notify_one();
-    while let Some(event) = events.next().await {
-        if matches!(event?.action.as_deref(), Some("create" | "destroy" | "disconnect")) {
-            changed.notify_one();
-        }
-    }
-    Ok(())
 }
 
 /// The names of the containers on a network.

@@ -22,7 +22,7 @@ use axum::routing::get;
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
 use crate::docker::{EngineError, Found, Networks, Spec};
@@ -99,22 +99,22 @@ impl Spread {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Until it is dropped.
-    pub async fn run(&self) {
-        let changed = Notify::new();
-        tokio::join!(self.engine.follow(&changed), self.listen(&changed), self.look(&changed));
+    /// Until it is dropped. `networks` changes when the engine's do.
+    pub async fn run(&self, networks: watch::Receiver<u64>) {
+        let records = Notify::new();
+        tokio::join!(self.listen(&records), self.look(&records, networks));
     }
 
-    async fn listen(&self, changed: &Notify) {
+    async fn listen(&self, records: &Notify) {
         loop {
-            let heard = match records() {
+            let heard = match below_records() {
                 Ok(prefix) => self.shared.watch(&prefix).await,
                 Err(_) => return,
             };
             if let Ok(mut snapshots) = heard {
                 while let Some(heard) = snapshots.next().await {
                     if heard.is_ok() {
-                        changed.notify_one();
+                        records.notify_one();
                     }
                 }
             }
@@ -122,13 +122,14 @@ impl Spread {
         }
     }
 
-    async fn look(&self, changed: &Notify) {
+    async fn look(&self, records: &Notify, mut networks: watch::Receiver<u64>) {
         loop {
+            networks.mark_unchanged();
             if let Err(error) = self.round().await {
                 debug!(%error, "networks of other hosts could not be looked at; trying again");
             }
             tokio::time::sleep(BREATH).await;
-            let _ = tokio::time::timeout(AGAIN, changed.notified()).await;
+            tokio::select! { () = records.notified() => {}, _ = networks.changed() => {}, () = tokio::time::sleep(AGAIN) => {} }
         }
     }
 
@@ -154,7 +155,7 @@ impl Spread {
     }
 
     async fn known(&self) -> Result<Vec<Known>, Error> {
-        let records = self.shared.list(&records()?).await?;
+        let records = self.shared.list(&below_records()?).await?;
         let memory = self.own.list(&Prefix::below(&Key::new(MEMORY)?)).await?;
         let mut known: BTreeMap<String, Known> = BTreeMap::new();
         for Found { id, name, spec } in self.engine.all().await? {
@@ -292,7 +293,7 @@ fn at<'k>(known: &'k mut BTreeMap<String, Known>, name: &str) -> &'k mut Known {
     known.entry(name.to_owned()).or_insert_with(empty)
 }
 
-fn records() -> Result<Prefix, InvalidKey> {
+fn below_records() -> Result<Prefix, InvalidKey> {
     Ok(Prefix::below(&Key::new(RECORDS)?))
 }
 

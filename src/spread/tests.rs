@@ -65,8 +65,6 @@ impl Networks for Fake {
         let name = self.networks.lock().unwrap()[id].0.clone();
         if self.used.lock().unwrap().contains(&name) { vec!["web".to_owned()] } else { vec![] }
     }
-
-    async fn follow(&self, _: &Notify) {}
 }
 
 struct Host {
