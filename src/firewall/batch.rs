@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::attribute::{Attribute, list, string, written_length};
-use super::element::{Element, Set};
+use super::element::Element;
 use super::fast;
+use super::set::Set;
 use super::socket::{Message, NFTABLES};
 use super::table::{Chain, TABLE, chains, set_attributes};
 

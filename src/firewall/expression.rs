@@ -134,34 +134,14 @@ pub fn expressions(parts: impl IntoIterator<Item = Vec<Expression>>) -> Attribut
     list(RULE_EXPRESSIONS, parts.into_iter().flatten().collect::<Vec<_>>())
 }
 
-/// The fields, side by side, are in the set.
-pub fn within(fields: &[Field], set: &str) -> Vec<Expression> {
-    load(fields).chain([lookup(set, None)]).collect()
-}
-
-/// The fields are a key of the map, whose value is in the registers from word 0 on.
-pub fn mapped(fields: &[Field], map: &str) -> Vec<Expression> {
-    load(fields).chain([lookup(map, Some(register(0)))]).collect()
-}
-
-/// The number of the link to the packet's way out is what the map has for the fields; it is kept for [`led_out`].
-pub fn way_out(fields: &[Field], map: &str) -> Vec<Expression> {
-    load(fields).chain([lookup(map, Some(register(WAY_OUT)))]).collect()
-}
-
-/// So is the next hop.
-pub fn next_hop(fields: &[Field], map: &str) -> Vec<Expression> {
-    load(fields).chain([lookup(map, Some(register(NEXT_HOP)))]).collect()
-}
-
 /// The next hop is the destination.
 pub fn straight(family: Family) -> Vec<Expression> {
     vec![Field::Destination(family).load(NEXT_HOP)]
 }
 
 /// Beyond the keys that are asked for between them and [`led_out`].
-const WAY_OUT: u32 = 11;
-const NEXT_HOP: u32 = 12;
+pub const WAY_OUT: u32 = 11;
+pub const NEXT_HOP: u32 = 12;
 
 /// Counted, and out by that link to that next hop (`nft_fwd_netdev`): without a route, and with a TTL one less.
 pub fn led_out(family: Family) -> Vec<Expression> {
@@ -195,11 +175,6 @@ const TO_THIS_HOST: u8 = 0;
 /// Headers of IPv6.
 const HOP_BY_HOP: u8 = 0;
 const FRAGMENT: u8 = 44;
-
-/// The verdict that the map has for the fields; the rule goes by where there is none.
-pub fn verdict_of(fields: &[Field], map: &str) -> Vec<Expression> {
-    load(fields).chain([lookup(map, Some(0))]).collect()
-}
 
 /// The field's first bytes are these.
 pub fn begins(field: Field, with: &[u8]) -> Vec<Expression> {
@@ -422,7 +397,8 @@ pub fn load_value(word: u32, value: &[u8]) -> Expression {
     expression("immediate", [number(1, register(word)), nest(2, [bytes(1, value)])])
 }
 
-fn load(fields: &[Field]) -> impl Iterator<Item = Expression> {
+/// The fields, side by side, from word 0 on.
+pub fn load(fields: &[Field]) -> impl Iterator<Item = Expression> {
     fields.iter().scan(0, |word, field| {
         let at = *word;
         *word += field.words();
@@ -448,7 +424,8 @@ fn bitwise(mask: &[u8]) -> Expression {
     expression("bitwise", [&registers[..], &[nest(4, [bytes(1, mask)]), nest(5, [bytes(1, zeros)])]].concat())
 }
 
-fn lookup(set: &str, target: Option<u32>) -> Expression {
+/// What is loaded is in the set, or is a key of the map, whose value goes to the register.
+pub fn lookup(set: &str, target: Option<u32>) -> Expression {
     let key = [string(1, set), number(2, register(0))];
     expression("lookup", key.into_iter().chain(target.map(|register| number(3, register))).collect::<Vec<_>>())
 }
@@ -458,6 +435,6 @@ fn expression(name: &str, attributes: impl Into<Vec<Attribute>>) -> Expression {
 }
 
 /// The kernel's number of the register at a word, in the form in which it dumps it (`nft_dump_register`).
-fn register(word: u32) -> u32 {
+pub fn register(word: u32) -> u32 {
     if word.is_multiple_of(4) { word / 4 + 1 } else { word + 8 }
 }

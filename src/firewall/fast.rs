@@ -19,10 +19,9 @@ use crate::model::Family;
 
 use super::attribute::{Attribute, find, find_string, list, nest, number, read, string};
 use super::batch::{NETDEV, Operation, message, operation};
-use super::element::{Element, FAST_LINKS, FAST_OUT, FAST_PORTS, PAIR_V4, PAIR_V6, Set, of};
-use super::expression::{
-    Expression, Field, Verdict, begins, expressions, is_plain, led_out, load_value, next_hop, straight, verdict, way_out, within,
-};
+use super::element::Element;
+use super::expression::{Expression, Field, Verdict, begins, expressions, is_plain, led_out, load_value, straight, verdict};
+use super::set::Set;
 use super::socket::{Message, NFTABLES, Refused, Socket};
 use super::table::{Chain, PORT, TABLE};
 
@@ -56,14 +55,12 @@ pub fn chains() -> Vec<Chain> {
 
 /// A container's packets, then those of other hosts. A look into ranges costs several into a set without: it comes last and as seldom as can be.
 fn from(f: Family) -> Vec<Vec<Vec<Expression>>> {
-    let to = [Field::Destination(f)];
-    let port = || [begins(Field::Iifname, PORT.as_bytes()), within(of(f, FAST_PORTS), Set::FastPorts(f).name())].concat();
-    let here = || [way_out(&to, Set::FastHere(f).name()), straight(f)].concat();
-    let pair = of(f, [PAIR_V4, PAIR_V6]);
+    let port = || [begins(Field::Iifname, PORT.as_bytes()), Set::FastPorts(f).has()].concat();
+    let here = || [Set::FastHere(f).way_out(), straight(f)].concat();
     vec![
-        vec![port(), here(), within(pair, Set::FastInner(f).name()), led_out(f)],
-        vec![port(), way_out(of(f, FAST_OUT), Set::FastOut(f).name()), next_hop(pair, Set::FastVia(f).name()), led_out(f)],
-        vec![within(of(f, FAST_LINKS), Set::FastLinks(f).name()), here(), led_out(f)],
+        vec![port(), here(), Set::FastInner(f).has(), led_out(f)],
+        vec![port(), Set::FastOut(f).way_out(), Set::FastVia(f).next_hop(), led_out(f)],
+        vec![Set::FastLinks(f).has(), here(), led_out(f)],
     ]
 }
 

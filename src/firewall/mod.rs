@@ -1,6 +1,6 @@
 //! MECHANISM: the only room that speaks nftables or knows Docker's own chains. It knows entries, no modes and no networks.
 //!
-//! The rules are constant (`table`); an entry is an element of their sets and maps (`element`). So a change is one small batch whatever
+//! The rules are constant (`table`); an entry is an element (`element`) of their sets and maps (`set`). So a change is one small batch whatever
 //! the host runs, and a packet meets the same few rules. `docs/firewall.md` tells why each stands where it does.
 //!
 //! # A packet's way
@@ -39,6 +39,7 @@ mod fast;
 mod foreign;
 mod legacy;
 pub mod nftables;
+mod set;
 mod socket;
 mod table;
 mod trace;

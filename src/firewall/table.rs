@@ -3,12 +3,12 @@
 use crate::model::Family;
 
 use super::attribute::{Attribute, bytes, list, nest, number, string};
-use super::element::Set;
 use super::expression::{
     ESTABLISHED_OR_RELATED, Expression, Field, INVALID, UNTRACKED, Verdict, begins, dnat, echo_request, expressions, family, from_loopback,
-    is_local, is_udp, leads_nowhere, mapped, masquerade, named, named_at_least, no_way_back, snat, source_is_behind, source_is_elsewhere,
-    state, to_loopback, to_multicast, translated, untrack, verdict, verdict_of, within,
+    is_local, is_udp, leads_nowhere, masquerade, named, named_at_least, no_way_back, snat, source_is_behind, source_is_elsewhere, state,
+    to_loopback, to_multicast, translated, untrack, verdict,
 };
+use super::set::{Data, Set};
 
 pub const TABLE: &str = "rsnet";
 
@@ -28,38 +28,25 @@ const HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
 /// `NFTNL_UDATA_SET_DATABYTEORDER`, the same of a map's values.
 const HOST_ORDER_OF_DATA: [u8; 6] = [1, 4, 1, 0, 0, 0];
 
-/// What a set or map holds.
-pub struct Shape {
-    pub key: &'static [Field],
-    pub data: Data,
-    pub interval: bool,
-}
-
-pub enum Data {
-    None,
-    Verdict,
-    Fields(&'static [Field]),
-}
-
 /// `NFTA_SET_*` of the set, as the kernel dumps it.
 pub fn set_attributes(set: Set) -> Vec<Attribute> {
-    let Shape { key, data, interval } = set.shape();
-    let shape = [(key.len() > 1, CONCAT), (interval, INTERVAL), (!matches!(data, Data::None), MAP)];
+    let (key, data) = (set.key(), set.data());
+    let shape = [(key.len() > 1, CONCAT), (set.has_ranges(), INTERVAL), (!matches!(data, Data::None), MAP)];
     let flags = shape.into_iter().filter_map(|(is, flag)| is.then_some(flag)).sum();
-    let mut attributes = vec![string(1, TABLE), string(2, set.name()), number(4, datatype(key)), number(5, length(key))];
+    let mut attributes = vec![string(1, TABLE), string(2, set.name()), number(4, datatype(&key)), number(5, length(&key))];
     if flags != 0 {
         attributes.push(number(3, flags));
     }
-    if let [Field::Iifname | Field::Oifname] = key {
+    if key == [Field::Iifname] {
         attributes.push(bytes(13, HOST_ORDER));
     }
-    if let Data::Fields([Field::Index]) = data {
+    if matches!(&data, Data::Fields(fields) if *fields == [Field::Index]) {
         attributes.push(bytes(13, HOST_ORDER_OF_DATA));
     }
     match data {
         Data::None => {}
         Data::Verdict => attributes.push(number(6, DATA_VERDICT)),
-        Data::Fields(fields) => attributes.extend([number(6, datatype(fields)), number(7, length(fields))]),
+        Data::Fields(fields) => attributes.extend([number(6, datatype(&fields)), number(7, length(&fields))]),
     }
     if key.len() > 1 {
         let fields: Vec<_> = key.iter().map(|field| nest(1, [number(1, field.length())])).collect();
@@ -136,9 +123,7 @@ pub type Rule = Vec<Vec<Expression>>;
 pub const OPENED: &str = "opened";
 pub const ANYTHING: &str = "anything";
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-const IN: &[Field] = &[Field::Iifname];
 const OUT: &[Field] = &[Field::Oifname];
-const IN_OUT: &[Field] = &[Field::Iifname, Field::Oifname];
 
 fn both(rule: impl Fn(Family) -> Rule) -> impl Iterator<Item = Rule> {
     FAMILIES.into_iter().map(rule)
@@ -146,16 +131,15 @@ fn both(rule: impl Fn(Family) -> Rule) -> impl Iterator<Item = Rule> {
 
 /// Both addresses are in one subnet.
 fn within_subnet(f: Family) -> Rule {
-    let key = [Field::Source(f), Field::Destination(f)];
-    vec![family(f), within(&key, Set::InnerSubnets(f).name())]
+    vec![family(f), Set::InnerSubnets(f).has()]
 }
 
 fn from_subnet(f: Family, set: fn(Family) -> Set) -> Vec<Expression> {
-    [family(f), within(&[Field::Nfproto, Field::Source(f)], set(f).name())].concat()
+    [family(f), set(f).has()].concat()
 }
 
 fn to_subnet(f: Family, set: fn(Family) -> Set) -> Vec<Expression> {
-    [family(f), within(&[Field::Nfproto, Field::Destination(f)], set(f).name())].concat()
+    [family(f), set(f).has_by(&[Field::Nfproto, Field::Destination(f)])].concat()
 }
 
 fn from_port() -> Vec<Expression> {
@@ -171,7 +155,7 @@ fn with(mut rule: Rule, end: Vec<Expression>) -> Rule {
 /// a frame that a container made for its host.
 fn raw() -> Vec<Rule> {
     both(|f| vec![to_loopback(f), verdict(Verdict::Jump("loopback"))])
-        .chain([vec![is_udp(), within(&[Field::Port, Field::Vni], Set::Tunnels.name()), verdict(Verdict::Jump("framed"))]])
+        .chain([vec![is_udp(), Set::Tunnels.has(), verdict(Verdict::Jump("framed"))]])
         .chain(both(|f| with(within_subnet(f), verdict(Verdict::Goto("inside")))))
         .chain([vec![from_port(), no_way_back(), verdict(Verdict::Drop)]])
         .collect()
@@ -179,16 +163,15 @@ fn raw() -> Vec<Rule> {
 
 /// `route_localnet` is on for our links, and would let a container reach what listens on the host's loopback.
 fn loopback() -> Vec<Rule> {
-    [within(IN, "segments"), from_port()].map(|from| vec![from, verdict(Verdict::Drop)]).to_vec()
+    [Set::Segments.has(), from_port()].map(|from| vec![from, verdict(Verdict::Drop)]).to_vec()
 }
 
 /// What would come out of a tunnel: from its other hosts only, and never from a container, which would get the address of its host on the way
 /// out. Fragments are put together before; connection tracking, which this table uses, has the kernel do that. Tunnels of others on the
 /// same port have other numbers.
 fn framed() -> Vec<Rule> {
-    let members =
-        |f| vec![family(f), within(&[Field::Source(f), Field::Port, Field::Vni], Set::Members(f).name()), verdict(Verdict::Return)];
-    let of_containers = [within(IN, "segments"), from_port()].into_iter().chain(docker_links(Field::Iifname));
+    let members = |f| vec![family(f), Set::Members(f).has(), verdict(Verdict::Return)];
+    let of_containers = [Set::Segments.has(), from_port()].into_iter().chain(docker_links(Field::Iifname));
     of_containers
         .map(|from| vec![from, verdict(Verdict::Drop)])
         .chain(both(members))
@@ -223,11 +206,10 @@ fn publish() -> Vec<Rule> {
     FAMILIES
         .into_iter()
         .flat_map(|f| {
-            let whole = [Field::Destination(f), Field::L4proto, Field::Port];
             [
-                vec![family(f), mapped(&whole, Set::Publish(f).name()), dnat(f, true)],
-                vec![family(f), mapped(&whole[1..], Set::PublishAny(f).name()), dnat(f, true)],
-                vec![family(f), mapped(&whole, Set::PublishRange(f).name()), dnat(f, false)],
+                vec![family(f), Set::Publish(f).maps(), dnat(f, true)],
+                vec![family(f), Set::PublishAny(f).maps(), dnat(f, true)],
+                vec![family(f), Set::PublishRange(f).maps(), dnat(f, false)],
             ]
         })
         .collect()
@@ -240,36 +222,33 @@ fn forward() -> Vec<Rule> {
     let mut rules = vec![vec![state(ESTABLISHED_OR_RELATED), accept()]];
     // Every packet inside a subnet comes so far.
     rules.extend(both(|f| [vec![state(UNTRACKED)], within_subnet(f), vec![accept()]].concat()));
-    rules.extend([vec![within(IN_OUT, "inner"), accept()], vec![within(IN, "internal"), drop()], vec![within(OUT, "internal"), drop()]]);
+    rules.extend([vec![Set::Inner.has(), accept()], vec![Set::Internal.has(), drop()], vec![Set::Internal.has_by(OUT), drop()]]);
     rules.extend(both(|f| vec![from_subnet(f, Set::InternalSubnets), drop()]));
     rules.extend(both(|f| vec![to_subnet(f, Set::InternalSubnets), drop()]));
     rules.extend([
         vec![translated(), accept()],
-        vec![within(IN_OUT, "trusted"), accept()],
+        vec![Set::Trusted.has(), accept()],
         // What connection tracking cannot place is not translated either: it would leave with a container's address.
-        vec![state(INVALID), within(&[Field::Nfproto, Field::Iifname], "masquerade"), drop()],
+        vec![state(INVALID), Set::Masquerade.has(), drop()],
     ]);
     rules.extend(both(|f| vec![state(INVALID), from_subnet(f, Set::MasqueradeSubnets), drop()]));
     // Our accepts in FORWARD stand before Docker's own walls, so the way to Docker's networks is closed here.
     rules.extend(our_links().map(|from| vec![from, verdict(Verdict::Jump("walls"))]));
-    rules.push(vec![verdict_of(&[Field::Nfproto, Field::Oifname], "enter")]);
-    rules.extend(both(|f| vec![family(f), verdict_of(&[Field::Nfproto, Field::Destination(f)], Set::EnterSubnets(f).name())]));
+    rules.push(vec![Set::Enter.decides()]);
+    rules.extend(both(|f| vec![family(f), Set::EnterSubnets(f).decides()]));
     rules
 }
 
 /// By which a container's packets come in.
 fn our_links() -> impl Iterator<Item = Vec<Expression>> {
-    [within(IN, "segments")].into_iter().chain(ROUTED.map(|prefix| begins(Field::Iifname, prefix.as_bytes())))
+    [Set::Segments.has()].into_iter().chain(ROUTED.map(|prefix| begins(Field::Iifname, prefix.as_bytes())))
 }
 
 fn opened() -> Vec<Rule> {
-    both(|f| {
-        let key = [Field::Destination(f), Field::L4proto, Field::Port];
-        vec![family(f), within(&key, Set::Open(f).name()), verdict(Verdict::Accept)]
-    })
-    .chain(both(|f| vec![echo_request(f), verdict(Verdict::Accept)]))
-    .chain([vec![verdict(Verdict::Drop)]])
-    .collect()
+    both(|f| vec![family(f), Set::Open(f).has(), verdict(Verdict::Accept)])
+        .chain(both(|f| vec![echo_request(f), verdict(Verdict::Accept)]))
+        .chain([vec![verdict(Verdict::Drop)]])
+        .collect()
 }
 
 fn anything() -> Vec<Rule> {
@@ -283,23 +262,23 @@ fn anything() -> Vec<Rule> {
 /// Docker's own bridges: `docker0`, `docker_gwbridge`, and `br-` with twelve digits of an id; those with names of a user's choice are in a
 /// set. The length tells `br-` from the bridges that people and other software call `br-lan` or `br-ex`, which may be the way to the world.
 fn docker_links(field: Field) -> impl Iterator<Item = Vec<Expression>> {
-    [begins(field, b"docker"), named_at_least(field, "br-", 15), within(&[field], "foreign")].into_iter()
+    [begins(field, b"docker"), named_at_least(field, "br-", 15), Set::Foreign.has_by(&[field])].into_iter()
 }
 
 fn postrouting() -> Vec<Rule> {
-    let hairpin = || within(IN_OUT, "hairpin");
+    let hairpin = || Set::Hairpin.has();
     // A flow translated while it crossed a bridge (`bridge-nf-call-iptables`) has no incoming link here; one of the host itself has none
     // either, but keeps its source.
-    let bridged = vec![named(Field::Iifname, ""), within(OUT, "segments"), translated(), source_is_elsewhere(), masquerade()];
+    let bridged = vec![named(Field::Iifname, ""), Set::Segments.has_by(OUT), translated(), source_is_elsewhere(), masquerade()];
     let mut rules = vec![vec![hairpin(), translated(), masquerade()], bridged];
     rules.extend(both(|f| [vec![translated()], within_subnet(f), vec![masquerade()]].concat()));
-    rules.extend(both(|f| vec![within(OUT, "segments"), from_loopback(f), masquerade()]));
+    rules.extend(both(|f| vec![Set::Segments.has_by(OUT), from_loopback(f), masquerade()]));
     rules.extend(both(|f| vec![from_loopback(f), begins(Field::Oifname, PORT.as_bytes()), masquerade()]));
     rules.push(vec![hairpin(), verdict(Verdict::Return)]);
     rules.extend(both(|f| with(within_subnet(f), verdict(Verdict::Return))));
     rules.extend(both(|f| vec![to_multicast(f), verdict(Verdict::Return)]));
-    rules.extend(both(|f| vec![family(f), mapped(IN, Set::SourceNat(f).name()), snat(f)]));
-    rules.push(vec![within(&[Field::Nfproto, Field::Iifname], "masquerade"), masquerade()]);
+    rules.extend(both(|f| vec![family(f), Set::SourceNat(f).maps(), snat(f)]));
+    rules.push(vec![Set::Masquerade.has(), masquerade()]);
     rules.extend(both(|f| vec![from_subnet(f, Set::MasqueradeSubnets), masquerade()]));
     rules
 }

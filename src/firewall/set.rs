@@ -1,0 +1,201 @@
+//! The sets and maps of the tables: what each is called, what is looked up in it, what it leads to, and how a rule asks it.
+
+use crate::model::Family;
+
+use super::batch::Table;
+use super::expression::{Expression, Field, NEXT_HOP, WAY_OUT, load, lookup, register};
+
+/// The sets and maps of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Set {
+    Segments,
+    Hairpin,
+    Inner,
+    Internal,
+    /// Bridges of Docker's.
+    Foreign,
+    Trusted,
+    Enter,
+    Masquerade,
+    SourceNat(Family),
+    /// One port of one address of the host.
+    Publish(Family),
+    /// One port of every address of the host.
+    PublishAny(Family),
+    /// Ports that keep their number.
+    PublishRange(Family),
+    Open(Family),
+    /// Numbers of tunnels.
+    Tunnels,
+    /// Who may send to them.
+    Members(Family),
+    /// Both addresses in one subnet.
+    InnerSubnets(Family),
+    /// From whose addresses packets may come in by any link.
+    DirectSubnets(Family),
+    InternalSubnets(Family),
+    EnterSubnets(Family),
+    MasqueradeSubnets(Family),
+    /// From here on of the table `netdev rsnet` (`fast`). Ports of containers with their source.
+    FastPorts(Family),
+    /// Links to other hosts with the sources, destinations and lengths of what may come by them.
+    FastLinks(Family),
+    /// Both addresses in one subnet, as [`Set::InnerSubnets`]; asked between containers of this host.
+    FastInner(Family),
+    /// The port of a container of this host.
+    FastHere(Family),
+    /// The next hop to containers of other hosts, by source and destination.
+    FastVia(Family),
+    /// The link to it, by protocol and length as well.
+    FastOut(Family),
+    /// No set: the links at whose ingress the chains are.
+    Hooks,
+}
+
+/// What a map leads to.
+pub enum Data {
+    /// It is a set.
+    None,
+    Verdict,
+    Fields(Vec<Field>),
+}
+
+impl Set {
+    pub fn all() -> impl Iterator<Item = Set> {
+        let links = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Foreign, Set::Trusted, Set::Enter, Set::Masquerade];
+        let twofold = [Set::SourceNat, Set::Publish, Set::PublishAny, Set::PublishRange, Set::Open, Set::Members];
+        let twofold = twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)]);
+        links.into_iter().chain([Set::Tunnels]).chain(twofold).chain(Set::of_subnets())
+    }
+
+    /// Those of networks without a bridge.
+    pub fn of_subnets() -> impl Iterator<Item = Set> {
+        let twofold = [Set::InnerSubnets, Set::DirectSubnets, Set::InternalSubnets, Set::EnterSubnets, Set::MasqueradeSubnets];
+        twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)])
+    }
+
+    /// Those of the table `netdev rsnet`.
+    pub fn fast() -> impl Iterator<Item = Set> {
+        let twofold = [Set::FastPorts, Set::FastLinks, Set::FastInner, Set::FastHere, Set::FastVia, Set::FastOut];
+        twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)])
+    }
+
+    pub fn is_fast(self) -> bool {
+        self == Set::Hooks || Set::fast().any(|fast| fast == self)
+    }
+
+    pub fn table(self) -> Table {
+        if self.is_fast() { Table::Netdev } else { Table::Inet }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Set::Segments => "segments",
+            Set::Hairpin => "hairpin",
+            Set::Inner => "inner",
+            Set::Internal => "internal",
+            Set::Foreign => "foreign",
+            Set::Trusted => "trusted",
+            Set::Enter => "enter",
+            Set::Masquerade => "masquerade",
+            Set::SourceNat(f) => of(f, ["snat4", "snat6"]),
+            Set::Publish(f) => of(f, ["publish4", "publish6"]),
+            Set::PublishAny(f) => of(f, ["publish4_any", "publish6_any"]),
+            Set::PublishRange(f) => of(f, ["publish4_range", "publish6_range"]),
+            Set::Open(f) => of(f, ["open4", "open6"]),
+            Set::Tunnels => "tunnels",
+            Set::Members(f) => of(f, ["members4", "members6"]),
+            Set::InnerSubnets(f) => of(f, ["inner4", "inner6"]),
+            Set::DirectSubnets(f) => of(f, ["direct4", "direct6"]),
+            Set::InternalSubnets(f) => of(f, ["internal4", "internal6"]),
+            Set::EnterSubnets(f) => of(f, ["enter4", "enter6"]),
+            Set::MasqueradeSubnets(f) => of(f, ["masquerade4", "masquerade6"]),
+            Set::FastPorts(f) => of(f, ["ports4", "ports6"]),
+            Set::FastLinks(f) => of(f, ["links4", "links6"]),
+            Set::FastInner(f) => of(f, ["inner4", "inner6"]),
+            Set::FastHere(f) => of(f, ["here4", "here6"]),
+            Set::FastVia(f) => of(f, ["via4", "via6"]),
+            Set::FastOut(f) => of(f, ["out4", "out6"]),
+            Set::Hooks => "hooks",
+        }
+    }
+
+    /// What is looked up in it.
+    pub fn key(self) -> Vec<Field> {
+        match self {
+            Set::Segments | Set::Internal | Set::Foreign | Set::Hooks | Set::SourceNat(_) => vec![Field::Iifname],
+            Set::Hairpin | Set::Inner | Set::Trusted => vec![Field::Iifname, Field::Oifname],
+            Set::Enter => vec![Field::Nfproto, Field::Oifname],
+            Set::Masquerade => vec![Field::Nfproto, Field::Iifname],
+            Set::Publish(f) | Set::PublishRange(f) | Set::Open(f) => vec![Field::Destination(f), Field::L4proto, Field::Port],
+            Set::PublishAny(_) => vec![Field::L4proto, Field::Port],
+            Set::Tunnels => vec![Field::Port, Field::Vni],
+            Set::Members(f) => vec![Field::Source(f), Field::Port, Field::Vni],
+            Set::InnerSubnets(f) | Set::FastInner(f) | Set::FastVia(f) => vec![Field::Source(f), Field::Destination(f)],
+            // the family stands before the address: the kernel has ranges with both ends in one element only for keys of several fields
+            Set::DirectSubnets(f) | Set::InternalSubnets(f) | Set::MasqueradeSubnets(f) => vec![Field::Nfproto, Field::Source(f)],
+            Set::EnterSubnets(f) => vec![Field::Nfproto, Field::Destination(f)],
+            Set::FastPorts(f) => vec![Field::Iifname, Field::Source(f)],
+            Set::FastLinks(f) => vec![Field::Iifname, Field::Source(f), Field::Destination(f), Field::Length(f)],
+            Set::FastHere(f) => vec![Field::Destination(f)],
+            Set::FastOut(f) => vec![Field::Source(f), Field::Destination(f), Field::L4proto, Field::Length(f)],
+        }
+    }
+
+    pub fn data(self) -> Data {
+        match self {
+            Set::Enter | Set::EnterSubnets(_) => Data::Verdict,
+            Set::SourceNat(f) | Set::PublishRange(f) | Set::FastVia(f) => Data::Fields(vec![Field::Destination(f)]),
+            Set::Publish(f) | Set::PublishAny(f) => Data::Fields(vec![Field::Destination(f), Field::Port]),
+            Set::FastHere(_) | Set::FastOut(_) => Data::Fields(vec![Field::Index]),
+            _ => Data::None,
+        }
+    }
+
+    /// Whether its elements have a lower and an upper end.
+    pub fn has_ranges(self) -> bool {
+        matches!(self, Set::PublishRange(_) | Set::Open(_) | Set::FastLinks(_) | Set::FastInner(_) | Set::FastVia(_) | Set::FastOut(_))
+            || Set::of_subnets().any(|subnets| subnets == self)
+    }
+
+    /// A packet is in it.
+    pub fn has(self) -> Vec<Expression> {
+        self.has_by(&self.key())
+    }
+
+    /// These fields of a packet are in it, in the place of those of its key.
+    pub fn has_by(self, fields: &[Field]) -> Vec<Expression> {
+        load(fields).chain([lookup(self.name(), None)]).collect()
+    }
+
+    /// A packet is a key of the map, whose value is in the registers from word 0 on.
+    pub fn maps(self) -> Vec<Expression> {
+        self.leads_to(register(0))
+    }
+
+    /// The verdict that the map has for a packet; the rule goes by where there is none.
+    pub fn decides(self) -> Vec<Expression> {
+        self.leads_to(0)
+    }
+
+    /// The number of the link to a packet's way out is what the map has for it; it is kept for [`led_out`](super::expression::led_out).
+    pub fn way_out(self) -> Vec<Expression> {
+        self.leads_to(register(WAY_OUT))
+    }
+
+    /// So is the next hop.
+    pub fn next_hop(self) -> Vec<Expression> {
+        self.leads_to(register(NEXT_HOP))
+    }
+
+    fn leads_to(self, register: u32) -> Vec<Expression> {
+        load(&self.key()).chain([lookup(self.name(), Some(register))]).collect()
+    }
+}
+
+fn of<T>(family: Family, [v4, v6]: [T; 2]) -> T {
+    match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    }
+}
