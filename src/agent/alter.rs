@@ -76,13 +76,18 @@ impl Agent {
         network.ok_or_else(|| Error::UnknownNetwork(id.clone()))
     }
 
+    pub(super) fn mode(&self, id: &NetworkId) -> Result<Arc<dyn Mode>, Error> {
+        let mode = self.state().mode(id);
+        mode.ok_or_else(|| Error::UnknownNetwork(id.clone()))
+    }
+
     /// Makes a network be as `after` says, and its containers with it. The network's lock is held.
     async fn alter(&self, after: Network) -> Result<(), Error> {
         let before = self.network(&after.id)?;
         if before == after {
             return Ok(());
         }
-        let old = self.state().mode(&after.id).ok_or_else(|| Error::UnknownNetwork(after.id.clone()))?;
+        let old = self.mode(&after.id)?;
         let mode: Arc<dyn Mode> = drivers::open(&after)?.into();
         self.settle(declare_network(&after.id, Some((&before, &*old))), declare_network(&after.id, Some((&after, &*mode)))).await?;
         info!(network = %after.id, "network altered");

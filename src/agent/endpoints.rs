@@ -80,7 +80,7 @@ impl Agent {
     pub async fn join(&self, network: &NetworkId, id: &EndpointId, sandbox: PathBuf) -> Result<Joined, Error> {
         let _held = self.locks.hold(id.as_str()).await;
         let mut endpoint = self.known(network, id)?.endpoint;
-        let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
+        let mode = self.mode(network)?;
         let there = self.kernel.is_sandbox(&sandbox);
         let way = if there { mode.way() } else { Way::Engine };
         let presence = if there { Presence::Seen } else { Presence::awaited() };
@@ -101,7 +101,7 @@ impl Agent {
     /// Makes the link. While it is made the engine has its part still to do; what is stored is what holds once it has been answered.
     async fn attach(&self, joined: &Endpoint, sandbox: Sandbox) -> Result<(), Error> {
         let (network, id) = (&joined.network, &joined.id);
-        let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
+        let mode = self.mode(network)?;
         let before = self.known(network, id)?.endpoint;
         let joining = Endpoint { attached: Attached::Joining(sandbox), ..joined.clone() };
         let after = declare_endpoint(&*mode, network, id, Some(joined));
@@ -152,7 +152,7 @@ impl Agent {
     /// Makes what is declared of one endpoint be `after`, and remembers it.
     pub(super) async fn declare(&self, after: Endpoint, presence: Presence) -> Result<(), Error> {
         let (network, id) = (&after.network, &after.id);
-        let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
+        let mode = self.mode(network)?;
         let known = self.state().endpoint(network, id);
         let before = declare_endpoint(&*mode, network, id, known.as_ref().map(|known| &known.endpoint));
         self.settle(before, declare_endpoint(&*mode, network, id, Some(&after))).await?;

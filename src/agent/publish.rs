@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::state::Known;
+use super::twins::at;
 use super::{Agent, Error};
 use crate::drivers::{Mode, PortRequest};
 use crate::model::{Binding, Endpoint, EndpointId, NetworkId, PortRange};
@@ -34,7 +35,7 @@ impl Agent {
         let _choosing = self.locks.hold("ports").await;
         let _held = self.locks.hold(id.as_str()).await;
         let known = self.known(network, id)?;
-        let mode = self.state().mode(network).ok_or_else(|| Error::UnknownNetwork(network.clone()))?;
+        let mode = self.mode(network)?;
         let mut endpoint = known.endpoint;
         endpoint.bindings.clear();
         for request in mode.publish(&endpoint, wanted).map_err(Error::Refused)? {
@@ -124,7 +125,7 @@ impl Agent {
                     binding.protocol,
                     holder.id.short(),
                     self.names.show(&holder.network),
-                    holder.addresses.iter().map(|address| address.addr().to_string()).collect::<Vec<_>>().join(", "),
+                    at(holder),
                 )));
             }
             self.delete_endpoint(&holder.network, &holder.id).await?;
