@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::{Change, Kernel, KernelError, Surroundings, Underlay, Uplink, Whereabouts, describe};
-use crate::model::{Attachment, HostLink, IfName, Key, LinkKind, Mac, Object, Place, PortRange, Protocol, Route, RouteKind};
+use crate::model::{Attachment, HostLink, IfName, Key, Mac, Object, Place, PortRange, Protocol, Route, RouteKind};
 
 /// A call that changes or reads the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +47,7 @@ struct State {
     taken: BTreeSet<(Protocol, u16)>,
     sandboxes: BTreeSet<PathBuf>,
     moved_back: BTreeSet<IfName>,
-    surroundings: Surroundings,
     host_links: BTreeMap<IfName, HostLink>,
-    uplinks: BTreeMap<Underlay, Uplink>,
-    strangers: BTreeMap<(IfName, IpAddr), Mac>,
     calls: Vec<Call>,
     fault: Option<(Matcher, Effect)>,
     faults_hit: usize,
@@ -117,10 +114,6 @@ impl Fake {
         self.state().taken.insert((protocol, port));
     }
 
-    pub fn release_port(&self, protocol: Protocol, port: u16) {
-        self.state().taken.remove(&(protocol, port));
-    }
-
     pub fn add_sandbox(&self, path: impl Into<PathBuf>) {
         self.state().sandboxes.insert(path.into());
     }
@@ -146,30 +139,10 @@ impl Fake {
         self.state().host_links.insert(name, link);
     }
 
-    /// The host has this way out.
-    pub fn add_uplink(&self, wanted: Underlay, uplink: Uplink) {
-        self.state().uplinks.insert(wanted, uplink);
-    }
-
-    /// Somebody on the segment of `link` has this address.
-    pub fn add_stranger(&self, link: IfName, address: IpAddr, mac: Mac) {
-        self.state().strangers.insert((link, address), mac);
-    }
-
-    pub fn set_surroundings(&self, surroundings: Surroundings) {
-        self.state().surroundings = surroundings;
-    }
-
     /// Somebody deletes the object behind our back.
     pub fn vanish(&self, key: &Key) {
         let gone = self.state().remove(key);
         self.tell_gone(gone);
-    }
-
-    /// Somebody makes or alters the object behind our back.
-    pub fn meddle(&self, object: Object) {
-        self.state().objects.insert(object.key(), object.clone());
-        let _ = self.tell.try_send(Change::Now(Box::new(seen(&object))));
     }
 
     /// Events are lost.
@@ -216,7 +189,7 @@ impl State {
         let need = |name: &IfName| if self.has_link(name) { Ok(()) } else { Err(missing(name)) };
         match object {
             Object::HostPort(p) if p.ports.ports().any(|port| self.taken.contains(&(p.protocol, port))) => Err(in_use(p.ports)),
-            Object::Link(link) => self.refuse_foreign(&link.name).and_then(|()| self.refuse_number(&link.kind)),
+            Object::Link(link) => self.refuse_foreign(&link.name),
             Object::Attachment(attachment) => self.refuse_foreign(&attachment.host).and_then(|()| self.check_place(attachment)),
             Object::Address { link, .. } | Object::Neighbour { link, .. } | Object::Fdb { link, .. } => need(link),
             Object::Route(route) if self.host_links.contains_key(&route.link) => Ok(()),
@@ -244,15 +217,6 @@ impl State {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("link {name} exists and is not rsnet's")));
         }
         Ok(())
-    }
-
-    fn refuse_number(&self, kind: &LinkKind) -> io::Result<()> {
-        match kind {
-            LinkKind::Vxlan { vni, .. } if self.surroundings.vnis.contains(vni) => {
-                Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("VNI {vni} is taken by another VXLAN device")))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Removes what a route takes the place of: another to the same destination. Of local ones there are several in IPv6.
@@ -358,7 +322,7 @@ impl Kernel for Fake {
     }
 
     async fn surroundings(&self) -> Result<Surroundings, KernelError> {
-        Ok(self.state().surroundings.clone())
+        Ok(Surroundings::default())
     }
 
     fn sysctl(&self, path: &str) -> Option<String> {
@@ -369,16 +333,16 @@ impl Kernel for Fake {
         })
     }
 
-    async fn underlay(&self, wanted: &Underlay) -> Result<Option<Uplink>, KernelError> {
-        Ok(self.state().uplinks.get(wanted).cloned())
+    async fn underlay(&self, _: &Underlay) -> Result<Option<Uplink>, KernelError> {
+        Ok(None)
     }
 
     async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError> {
         Ok(self.state().host_links.get(name).cloned())
     }
 
-    async fn who_has(&self, link: IfName, address: IpAddr, _: Duration) -> Option<Mac> {
-        self.state().strangers.get(&(link, address)).copied()
+    async fn who_has(&self, _: IfName, _: IpAddr, _: Duration) -> Option<Mac> {
+        None
     }
 
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool {
