@@ -306,7 +306,7 @@ fn conflict(entries: &Entries<'_>, ops: &[Op]) -> Result<Option<StoreError>, red
         let (Op::Put(key, _, expected) | Op::Delete(key, expected)) = op else { continue };
         let found = entries.get(key.as_str())?.map(|found| found.value().0);
         if !expected.holds(found) {
-            return Ok(Some(StoreError::Conflict { key: key.clone(), expected: *expected, found }));
+            return Ok(Some(StoreError::Conflict { key: key.clone(), expected: *expected }));
         }
     }
     Ok(None)

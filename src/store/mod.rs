@@ -103,14 +103,12 @@ impl Op {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// An expectation did not hold: somebody else was faster.
-    #[error("write {key}: expected {expected}, found {}; read it again and decide anew", found_text(*.found))]
+    #[error("write {key}: expected {expected}, found something else; read it again and decide anew")]
     Conflict {
         /// The key.
         key: Key,
         /// What the caller expected.
         expected: Expect,
-        /// The version that is there.
-        found: Option<u64>,
     },
     /// A commit that is refused whatever is stored: a key named twice, one below a tree that is deleted, or the store's own key.
     #[error("write {key}: {cause}; this is an error in rsnet, please report it")]
@@ -222,10 +220,6 @@ fn reach_text(sent: bool) -> &'static str {
     } else {
         "see that Consul runs there and has a leader"
     }
-}
-
-fn found_text(found: Option<u64>) -> String {
-    found.map_or("no value".to_owned(), |version| format!("version {version}"))
 }
 
 /// Whole snapshots of a prefix, see [`Store::watch`].

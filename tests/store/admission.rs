@@ -9,7 +9,7 @@ use rsnet::store::{Consul, Expect, Key, Leases, Prefix, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::conformance;
-use super::server::{Server, own_network, settings, token, wait_until};
+use super::server::{CONSUL, Server, own_network, settings, token, wait_until};
 
 const MASTER: &str = "11111111-2222-3333-4444-555555555555";
 const UNKNOWN: &str = "99999999-2222-3333-4444-555555555555";
@@ -188,7 +188,7 @@ impl Papers {
     }
 
     fn tls(&self, arguments: &[&str]) {
-        let mut command = Command::new("/var/cache/rsnet/consul/usr/bin/consul");
+        let mut command = Command::new(CONSUL);
         let output = command.arg("tls").args(arguments).current_dir(&self.0).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// What scripts/consul brings.
-const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
+pub const CONSUL: &str = "/var/cache/rsnet/consul/usr/bin/consul";
 /// How long anything may take before it counts as failed.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 
 use super::super::{Key, Lease, Leases, StoreError};
 use super::client::Ask;
-use super::{Consul, Outcome, Txn, wire};
+use super::{Consul, Txn, wire};
 
 #[async_trait]
 impl Leases for Consul {
@@ -36,10 +36,10 @@ impl Leases for Consul {
         let mut txn = Txn::default();
         txn.push(0, wire::Op::lock(path.clone(), &value, &lease.0));
         match self.kv.transact(&txn, key).await? {
-            Outcome::Done(reply) => reply.version(&path),
-            Outcome::Refused(refusal) if refusal.what.contains("already held") => Err(StoreError::Held { key: key.clone() }),
-            Outcome::Refused(refusal) if refusal.what.contains("invalid session") => Err(StoreError::Ended { lease: lease.clone() }),
-            Outcome::Refused(refusal) => Err(refusal.answer.strange(refusal.what)),
+            Ok(reply) => reply.version(&path),
+            Err(refusal) if refusal.what.contains("already held") => Err(StoreError::Held { key: key.clone() }),
+            Err(refusal) if refusal.what.contains("invalid session") => Err(StoreError::Ended { lease: lease.clone() }),
+            Err(refusal) => Err(refusal.answer.strange(refusal.what)),
         }
     }
 

@@ -150,13 +150,7 @@ impl<'a> Txn<'a> {
     }
 }
 
-/// What became of a transaction.
-enum Outcome {
-    Done(Reply),
-    /// Nothing was done: this operation of ours could not be.
-    Refused(Refusal),
-}
-
+/// Of a transaction that was done.
 struct Reply {
     done: wire::Done,
     answer: Answer,
@@ -169,10 +163,23 @@ impl Reply {
     }
 }
 
+/// Of one of which nothing was done: this operation of ours could not be.
 struct Refusal {
     of: usize,
     what: String,
     answer: Answer,
+}
+
+impl Refusal {
+    /// An operation that expects something was refused for that: what a token may not do is said otherwise.
+    fn error(&self, of: &Op) -> StoreError {
+        match of {
+            Op::Put(key, _, expected) | Op::Delete(key, expected) if *expected != Expect::Any => {
+                StoreError::Conflict { key: key.clone(), expected: *expected }
+            }
+            _ => self.answer.strange(&self.what),
+        }
+    }
 }
 
 impl Kv {
@@ -229,13 +236,13 @@ impl Kv {
             return Err(StoreError::Refused { key: ops[0].key().clone(), cause: "more operations than Consul takes in one transaction" });
         }
         match self.transact(&txn, ops[0].key()).await? {
-            Outcome::Done(done) => ops.iter().map(|op| self.version(&done, op)).collect(),
-            Outcome::Refused(refusal) => Err(self.conflict(&ops[refusal.of], &refusal).await),
+            Ok(done) => ops.iter().map(|op| self.version(&done, op)).collect(),
+            Err(refusal) => Err(refusal.error(&ops[refusal.of])),
         }
     }
 
     /// A transaction behind a look at the record format. If that is not what we saw, it is read again, and all tried once more.
-    async fn transact(&self, txn: &Txn<'_>, key: &Key) -> Result<Outcome, StoreError> {
+    async fn transact(&self, txn: &Txn<'_>, key: &Key) -> Result<Result<Reply, Refusal>, StoreError> {
         let path = self.path(key);
         let mut last = None;
         for again in [false, true] {
@@ -244,12 +251,12 @@ impl Kv {
             let answer = self.send(&[&format], &txn.ops, &path).await?;
             let done: wire::Done = answer.json()?;
             if answer.status == StatusCode::OK {
-                return Ok(Outcome::Done(Reply { done, answer }));
+                return Ok(Ok(Reply { done, answer }));
             }
             let wrong = done.wrong().ok_or_else(|| answer.strange("a conflict without a reason"))?;
             if let Some(at) = wrong.op_index.checked_sub(1) {
                 let of = *txn.of.get(at).ok_or_else(|| answer.strange(&wrong.what))?;
-                return Ok(Outcome::Refused(Refusal { of, what: wrong.what, answer }));
+                return Ok(Err(Refusal { of, what: wrong.what, answer }));
             }
             last = Some(answer.strange(wrong.what));
         }
@@ -294,17 +301,6 @@ impl Kv {
     fn version(&self, done: &Reply, op: &Op) -> Result<Option<u64>, StoreError> {
         let Op::Put(key, ..) = op else { return Ok(None) };
         done.version(&self.path(key)).map(Some)
-    }
-
-    /// Why an operation was refused. What is there now may be newer than what it met.
-    async fn conflict(&self, op: &Op, refusal: &Refusal) -> StoreError {
-        let (Op::Put(key, _, expected) | Op::Delete(key, expected)) = op else { return refusal.answer.strange(&refusal.what) };
-        if *expected == Expect::Any {
-            return refusal.answer.strange(&refusal.what);
-        }
-        let conflict =
-            |found: Option<Entry>| StoreError::Conflict { key: key.clone(), expected: *expected, found: found.map(|entry| entry.version) };
-        self.get(key).await.map_or_else(|error| error, conflict)
     }
 
     /// Puts a key that is none of ours below a watched prefix where there is no other. Of an empty prefix Consul takes the index of all keys,
