@@ -4,41 +4,18 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::mount::{MntFlags, umount2};
+
+use crate::namespace::{self, eventually, run, sandbox};
 
 pub const RESOLVER: &str = "127.0.0.11:53";
 /// How long anything may take that is to come.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-pub fn run(command: &str) -> String {
-    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match attempt() {
-            Some(result) => return result,
-            None => assert!(Instant::now() < deadline, "{what}: not in ten seconds"),
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// The mounts and links of this thread, and of those that it makes, are a host's of its own.
-pub fn become_a_host() {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("these tests need root");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-}
 
 pub struct Container {
     pub path: PathBuf,
@@ -48,10 +25,7 @@ pub struct Container {
 impl Container {
     /// With loopback only, mounted at `name` in `directory`.
     pub fn new(directory: &Path, name: &str) -> Container {
-        let path = directory.join(name);
-        std::fs::write(&path, "").unwrap();
-        run(&format!("unshare --net={} ip link set lo up", path.display()));
-        Container::at(path)
+        Container::at(sandbox(directory, name))
     }
 
     /// What is mounted there.
@@ -66,11 +40,7 @@ impl Container {
     }
 
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let inside = || {
-            setns(&*self.namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        };
-        thread::scope(|scope| scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        namespace::within(&self.namespace, work)
     }
 
     /// Docker's rules in a sandbox (`libnetwork/resolver_unix.go`), in place of earlier ones.

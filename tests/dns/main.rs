@@ -1,6 +1,8 @@
 //! Names in containers: network namespaces with a resolver in the place of Docker's and its rules, and what their processes are answered.
 
 mod container;
+#[path = "../lab/namespace.rs"]
+mod namespace;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -9,10 +11,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use container::{Container, Docker, RESOLVER, ask_by, ask_here, become_a_host, dockers_answer, eventually, run};
+use container::{Container, Docker, RESOLVER, ask_by, ask_here, dockers_answer};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use ipnet::IpNet;
+use namespace::{become_a_host, eventually, run};
 use prometheus_client::registry::Registry;
 use rsnet::dns::{Dns, Posts};
 use rsnet::model::NetworkId;

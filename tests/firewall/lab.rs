@@ -3,38 +3,21 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use rsnet::firewall::nftables::Nftables;
 use rsnet::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, Zone};
+
+use crate::namespace;
+pub use crate::namespace::{eventually, run};
 
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// The first segment, and the second.
 pub const A: &str = "rsb-aaaaaaaaaa";
 pub const B: &str = "rsb-bbbbbbbbbb";
-
-/// Runs a shell command in the namespace of the calling thread and returns what it wrote.
-pub fn run(command: &str) -> String {
-    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Tries for twenty seconds until there is a result.
-pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        match attempt() {
-            Some(result) => return result,
-            None => assert!(Instant::now() < deadline, "{what}: not in twenty seconds"),
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-}
 
 pub fn name(text: &str) -> IfName {
     text.parse().unwrap()
@@ -75,11 +58,7 @@ impl Space {
 
     /// Runs `work` in a thread inside.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let inside = || {
-            setns(&*self.0, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        };
-        thread::scope(|scope| scope.spawn(inside).join().unwrap())
+        namespace::within(&self.0, work)
     }
 
     pub fn run(&self, command: &str) -> String {

@@ -4,6 +4,9 @@ mod fast;
 mod flows;
 mod lab;
 mod legacy;
+#[path = "../lab/namespace.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod namespace;
 mod subnets;
 mod trace;
 mod traffic;

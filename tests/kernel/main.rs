@@ -1,5 +1,8 @@
 //! The real kernel, in network namespaces made for each test; `ip -j` is the second opinion.
 
+#[path = "../lab/namespace.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod namespace;
 mod overlay;
 
 use std::net::IpAddr;
@@ -8,8 +11,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use namespace::{become_a_host, eventually, run, sandbox};
 use rsnet::kernel::{Change, Kernel, Netlink, NetlinkConfig, Whereabouts};
 use rsnet::model::{
     Attachment, AttachmentKind, Family, HostPort, IfName, Key, Link, LinkKind, Mac, Macvlan, MacvlanMode, Object, Place, Port, PortRange,
@@ -25,18 +27,13 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("these tests need root");
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        run("ip link set lo up");
+        become_a_host();
         Host { kernel: Netlink::new(NetlinkConfig::default()).unwrap(), directory: tempfile::tempdir().unwrap() }
     }
 
     /// A namespace like those that the engine makes.
     fn sandbox(&self, name: &str) -> PathBuf {
-        let path = self.directory.path().join(name);
-        std::fs::write(&path, "").unwrap();
-        run(&format!("unshare --net={} ip link set lo up", path.display()));
-        path
+        sandbox(self.directory.path(), name)
     }
 
     async fn put(&self, object: &Object) {
@@ -65,13 +62,6 @@ impl Host {
     }
 }
 
-fn run(command: &str) -> String {
-    let output = Command::new("sh").args(["-c", command]).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command}: {}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
-
 fn json(command: &str) -> Value {
     let text = run(command);
     serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text }).unwrap()
@@ -91,11 +81,7 @@ fn fingerprint() -> String {
 }
 
 fn poll(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually(what, || holds().then_some(()));
 }
 
 /// `ip monitor` into a file. An address on `lo` that comes and goes tells that it has begun, and that it has told all.

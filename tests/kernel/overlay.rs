@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sched::setns;
+use nix::sched::{CloneFlags, setns};
 use rsnet::kernel::{Kernel, Underlay, Uplink};
 use rsnet::model::StaticRoute;
 
