@@ -28,6 +28,16 @@ pub async fn eight(store: &Arc<dyn Leases>) -> Vec<Host> {
     hosts
 }
 
+/// Hosts a and b, in agreement.
+async fn two(store: &Arc<dyn Leases>) -> (Host, Host) {
+    let (a, b) = (Host::start(store, "a", 1), Host::start(store, "b", 2));
+    for host in [&a, &b] {
+        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    }
+    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    (a, b)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_hosts_that_join_at_once_have_one_number_and_no_block_twice() {
     let (_dir, store) = embedded();
@@ -166,11 +176,7 @@ async fn a_wiped_store_is_rebuilt_and_nobody_loses_a_peer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_starts_again_and_joins_at_once_keeps_its_peers_whether_the_store_is_empty_or_not() {
     let (_dir, store) = embedded();
-    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
-    for host in [&a, &b] {
-        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
-    }
-    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let (a, b) = two(&store).await;
     let held = a.standing(BLUE).share;
     drop(a);
     for round in 0..40 {
@@ -196,11 +202,7 @@ async fn who_starts_again_and_joins_at_once_keeps_its_peers_whether_the_store_is
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_claims_again_after_a_wipe_goes_when_its_time_is_over() {
     let (_dir, store) = embedded();
-    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
-    for host in [&a, &b] {
-        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
-    }
-    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let (a, b) = two(&store).await;
     b.cut(true);
     let start = Instant::now();
     store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap())]).await.unwrap();
@@ -283,11 +285,7 @@ async fn a_second_machine_of_a_name_is_refused_until_the_first_is_dead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_host_is_forgotten_and_a_living_one_is_not() {
     let (_dir, store) = embedded();
-    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
-    for host in [&a, &b] {
-        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
-    }
-    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let (a, b) = two(&store).await;
     let error = a.cluster.forget("b").await.unwrap_err().to_string();
     assert!(error.contains("it is alive"), "{error}");
     assert!(a.cluster.forget("nobody").await.unwrap_err().to_string().contains("knows no such host"));
@@ -302,11 +300,7 @@ async fn a_dead_host_is_forgotten_and_a_living_one_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_is_claimed_lent_refused_or_not_answered_for() {
     let (_dir, store) = embedded();
-    let (a, b) = (Host::start(&store, "a", 1), Host::start(&store, "b", 2));
-    for host in [&a, &b] {
-        host.cluster.join(&wanted(&[BLUE])).await.unwrap();
-    }
-    until("agreement", || agree(&[&a, &b], BLUE)).await;
+    let (a, b) = two(&store).await;
     let block = *b.mine().first().unwrap();
     let mut inside = block.hosts().skip(5);
     let (lent, busy) = (inside.next().unwrap(), inside.next().unwrap());
