@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::Wanted;
 use super::error::Error;
 use super::hash::hash;
-use super::record::{NetworkRecord, Networks};
+use super::record::{NetworkRecord, Networks, Unknown};
 use super::text::list;
 use crate::model::Agreement;
 
@@ -33,7 +33,7 @@ pub fn admit(networks: &Networks, wanted: &Wanted, held: Option<u32>, host: &str
     }
     let vni = if wanted.segment.is_some() { 0 } else { choose(networks, wanted, held) };
     let mut more = networks.clone();
-    more.networks.push(NetworkRecord { vni, made_by: host.to_owned(), agreement, closing: false });
+    more.networks.push(NetworkRecord { vni, made_by: host.to_owned(), agreement, closing: false, unknown: Unknown::new() });
     Ok((vni, Some(more)))
 }
 

@@ -9,7 +9,8 @@ use tracing::{info, warn};
 
 use super::error::Error;
 use super::record::{
-    HostRecord, Owner, alive_key, block_key, blocks, decode, encode, host_key, last, macs, subnet_at, tell_changed, tell_single,
+    HostRecord, Owner, alive_at, alive_key, block_at, block_key, blocks, decode, encode, host_at, host_key, mac_at, macs, subnet_at,
+    tell_changed, tell_single, without_block,
 };
 use super::roll::{Known, Roll};
 use super::side::Side;
@@ -105,8 +106,8 @@ impl Cluster {
     /// The same for a host that a block is taken from.
     pub(super) async fn tell_taken(&self, host: &str, subnet: IpNet, block: IpNet) -> Result<Vec<Op>, StoreError> {
         let entry = self.store.get(&host_key(host)).await?;
-        let Some((mut record, entry)) = entry.and_then(|entry| Some((decode::<HostRecord>(&entry)?, entry))) else { return Ok(vec![]) };
-        record.blocks.entry(subnet).or_default().retain(|held| *held != block);
+        let Some((record, entry)) = entry.and_then(|entry| Some((decode(&entry)?, entry))) else { return Ok(vec![]) };
+        let record = without_block(record, subnet, block);
         Ok(vec![Op::Put(entry.key, encode(&record), Expect::Version(entry.version)), tell_changed(host)])
     }
 
@@ -160,7 +161,7 @@ impl Cluster {
     /// The records of the hosts in scope. That of this host, or one that says what this host holds too, may be older than what this host
     /// wrote last: that is looked at where nothing is being written. Of how many hosts it is another than before.
     pub(super) fn hear_hosts(&self, state: &mut State, in_scope: impl Fn(&str) -> bool, entries: &[Entry]) -> usize {
-        let heard = decoded(&state.roll, entries);
+        let heard = decoded(&state.roll, entries, &self.me.host);
         if in_scope(&self.me.host) {
             let mine = heard.get(&self.me.host).map(|known| &*known.record);
             state.unsettled_record |= mine != state.record(&self.me, &[]).as_ref();
@@ -182,7 +183,7 @@ impl Cluster {
 
     /// Who is there; an error: nobody knows. How many came or went.
     pub(super) fn heard_alive(&self, heard: Result<Vec<Key>, StoreError>) -> usize {
-        let alive = heard.ok().map(|keys| keys.iter().map(|key| last(key).to_owned()).collect::<BTreeSet<_>>());
+        let alive = heard.ok().map(|keys| keys.iter().filter_map(alive_at).map(str::to_owned).collect::<BTreeSet<_>>());
         if alive.as_ref().is_some_and(|alive| !alive.contains(&self.me.host)) {
             self.enrol.notify_one();
         }
@@ -224,7 +225,8 @@ impl Cluster {
     pub(super) async fn all_of(&self, host: &str) -> Result<Vec<Entry>, StoreError> {
         let (blocks, macs) = (blocks(), macs());
         let (blocks, macs) = tokio::try_join!(self.store.list(&blocks), self.store.list(&macs))?;
-        let entries = blocks.into_iter().chain(macs);
+        let is_known = |entry: &Entry| block_at(&entry.key).is_some() || mac_at(&entry.key).is_some();
+        let entries = blocks.into_iter().chain(macs).filter(is_known);
         Ok(entries.filter(|entry| decode::<Owner>(entry).is_some_and(|owner| owner.host == host)).collect())
     }
 
@@ -235,12 +237,14 @@ impl Cluster {
     }
 }
 
-/// A record that is as it was known is not read again.
-fn decoded(roll: &Roll, entries: &[Entry]) -> BTreeMap<String, Known> {
+/// A record that is as it was known is not read again. Where that of another host cannot be read, what was known of that host stays.
+fn decoded(roll: &Roll, entries: &[Entry], me: &str) -> BTreeMap<String, Known> {
     let known = |entry: &Entry| {
-        let name = last(&entry.key);
-        let same = roll.hosts.get(name).filter(|known| known.version == entry.version).cloned();
-        let known = same.or_else(|| Some(Known { record: Arc::new(decode(entry)?), version: entry.version }))?;
+        let name = host_at(&entry.key)?;
+        let before = roll.hosts.get(name);
+        let same = before.filter(|known| known.version == entry.version).cloned();
+        let read = || Some(Known { record: Arc::new(decode(entry)?), version: entry.version });
+        let known = same.or_else(read).or_else(|| before.filter(|_| name != me).cloned())?;
         Some((name.to_owned(), known))
     };
     entries.iter().filter_map(known).collect()

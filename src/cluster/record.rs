@@ -1,4 +1,7 @@
 //! What hosts write for each other, and under which keys. docs/store.md has the table.
+//!
+//! Hosts of a newer release may write more of it: fields and keys that are not known here are left as they are. What this release could misread
+//! has another record format, which the store refuses ([`crate::store::FORMAT`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,6 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tracing::warn;
 
 use super::hash::hash;
@@ -44,6 +48,8 @@ pub struct HostRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Networks {
     pub networks: Vec<NetworkRecord>,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
 
 /// One of them.
@@ -57,7 +63,12 @@ pub struct NetworkRecord {
     /// Its last host is about to remove it. Who joins takes this away first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub closing: bool,
+    #[serde(flatten)]
+    pub unknown: Unknown,
 }
+
+/// What a newer release says beside what is known here, of something that every host writes.
+pub type Unknown = BTreeMap<String, Value>;
 
 /// `cluster/ask/OWNER/ADDRESS/HOST`: may `who` have an address of the owner's block? Any of them, where it is the subnet's own, which no
 /// container has.
@@ -146,7 +157,7 @@ pub fn mac_key(subnet: IpNet, mac: Mac) -> Key {
 
 /// The MAC in a key below `cluster/mac`.
 pub fn mac_at(key: &Key) -> Option<Mac> {
-    last(key).parse().ok()
+    last(key, 4)?.parse().ok()
 }
 
 /// The subnet of a key below `cluster/block` or `cluster/mac`.
@@ -209,16 +220,33 @@ fn net(segment: &str) -> Option<IpNet> {
 
 /// Subnet and block of a key below `cluster/block`.
 pub fn block_at(key: &Key) -> Option<(IpNet, IpNet)> {
-    Some((subnet_at(key)?, net(last(key))?))
+    Some((subnet_at(key)?, net(last(key, 4)?)?))
 }
 
-/// The last segment of a key: a host's name below `cluster/host` and `cluster/alive`, a shard below `cluster/changed`.
-pub fn last(key: &Key) -> &str {
-    key.as_str().rsplit('/').next().unwrap_or_default()
+/// The host of a key below `cluster/host`.
+pub fn host_at(key: &Key) -> Option<&str> {
+    last(key, 4)
+}
+
+/// The host of a key below `cluster/alive`.
+pub fn alive_at(key: &Key) -> Option<&str> {
+    last(key, 3)
+}
+
+/// The shard of a key below `cluster/changed`.
+pub fn shard_at(key: &Key) -> Option<&str> {
+    last(key, 3)
+}
+
+/// The last segment of a key that has so many; others are not known here.
+fn last(key: &Key, segments: usize) -> Option<&str> {
+    let mut all = key.as_str().split('/');
+    all.nth(segments - 1).filter(|_| all.next().is_none())
 }
 
 /// The address in a key below `cluster/ask`.
 pub fn asked(key: &Key) -> Option<IpAddr> {
+    last(key, 5)?;
     key.as_str().split('/').nth(3)?.parse().ok()
 }
 
@@ -240,6 +268,15 @@ pub fn encode(value: &impl Serialize) -> Vec<u8> {
 pub fn decode<T: DeserializeOwned>(entry: &Entry) -> Option<T> {
     let value = serde_json::from_slice(&entry.value);
     value.inspect_err(|error| warn!("read {}: {error}; delete that key in the store, its owner writes it again", entry.key)).ok()
+}
+
+/// A host's record without one of its blocks, and otherwise as it was written.
+pub fn without_block(mut record: Value, subnet: IpNet, block: IpNet) -> Value {
+    let blocks = record.pointer_mut("/blocks").and_then(|blocks| blocks.get_mut(subnet.to_string()));
+    if let Some(held) = blocks.and_then(Value::as_array_mut) {
+        held.retain(|held| held.as_str() != Some(&block.to_string()));
+    }
+    record
 }
 
 /// The blocks of one subnet. A damaged one is nobody's.

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::admit::of;
 use super::error::Error;
-use super::record::{Networks, alive, asks_of, changed, decode, hosts, hosts_in, last, networks, shard};
+use super::record::{Networks, alive, asks_of, changed, decode, hosts, hosts_in, networks, networks_key, shard, shard_at};
 use super::{Cluster, State};
 use crate::store::{Entry, StoreError};
 
@@ -237,7 +237,7 @@ type Shards = BTreeMap<String, Vec<u8>>;
 const FEW: usize = 16;
 
 fn shards(entries: Vec<Entry>) -> Shards {
-    entries.into_iter().map(|entry| (last(&entry.key).to_owned(), entry.value)).collect()
+    entries.into_iter().filter_map(|entry| Some((shard_at(&entry.key)?.to_owned(), entry.value))).collect()
 }
 
 fn differing(before: &Shards, now: &Shards) -> BTreeSet<String> {
@@ -249,8 +249,8 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// The record of all networks: it must have this host's.
 fn hear_networks(state: &mut State, entries: Vec<Entry>) {
-    let heard: Networks = entries.first().and_then(decode).unwrap_or_default();
-    state.heard_networks = entries.into_iter().next();
+    state.heard_networks = entries.into_iter().find(|entry| entry.key == networks_key());
+    let heard: Networks = state.heard_networks.as_ref().and_then(decode).unwrap_or_default();
     let there = |network: &super::view::Network| {
         let subnets = network.wanted.agreement().subnets;
         let found = subnets.first().and_then(|subnet| of(&heard, *subnet)).map(|at| &heard.networks[at]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use rsnet::store::Leases;
+use rsnet::store::{Key, Leases, Prefix};
 
 use super::scenarios::{await_records, eight, keeps_all};
 use super::server::{Server, own_network};
@@ -106,4 +106,42 @@ fn a_lease_that_ends_by_itself_frees_the_name() {
         old.cut(false);
         until("the old one to fence itself", || when(old.mine().is_empty())).await;
     });
+}
+
+#[test]
+fn a_store_with_records_of_a_newer_format_is_left_as_it_is_and_nobody_loses_a_peer() {
+    on_a_consul(async |server, store| {
+        let hosts = eight(&store).await;
+        let records = recorded(&store).await;
+        keeps_all(&hosts, async || {
+            server.consul(&["kv", "put", "test/format", "2"]);
+            let error = hosts[0].cluster.grow(net(BLUE)).await.unwrap_err().to_string();
+            assert!(error.contains("its records have format 2, this rsnet knows up to 1; run the newer rsnet again"), "{error}");
+            let keys = server.consul(&["kv", "get", "-keys", "-separator=", "test/cluster"]);
+            let keys: Vec<&str> = keys.lines().filter(|key| !key.contains("/alive/")).collect();
+            for key in &keys {
+                server.consul(&["kv", "put", key, "new"]);
+            }
+            tokio::time::sleep(times().rebuild + Duration::from_secs(4)).await;
+            for key in &keys {
+                assert_eq!(server.consul(&["kv", "get", key]), "new\n", "{key}");
+            }
+            // somebody goes back: what no release can read is written again by whom it belongs to
+            server.consul(&["kv", "put", "test/format", "1"]);
+            await_readable(&store).await;
+        })
+        .await;
+        assert_eq!(recorded(&store).await, records);
+        hosts[0].cluster.grow(net(BLUE)).await.unwrap();
+    });
+}
+
+async fn await_readable(store: &Arc<dyn Leases>) {
+    let prefix = Prefix::below(&Key::new("cluster").unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    let read = async || store.list(&prefix).await.is_ok_and(|all| !all.iter().any(|entry| entry.value == b"new"));
+    while !read().await {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

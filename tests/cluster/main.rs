@@ -2,6 +2,7 @@
 
 mod consul;
 mod history;
+mod newer;
 mod scenarios;
 #[path = "../store/server.rs"]
 #[allow(dead_code, reason = "the store's tests use the rest")]

@@ -51,7 +51,7 @@ async fn what_is_written_is_what_others_read() {
 }
 
 #[tokio::test]
-async fn a_newer_format_is_refused_from_the_next_commit_on() {
+async fn a_newer_format_is_refused_from_the_next_commit_on_and_what_is_read_not_believed() {
     own_network();
     let consul = Server::dev();
     let store = consul.store();
@@ -65,6 +65,12 @@ async fn a_newer_format_is_refused_from_the_next_commit_on() {
         );
     }
     assert_eq!(consul.consul(&["kv", "get", "test/a"]), "1\n");
+    let another = consul.store();
+    let mut watch = another.watch(&Prefix::all()).await.unwrap();
+    let read = [store.get(&key("a")).await.unwrap_err(), store.list(&Prefix::all()).await.unwrap_err()];
+    for error in read.into_iter().chain([watch.next().await.unwrap().unwrap_err()]) {
+        assert!(matches!(error, StoreError::Newer { found: 2, .. }), "{error}");
+    }
     consul.consul(&["kv", "put", "test/format", "not a number"]);
     let error = store.put(&key("a"), b"2".into(), Expect::Any).await.unwrap_err().to_string();
     assert!(error.contains("it is no record format of rsnet; choose another prefix in RSNET_STORE"), "{error}");

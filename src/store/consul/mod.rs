@@ -5,7 +5,7 @@
 //! why this client is our own.
 //!
 //! Every commit also says which record format the writer saw. A newer rsnet that raised it is so never written over by an older one, and
-//! a commit after all keys were lost finds that out.
+//! a commit after all keys were lost finds that out. What is read is not believed either once that was seen.
 
 mod access;
 mod catalog;
@@ -189,17 +189,20 @@ impl Kv {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.format().await?;
         let path = self.path(key);
         let answer = self.client.ask(Ask::get(format!("kv/{path}"), format!("read {path}"))).await?;
         Ok(self.entries(&answer)?.into_iter().next())
     }
 
-    /// What was found below a prefix. Nothing is believed only if the format can be read: Consul leaves out what a token may not see,
-    /// without a word.
+    /// What was found below a prefix, if its format is ours. Nothing is believed only if the format can be read: Consul leaves out what a
+    /// token may not see, without a word.
     async fn believed<T>(&self, found: Vec<T>) -> Result<Vec<T>, StoreError> {
         if found.is_empty() {
-            self.fresh_format().await?;
-        }
+            self.fresh_format().await?
+        } else {
+            self.format().await?
+        };
         Ok(found)
     }
 
@@ -318,14 +321,20 @@ impl Kv {
         }
     }
 
-    /// The same as it is now.
+    /// The same as it is now. One that is not ours is looked at again before anything else is believed.
     async fn fresh_format(&self) -> Result<Format, StoreError> {
-        let found = match self.found_format().await? {
-            Some(format) => format,
-            None => self.write_format().await?,
-        };
-        *self.format.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        Ok(found)
+        let format = self.sound_format().await;
+        if !matches!(format, Err(StoreError::Unreachable { .. })) {
+            *self.format.lock().unwrap_or_else(PoisonError::into_inner) = format.as_ref().ok().copied();
+        }
+        format
+    }
+
+    async fn sound_format(&self) -> Result<Format, StoreError> {
+        match self.found_format().await? {
+            Some(format) => Ok(format),
+            None => self.write_format().await,
+        }
     }
 
     fn known_format(&self) -> Option<Format> {
