@@ -32,6 +32,8 @@ pub mod message {
     pub const NEWSETELEM: u8 = 12;
     pub const GETSETELEM: u8 = 13;
     pub const DELSETELEM: u8 = 14;
+    /// No error where there is none; Linux 6.3.
+    pub const DESTROYSETELEM: u8 = 30;
 }
 
 /// Bytes of elements in one message: an attribute's length has 16 bits.
@@ -121,12 +123,15 @@ impl Table {
     }
 }
 
-/// Takes elements out, then puts others in. Of hooks none is taken out: that is [`unhook`], for those who see all.
+/// Takes elements out, then puts others in. Of hooks none is taken out: that is [`unhook`], for those who see all. Those of the fast way have
+/// numbers of links in them, which may be others by now: what is not there any more is none of an error.
 pub fn change<'a>(remove: impl IntoIterator<Item = &'a Element>, add: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
     let (hooks, add): (Vec<_>, Vec<_>) = add.into_iter().partition(|element| element.set == Set::Hooks);
-    let removals = grouped("remove elements from", message::DELSETELEM, remove.into_iter().filter(|element| element.set != Set::Hooks));
-    let additions = grouped("add elements to", message::NEWSETELEM, add);
-    removals.into_iter().chain(additions).chain(fast::hook(message::NEWCHAIN, hooks)).collect()
+    let (fast, remove): (Vec<_>, Vec<_>) =
+        remove.into_iter().filter(|element| element.set != Set::Hooks).partition(|one| one.set.is_fast());
+    let removals = [(message::DELSETELEM, remove), (message::DESTROYSETELEM, fast)];
+    let removals = removals.into_iter().flat_map(|(kind, elements)| grouped("remove elements from", kind, elements));
+    removals.chain(grouped("add elements to", message::NEWSETELEM, add)).chain(fast::hook(message::NEWCHAIN, hooks)).collect()
 }
 
 /// Links that are no more of ours.

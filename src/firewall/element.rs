@@ -59,17 +59,17 @@ pub fn elements(entry: &Entry, index: &dyn Fn(&IfName) -> u32) -> io::Result<Vec
         Entry::Open { protocol, to, ports } => vec![range(Set::Open(family_of(*to)), *to, *to, *protocol, *ports, Datum::None)],
         Entry::Local { address, link } => local(*address, link, index(link)),
         Entry::Remote { subnet, first, last, link, via, mtu } => {
-            let (hook, from) = (hook(link, index(link)), coming(link, subnet, (*first, *last), *mtu));
-            hook.into_iter().chain(from).chain(going(subnet, (*first, *last), (index(link), *via), *mtu)).collect()
+            let (theirs, index) = ((*first, *last), index(link));
+            let both = coming(index, subnet, theirs, *mtu).chain(going(subnet, theirs, (index, *via), *mtu));
+            hook(link, index).into_iter().chain(both).collect()
         }
     })
 }
 
 fn local(address: IpAddr, link: &IfName, index: u32) -> Vec<Element> {
     let family = family_of(address);
-    let port = Element::plain(Set::FastPorts(family), [name(link), octets(address)].concat());
-    let data = Datum::Value(index.to_ne_bytes().to_vec());
-    let here = Element { data, ..Element::plain(Set::FastHere(family), octets(address)) };
+    let port = Element::plain(Set::FastPorts(family), [by_number(index), octets(address)].concat());
+    let here = Element { data: Datum::Value(by_number(index)), ..Element::plain(Set::FastHere(family), octets(address)) };
     hook(link, index).into_iter().chain([port, here]).collect()
 }
 
@@ -88,9 +88,9 @@ fn sized(family: Family, bytes: u32) -> Vec<u8> {
 }
 
 /// What comes from other hosts is led on if it is no larger than the ports take, or else so large that it never was one packet.
-fn coming(link: &IfName, subnet: &IpNet, (first, last): (IpAddr, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
+fn coming(link: u32, subnet: &IpNet, (first, last): (IpAddr, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
     let family = family_of(first);
-    let key = move |from, to, bytes| [name(link), octets(from), octets(to), sized(family, bytes)].concat();
+    let key = move |from, to, bytes| [by_number(link), octets(from), octets(to), sized(family, bytes)].concat();
     let (start, end) = (subnet.network(), subnet.broadcast());
     let lengths = [Some((0, mtu)), (mtu <= JUMBO).then_some((JUMBO + 1, u32::MAX))].into_iter().flatten();
     lengths.map(move |(least, most)| Element {
@@ -103,18 +103,18 @@ fn coming(link: &IfName, subnet: &IpNet, (first, last): (IpAddr, IpAddr), mtu: u
 fn going(subnet: &IpNet, (first, last): (IpAddr, IpAddr), (index, via): (u32, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
     const TCP: u8 = 6;
     let family = family_of(first);
-    let pair = |source, destination| [octets(source), octets(destination)].concat();
-    let (from, to) = (pair(subnet.network(), first), pair(subnet.broadcast(), last));
-    let next = Element { set: Set::FastVia(family), key: from.clone(), end: Some(to.clone()), data: Datum::Value(octets(via)) };
-    let key = move |pair: &[u8], protocol, bytes| [pair, &number(protocol)[..], &sized(family, bytes)[..]].concat();
+    let key =
+        move |source, destination, protocol, bytes| [octets(source), octets(destination), number(protocol), sized(family, bytes)].concat();
+    let (start, end) = (subnet.network(), subnet.broadcast());
+    let data = Datum::Value([by_number(index), octets(via)].concat());
     let sizes = [((u8::MIN, 0), (u8::MAX, mtu)), ((TCP, mtu + 1), (TCP, u32::MAX))];
     let out = move |((least, short), (most, long))| Element {
         set: Set::FastOut(family),
-        key: key(&from, least, short),
-        end: Some(key(&to, most, long)),
-        data: Datum::Value(index.to_ne_bytes().to_vec()),
+        key: key(start, first, least, short),
+        end: Some(key(end, last, most, long)),
+        data: data.clone(),
     };
-    [next].into_iter().chain(sizes.into_iter().filter(move |((_, short), _)| *short <= 0xffff).map(out))
+    sizes.into_iter().filter(|((_, short), _)| *short <= 0xffff).map(out)
 }
 
 fn publish(protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16) -> io::Result<Vec<Element>> {
@@ -175,6 +175,11 @@ fn highest(family: Family) -> IpAddr {
         Family::V4 => [0xff; 4].into(),
         Family::V6 => [0xff; 16].into(),
     }
+}
+
+/// A link as a key or a value has it.
+fn by_number(index: u32) -> Vec<u8> {
+    index.to_ne_bytes().to_vec()
 }
 
 fn name(link: &IfName) -> Vec<u8> {

@@ -20,10 +20,10 @@ use crate::model::Family;
 use super::attribute::{Attribute, find, find_string, list, nest, number, read, string};
 use super::batch::{NETDEV, Operation, message, operation};
 use super::element::Element;
-use super::expression::{Expression, Field, Verdict, begins, expressions, is_plain, led_out, load_value, straight, verdict};
+use super::expression::{Expression, Verdict, expressions, is_plain, led_out, load_value, straight, verdict};
 use super::set::Set;
 use super::socket::{Message, NFTABLES, Refused, Socket};
-use super::table::{Chain, PORT, TABLE};
+use super::table::{Chain, TABLE};
 
 const INGRESS: u32 = 0;
 /// Behind filters of others there.
@@ -41,27 +41,27 @@ const SHARDS: [&str; 16] = [
 
 /// All chains, those that are jumped to before those that jump.
 pub fn chains() -> Vec<Chain> {
-    let inner = [
-        Chain::plain("from4", from(Family::V4)),
-        Chain::plain("from6", from(Family::V6)),
-        Chain::plain(
-            "plain",
-            vec![vec![is_plain(Family::V4), verdict(Verdict::Goto("from4"))], vec![is_plain(Family::V6), verdict(Verdict::Goto("from6"))]],
-        ),
-    ];
+    let [port4, port6] = [("port4", Family::V4), ("port6", Family::V6)];
+    let [from4, from6] = [("from4", port4), ("from6", port6)];
+    let plain = [from4, from6].map(|(from, (_, f))| vec![is_plain(f), verdict(Verdict::Goto(from))]);
+    let ports = [port4, port6].map(|(name, f)| Chain::plain(name, port(f)));
+    let froms = [from4, from6].map(|(name, (port, f))| Chain::plain(name, from(f, port)));
     let hooks = SHARDS.map(|name| Chain::hooked(name, ("filter", INGRESS, PRIORITY), vec![vec![verdict(Verdict::Goto("plain"))]]));
-    inner.into_iter().chain(hooks).collect()
+    ports.into_iter().chain(froms).chain([Chain::plain("plain", plain.into())]).chain(hooks).collect()
 }
 
-/// A container's packets, then those of other hosts. A look into ranges costs several into a set without: it comes last and as seldom as can be.
-fn from(f: Family) -> Vec<Vec<Vec<Expression>>> {
-    let port = || [begins(Field::Iifname, PORT.as_bytes()), Set::FastPorts(f).has()].concat();
-    let here = || [Set::FastHere(f).way_out(), straight(f)].concat();
-    vec![
-        vec![port(), here(), Set::FastInner(f).has(), led_out(f)],
-        vec![port(), Set::FastOut(f).way_out(), Set::FastVia(f).next_hop(), led_out(f)],
-        vec![Set::FastLinks(f).has(), here(), led_out(f)],
-    ]
+/// What comes in: from a container by its port, or from other hosts.
+fn from(f: Family, port: &'static str) -> Vec<Vec<Vec<Expression>>> {
+    vec![vec![Set::FastPorts(f).has(), verdict(Verdict::Goto(port))], vec![Set::FastLinks(f).has(), here(f), led_out(f)]]
+}
+
+/// A container's packets. A look into ranges costs several into a set without: it comes last and as seldom as can be.
+fn port(f: Family) -> Vec<Vec<Vec<Expression>>> {
+    vec![vec![here(f), Set::FastInner(f).has(), led_out(f)], vec![Set::FastOut(f).way_out(), led_out(f)]]
+}
+
+fn here(f: Family) -> Vec<Expression> {
+    [Set::FastHere(f).way_out(), straight(f)].concat()
 }
 
 fn shard(link: &[u8]) -> &'static str {
