@@ -36,7 +36,11 @@ impl Engine {
     }
 
     fn tell(&self, action: &str, id: &str) {
-        self.events.send(json!({ "Type": "container", "Action": action, "Actor": { "ID": id } }).to_string() + "\n").unwrap();
+        self.tell_of("container", action, id);
+    }
+
+    fn tell_of(&self, kind: &str, action: &str, id: &str) {
+        self.events.send(json!({ "Type": kind, "Action": action, "Actor": { "ID": id } }).to_string() + "\n").unwrap();
     }
 
     fn inspect(&self, id: &str) -> Option<Value> {
@@ -152,4 +156,23 @@ async fn an_answer_that_comes_after_the_container_died_does_not_count() {
     engine.set("2", "well");
     engine.tell("health_status: healthy", "2");
     until(&names, |names| called(names) == ["well", "last"]).await;
+}
+
+#[tokio::test]
+async fn that_a_network_came_or_went_or_lost_a_container_is_told_apart_from_all_other_news() {
+    let (directory, engine) = (tempfile::tempdir().unwrap(), Engine::new(&[("1", "one")]));
+    let names = learning(&engine, directory.path()).await;
+    until(&names, Names::has_told).await;
+    while engine.events.receiver_count() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut changes = names.network_changes();
+    engine.set("1", "renamed");
+    engine.tell("rename", "1");
+    until(&names, |names| called(names) == ["renamed"]).await;
+    assert!(!changes.has_changed().unwrap());
+    for action in ["create", "disconnect", "destroy"] {
+        engine.tell_of("network", action, "ab12");
+        timeout(Duration::from_secs(10), changes.changed()).await.unwrap_or_else(|_| panic!("{action} is not told")).unwrap();
+    }
 }
