@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a shell command in the namespaces of the calling thread and returns what it wrote.
+#[track_caller]
 pub fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

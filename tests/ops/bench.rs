@@ -9,7 +9,6 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use rsnet::agent::{Agent, Settings};
 use rsnet::cluster::{Cluster, Identity, Times, Uplink};
 use rsnet::dns::Dns;
@@ -24,7 +23,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
-use super::server::own_network;
+use super::namespace::{become_a_host, run};
 
 pub struct Bench {
     runtime: tokio::runtime::Runtime,
@@ -39,11 +38,9 @@ pub struct Bench {
 impl Bench {
     /// A host with an uplink, `eth0` of 1500 bytes, and nothing of ours.
     pub fn new() -> Self {
-        own_network();
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        sh("ip link add eth0 type veth peer name lan0 && ip link set lan0 up && ip link set eth0 up");
-        sh("ip address add 10.77.0.2/24 dev eth0 && ip route add default via 10.77.0.1");
+        become_a_host();
+        run("ip link add eth0 type veth peer name lan0 && ip link set lan0 up && ip link set eth0 up");
+        run("ip address add 10.77.0.2/24 dev eth0 && ip route add default via 10.77.0.1");
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("disk");
         std::fs::create_dir(&disk).unwrap();
@@ -122,12 +119,4 @@ async fn build(dir: &TempDir, data_dir: PathBuf) -> (Router, Arc<Reconciler>, Ar
     };
     let router = plugin::router(driver::router(agent).merge(inspect::state_router(Arc::new(sources))));
     (router, reconciler, store)
-}
-
-/// Runs a script in this thread's namespaces.
-#[track_caller]
-pub fn sh(script: &str) -> String {
-    let output = std::process::Command::new("sh").args(["-ec", script]).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }

@@ -2,8 +2,9 @@
 
 use std::process::Stdio;
 
-use super::daemon::{Daemon, ENDPOINT, NETWORK, command, run, text};
+use super::daemon::{Daemon, ENDPOINT, NETWORK, command, text};
 use super::engine::Engine;
+use super::namespace::run;
 use super::server::wait_until;
 
 /// What only asks.
@@ -63,11 +64,11 @@ fn status_tells_in_ten_lines_that_all_is_well_and_what_was_mended() {
     ] {
         assert!(printed.contains(line), "{line:?} is not in\n{printed}");
     }
-    run("ip", "address del 10.9.0.1/24 dev rsb-0123456789");
+    run("ip address del 10.9.0.1/24 dev rsb-0123456789");
     wait_until("the address to be back and told", || {
         let printed = text(&daemon.rsnet("status"));
         let told = printed.starts_with("All is well.\n") && printed.contains("address 10.9.0.1/24 on rsb-0123456789");
-        if told && run("ip", "address show rsb-0123456789").contains("10.9.0.1/24") { Ok(()) } else { Err(printed) }
+        if told && run("ip address show rsb-0123456789").contains("10.9.0.1/24") { Ok(()) } else { Err(printed) }
     });
 }
 
@@ -98,11 +99,11 @@ fn nothing_is_cleaned_up_beside_a_daemon_that_has_its_state_elsewhere() {
     cleanup.arg("--data-dir").arg(elsewhere.path()).arg("--sockets").arg(daemon.socket());
     let output = cleanup.output().unwrap();
     assert!(output.status.code() == Some(1) && String::from_utf8_lossy(&output.stderr).contains("Stop it first"), "{output:?}");
-    assert!(run("ip", "address show rsb-0123456789").contains("10.9.0.1/24"));
+    assert!(run("ip address show rsb-0123456789").contains("10.9.0.1/24"));
     drop(daemon);
     let output = cleanup.output().unwrap();
     assert!(output.status.success() && text(&output).contains("\"removed\""), "{output:?}");
-    assert!(!run("ip", "-br link").contains("rsb-"));
+    assert!(!run("ip -br link").contains("rsb-"));
 }
 
 #[test]

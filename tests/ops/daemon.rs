@@ -32,9 +32,7 @@ impl Daemon {
     pub fn start_here(settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_rsnet"), "serve", "--docker", "none"]).stdin(Stdio::null());
-        command.env_clear().envs(settings.iter().copied());
+        let mut command = serve(settings);
         command.arg("--data-dir").arg(dir.path()).arg("--sockets").arg(dir.path().join("socket"));
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let daemon = Self { dir, child, engine: None };
@@ -48,6 +46,11 @@ impl Daemon {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    #[track_caller]
+    pub fn says(&self, words: &str) {
+        wait_until(words, || if self.log().contains(words) { Ok(()) } else { Err(self.log()) });
     }
 
     /// One of the engine's calls; the answer's body.
@@ -107,17 +110,19 @@ impl Drop for Daemon {
     }
 }
 
+/// `rsnet serve` with these settings as its environment, where there is no engine.
+pub fn serve(settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_rsnet"), "serve", "--docker", "none"]).stdin(Stdio::null());
+    command.env_clear().envs(settings.iter().copied());
+    command
+}
+
 /// `rsnet …` where there is no engine.
 pub fn command(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rsnet"));
     command.args(arguments.split_whitespace()).env("DOCKER_HOST", "unix:///nowhere/docker.sock").stdin(Stdio::null());
     command
-}
-
-pub fn run(program: &str, arguments: &str) -> String {
-    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// What was printed, as text.

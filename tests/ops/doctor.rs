@@ -3,9 +3,10 @@
 use rsnet::store::{Expect, Key, Store};
 use serde_json::json;
 
-use super::bench::{Bench, sh};
+use super::bench::Bench;
 use super::daemon::{Daemon, ENDPOINT, NETWORK, text};
 use super::engine::Engine;
+use super::namespace::run;
 use super::server::wait_until;
 
 const BRIDGE: &str = "rsb-0123456789";
@@ -28,7 +29,7 @@ fn bench() -> Bench {
 /// Does harm, and expects one finding of this check which names all of `words`; its fix is tried.
 #[track_caller]
 fn one_finding(bench: &Bench, harm: &str, check: &str, words: &[&str]) {
-    sh(harm);
+    run(harm);
     let findings = bench.doctor(false).findings;
     assert_eq!(findings.len(), 1, "after `{harm}`: {findings:#?}");
     assert_eq!(findings[0].check, check, "after `{harm}`: {findings:#?}");
@@ -53,7 +54,7 @@ fn heals(bench: &Bench, harm: &str, check: &str, words: &[&str]) {
 fn stays_until(bench: &Bench, harm: &str, undo: &str, check: &str, words: &[&str]) {
     one_finding(bench, harm, check, words);
     assert_eq!(bench.doctor(true).findings.len(), 1, "after `{harm}` and --fix");
-    sh(undo);
+    run(undo);
     bench.converge();
     assert_eq!(bench.doctor(false).findings, [], "after `{harm}` and `{undo}`");
 }
@@ -80,7 +81,7 @@ fn what_others_do_is_named_once_and_left_to_them() {
     stays_until(&bench, mine, "nft delete table inet mine", "blocked", &["chain forward of table inet mine", "policy"]);
     let front = ("iptables -I FORWARD -j DROP", "iptables -D FORWARD -j DROP");
     stays_until(&bench, front.0, front.1, "blocked", &["chain FORWARD of table ip filter", "everything"]);
-    sh("iptables -N DOCKER-USER && iptables -A DOCKER-USER -j RETURN && iptables -A FORWARD -j DOCKER-USER");
+    run("iptables -N DOCKER-USER && iptables -A DOCKER-USER -j RETURN && iptables -A FORWARD -j DOCKER-USER");
     bench.converge();
     let rule = format!("DOCKER-USER -i {BRIDGE} -j REJECT");
     stays_until(&bench, &format!("iptables -I {rule}"), &format!("iptables -D {rule}"), "blocked", &["from or for a network of rsnet"]);
@@ -93,9 +94,9 @@ fn what_others_do_is_named_once_and_left_to_them() {
     let squat = format!("ip link del {BRIDGE} && ip link add {BRIDGE} type bridge");
     one_finding(&bench, &squat, "drift", &[]);
     assert!(bench.doctor(true).findings[0].meaning.contains("cannot make it so"), "{:#?}", bench.doctor(false));
-    sh(&format!("ip link del {BRIDGE}"));
+    run(&format!("ip link del {BRIDGE}"));
     assert_eq!(bench.doctor(true).findings, []);
-    let tunnel = sh("ip -br link show type vxlan").split(['@', ' ']).next().unwrap().to_owned();
+    let tunnel = run("ip -br link show type vxlan").split(['@', ' ']).next().unwrap().to_owned();
     let vni = tunnel.trim_start_matches("rsx-");
     let foreign = format!("ip link del {tunnel} && ip link add vx0 type vxlan id {vni} dstport 4789 local 10.77.0.2 && ip link set vx0 up");
     stays_until(&bench, &foreign, "ip link del vx0", "tunnel", &["vx0", vni, "ip link del vx0"]);
@@ -104,7 +105,7 @@ fn what_others_do_is_named_once_and_left_to_them() {
 #[test]
 fn rules_that_are_not_about_us_or_let_us_pass_are_no_findings() {
     let bench = bench();
-    sh("nft -f - <<'END'
+    run("nft -f - <<'END'
 table inet zones {
   chain forward {
     type filter hook forward priority 5; policy drop;

@@ -2,11 +2,15 @@
 
 mod bench;
 mod commands;
+mod consul;
 mod daemon;
 mod doctor;
 mod engine;
 #[path = "../lab/http.rs"]
 mod http;
+#[path = "../lab/namespace.rs"]
+#[allow(dead_code, reason = "others use the rest")]
+mod namespace;
 mod seen;
 #[path = "../store/server.rs"]
 #[allow(dead_code, reason = "the suite of the store uses the rest")]

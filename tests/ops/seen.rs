@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::bench::sh;
-use super::daemon::{Daemon, ENDPOINT, NETWORK, run};
+use super::daemon::{Daemon, ENDPOINT, NETWORK};
+use super::namespace::run;
 use super::server::{Server, wait_until};
 
 const METRICS: [(&str, &str); 2] = [("RSNET_METRICS", "127.0.0.1:9100"), ("RSNET_STORE", "consul://127.0.0.1:8500/rsnet")];
@@ -39,8 +39,8 @@ fn names(samples: &BTreeMap<String, f64>) -> BTreeSet<String> {
 /// A daemon that has everything of which there are metrics, and the Consul that it needs.
 fn daemon() -> (Server, Daemon) {
     super::server::own_network();
-    sh("ip link add eth0 type veth peer name lan0 && ip link set lan0 up && ip link set eth0 up");
-    sh("ip address add 10.77.0.2/24 dev eth0 && ip route add default via 10.77.0.1");
+    run("ip link add eth0 type veth peer name lan0 && ip link set lan0 up && ip link set eth0 up");
+    run("ip address add 10.77.0.2/24 dev eth0 && ip route add default via 10.77.0.1");
     let consul = Server::dev();
     let daemon = Daemon::start_here(&METRICS).with_a_bridge();
     let pool = json!({ "AddressSpace": "rsnet-local", "Pool": "10.60.0.0/24", "SubPool": "", "Options": {}, "V6": false });
@@ -84,7 +84,7 @@ fn metrics_follow_the_conventions_and_tell_what_is_there() {
     is("rsnet_names_known{of=\"others\"}", 0.0);
     is("rsnet_peers_missed", 0.0);
     assert!(seen["rsnet_converge_duration_seconds_count"] >= 1.0 && seen["rsnet_store_requests_total"] > 0.0);
-    run("ip", "address del 10.9.0.1/24 dev rsb-0123456789");
+    run("ip address del 10.9.0.1/24 dev rsb-0123456789");
     wait_until("drift to be counted", || {
         let seen = samples();
         let counts = ["found", "healed"].map(|what| seen[&format!("rsnet_drift_{what}_total{{kind=\"address\"}}")]);
@@ -162,7 +162,7 @@ fn the_log_is_json_if_wanted_and_every_change_of_state_names_network_and_endpoin
     let port = json!({ "Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080 });
     publish["Options"] = json!({ "com.docker.network.portmap": [port] });
     daemon.call("NetworkDriver.ProgramExternalConnectivity", &publish);
-    run("ip", "address del 10.9.0.1/24 dev rsb-0123456789");
+    run("ip address del 10.9.0.1/24 dev rsb-0123456789");
     wait_until("drift to be mended", || if daemon.log().contains("\"mended\"") { Ok(()) } else { Err(daemon.log()) });
     daemon.call("NetworkDriver.Leave", &of_endpoint);
     daemon.call("NetworkDriver.DeleteEndpoint", &of_endpoint);

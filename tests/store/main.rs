@@ -5,11 +5,8 @@ mod catalog;
 mod conformance;
 mod consul;
 mod crash;
-mod daemon;
 mod embedded;
 mod faults;
-#[path = "../lab/http.rs"]
-mod http;
 mod proxy;
 #[allow(dead_code, reason = "the benchmark uses the rest")]
 mod server;
