@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::lab::Host;
+use crate::lab::{Host, spawn_in};
 
 /// How long an answer may take. On a good day it takes 0.1 ms; none comes late by a second because a process was killed.
 const LATE: Duration = Duration::from_secs(1);
@@ -23,23 +22,17 @@ pub struct Place(File);
 impl Place {
     #[track_caller]
     pub fn host(host: &Host) -> Place {
-        Place(File::open(host.path("/proc/1/ns/net")).expect("a machine has a network"))
+        Place(host.network())
     }
 
     #[track_caller]
     pub fn container(host: &Host, container: &str) -> Place {
-        let key = host.docker(&format!("inspect -f '{{{{.NetworkSettings.SandboxKey}}}}' {container}"));
-        // `/var/run` is a link, which would lead to this machine's
-        Place(File::open(host.path(key.ok().trim_start_matches("/var"))).expect("a running container has a network"))
+        Place(host.network_of(container))
     }
 
     /// Runs `job` there on a thread of its own.
     pub fn spawn<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-        let place = self.0.try_clone().expect("duplicate a file");
-        std::thread::spawn(move || {
-            setns(place, CloneFlags::CLONE_NEWNET).expect("enter the network");
-            job()
-        })
+        spawn_in(self.0.try_clone().expect("duplicate a file"), job)
     }
 
     /// Answers every UDP datagram and every TCP connection on `port` with what it says, until the test ends.

@@ -3,8 +3,7 @@
 //! Both are threads of the test that stand in a machine's or a container's network namespace. Owns: how a packet is sent and what counts as
 //! arrived. Must not: know what is allowed.
 
-use crate::lab::{Host, Output, PATIENCE, wait_until};
-use nix::sched::{CloneFlags, setns};
+use crate::lab::{Host, Output, PATIENCE, spawn_in, wait_until};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -46,22 +45,16 @@ impl Place<'_> {
 
     #[track_caller]
     fn namespace(&self) -> File {
-        let path = match self {
-            Place::Machine(host) => host.path("/proc/1/ns/net"),
-            Place::Container(host, container) => {
-                let sandbox = host.docker(&format!("inspect -f '{{{{.NetworkSettings.SandboxKey}}}}' {container}"));
-                // /var/run is a link that would lead out of the machine
-                host.path(&sandbox.ok().replace("/var/run/", "/run/"))
-            }
-        };
-        File::open(&path).unwrap_or_else(|e| panic!("open the namespace {}: {e}", path.display()))
+        match self {
+            Place::Machine(host) => host.network(),
+            Place::Container(host, container) => host.network_of(container),
+        }
     }
 }
 
 /// Runs `work` on a thread of its own in the namespace.
 fn inside<T: Send + 'static, F: Future<Output = T>>(namespace: File, work: impl FnOnce() -> F + Send + 'static) -> JoinHandle<T> {
-    std::thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the network namespace");
+    spawn_in(namespace, move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("make a runtime");
         runtime.block_on(async { work().await })
     })

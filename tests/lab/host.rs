@@ -10,6 +10,7 @@ use super::segment::{Nic, Segment, Shared};
 use super::space::Space;
 use super::{Inner, PATIENCE};
 use nix::sys::signal::Signal;
+use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -247,6 +248,19 @@ impl Host {
         PathBuf::from(format!("/proc/{}/root{inside}", self.space().init))
     }
 
+    /// Its network namespace.
+    pub fn network(&self) -> File {
+        File::open(self.path("/proc/1/ns/net")).expect("a machine has a network")
+    }
+
+    /// That of a container of its engine.
+    #[track_caller]
+    pub fn network_of(&self, container: &str) -> File {
+        let key = self.docker(&format!("inspect -f '{{{{.NetworkSettings.SandboxKey}}}}' {container}"));
+        // `/var/run` is a link, which would lead out of the machine
+        File::open(self.path(key.ok().trim_start_matches("/var"))).expect("a running container has a network")
+    }
+
     /// Where the log of its process `what` is kept.
     pub fn log(&self, what: &str) -> PathBuf {
         self.lab.logs.join(format!("{}-{what}.log", self.name))
@@ -371,7 +385,7 @@ impl Host {
         if self.docker("image inspect box").succeeded() {
             return;
         }
-        let image = std::fs::File::open(box_image()).expect("open the image box");
+        let image = File::open(box_image()).expect("open the image box");
         let mut run = self.space().command("docker");
         run.args(["import", "-", "box"]).stdin(image);
         Output::of(&self.name, "docker import - box", run).ok();

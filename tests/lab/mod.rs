@@ -24,6 +24,8 @@ pub use output::{Output, wait_until};
 #[allow(unused_imports)]
 pub use process::Process;
 pub use segment::Segment;
+#[allow(unused_imports)]
+pub use space::spawn_in;
 
 use space::Space;
 use std::path::{Path, PathBuf};

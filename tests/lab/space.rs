@@ -7,6 +7,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 /// What the first process of a space does: it reaps what has lost its parent, and it ends when the test does, since its standard input
 /// is a pipe from the test. With it ends every process of the space, and with those its namespaces.
@@ -78,6 +79,14 @@ impl Space {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+}
+
+/// Runs `job` in a network namespace, on a thread of its own.
+pub fn spawn_in<T: Send + 'static>(network: File, job: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    std::thread::spawn(move || {
+        setns(network, CloneFlags::CLONE_NEWNET).expect("enter the network namespace");
+        job()
+    })
 }
 
 impl Drop for Space {

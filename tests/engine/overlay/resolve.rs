@@ -1,15 +1,13 @@
 //! Names as processes in containers resolve them: by busybox, glibc and Go, with no `--dns` but that of the world outside.
 
-use std::fs::File;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{RData, Record};
-use nix::sched::{CloneFlags, setns};
 
 use super::Cluster;
-use crate::lab::{Engine, Host, Output, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, Output, PATIENCE, spawn_in, wait_until};
 use crate::traffic::{addresses, run};
 
 /// What the world outside answers for `outside.test`, in bytes of a record.
@@ -17,10 +15,8 @@ const OUTSIDE: [u8; 4] = [192, 0, 2, 77];
 
 /// The world's name server, on a machine; it knows one name. Ends with the test's process.
 fn serve_the_world(machine: &Host) {
-    let namespace = File::open(machine.path("/proc/1/ns/net")).expect("the machine is alive");
     let at = SocketAddr::new(machine.ipv4(), 53);
-    std::thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).expect("enter the machine's namespace");
+    spawn_in(machine.network(), move || {
         let socket = UdpSocket::bind(at).expect("bind port 53");
         let mut query = vec![0; 4096];
         while let Ok((length, from)) = socket.recv_from(&mut query) {
