@@ -123,7 +123,7 @@ pub fn compare(family: Family, links: &Links) -> io::Result<Option<String>> {
 
 /// How many entries the table of each family has, and how large it is; nothing where it is not.
 pub fn sizes() -> [Option<[u8; 8]>; 2] {
-    [Family::V4, Family::V6].map(|family| Filter::open(family).ok()??.info().ok()?.last_chunk().copied())
+    Family::BOTH.map(|family| Filter::open(family).ok()??.info().ok()?.last_chunk().copied())
 }
 
 /// Links that Docker's chains of this family name as its own.

@@ -140,7 +140,7 @@ impl Firewall for Nftables {
             let blocked = fast.review(socket, &ours).map_err(reading_others)?;
             let (wanted, links) = with_dockers(socket, fast.allowed(wanted, blocked))?;
             let mut differences = Differences::of(socket, &fast.tables(), &wanted)?.words();
-            for family in [Family::V4, Family::V6] {
+            for family in Family::BOTH {
                 differences.extend(past_docker(socket, family, &links)?.iter().map(words));
                 differences.extend(legacy::compare(family, &links).map_err(legacy_failed(family))?);
             }
@@ -226,7 +226,7 @@ fn commit(socket: &Socket, operations: &[Operation]) -> Result<(), FirewallError
 /// Makes `FORWARD` of iptables let `links` past, each family by itself: Docker comes and goes, and must not hold up our own table.
 fn pass_docker(socket: &Socket, links: &Links) -> Result<usize, FirewallError> {
     let mut mended = 0;
-    for family in [Family::V4, Family::V6] {
+    for family in Family::BOTH {
         mended += pass_nftables(socket, family, links)? + legacy::converge(family, links).map_err(legacy_failed(family))?;
     }
     Ok(mended)
@@ -253,7 +253,7 @@ fn past_docker(socket: &Socket, family: Family, links: &Links) -> Result<Vec<Ope
 /// Docker's bridges, as its chains name them.
 fn dockers(socket: &Socket) -> Result<BTreeSet<IfName>, FirewallError> {
     let mut found = BTreeSet::new();
-    for family in [Family::V4, Family::V6] {
+    for family in Family::BOTH {
         let failed = |cause| FirewallError { operation: "read", object: format!("Docker's chains of {family}"), cause };
         found.extend(docker::dockers(socket, family).map_err(failed)?);
         found.extend(legacy::dockers(family).map_err(failed)?);

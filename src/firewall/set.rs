@@ -62,20 +62,20 @@ impl Set {
     pub fn all() -> impl Iterator<Item = Set> {
         let links = [Set::Segments, Set::Hairpin, Set::Inner, Set::Internal, Set::Foreign, Set::Trusted, Set::Enter, Set::Masquerade];
         let twofold = [Set::SourceNat, Set::Publish, Set::PublishAny, Set::PublishRange, Set::Open, Set::Members];
-        let twofold = twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)]);
+        let twofold = twofold.into_iter().flat_map(|set| Family::BOTH.map(set));
         links.into_iter().chain([Set::Tunnels]).chain(twofold).chain(Set::of_subnets())
     }
 
     /// Those of networks without a bridge.
     pub fn of_subnets() -> impl Iterator<Item = Set> {
         let twofold = [Set::InnerSubnets, Set::DirectSubnets, Set::InternalSubnets, Set::EnterSubnets, Set::MasqueradeSubnets];
-        twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)])
+        twofold.into_iter().flat_map(|set| Family::BOTH.map(set))
     }
 
     /// Those of the table `netdev rsnet`.
     pub fn fast() -> impl Iterator<Item = Set> {
         let twofold = [Set::FastPorts, Set::FastLinks, Set::FastInner, Set::FastHere, Set::FastOut];
-        twofold.into_iter().flat_map(|set| [set(Family::V4), set(Family::V6)])
+        twofold.into_iter().flat_map(|set| Family::BOTH.map(set))
     }
 
     pub fn is_fast(self) -> bool {

@@ -122,11 +122,10 @@ pub type Rule = Vec<Vec<Expression>>;
 
 pub const OPENED: &str = "opened";
 pub const ANYTHING: &str = "anything";
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const OUT: &[Field] = &[Field::Oifname];
 
 fn both(rule: impl Fn(Family) -> Rule) -> impl Iterator<Item = Rule> {
-    FAMILIES.into_iter().map(rule)
+    Family::BOTH.into_iter().map(rule)
 }
 
 /// Both addresses are in one subnet.
@@ -203,7 +202,7 @@ fn prerouting() -> Vec<Rule> {
 }
 
 fn publish() -> Vec<Rule> {
-    FAMILIES
+    Family::BOTH
         .into_iter()
         .flat_map(|f| {
             [

@@ -66,7 +66,7 @@ fn concerns(event: &Reply, own: u32, wary: bool) -> bool {
         return false;
     }
     // The table's name is attribute 1 of every object.
-    let of_ip = [Family::V4, Family::V6].map(nfproto).contains(&event.family);
+    let of_ip = Family::BOTH.map(nfproto).contains(&event.family);
     match find_string(&event.attributes, 1) {
         Some(TABLE) => [INET, NETDEV].contains(&event.family),
         Some(docker::TABLE) if of_ip => chain(event).is_none_or(docker::depends_on),

@@ -36,6 +36,8 @@ pub fn address_of(like: IpNet, number: u128) -> IpAddr {
 }
 
 impl Family {
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
     /// `0.0.0.0` or `::`.
     pub fn unspecified(self) -> IpAddr {
         match self {

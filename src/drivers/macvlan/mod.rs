@@ -186,6 +186,6 @@ impl Mode for Segment {
 
     /// The gateway is a router of the LAN: where the user names none there is none.
     fn without_gateway(&self) -> Vec<Family> {
-        vec![Family::V4, Family::V6]
+        Family::BOTH.to_vec()
     }
 }

@@ -44,6 +44,6 @@ impl Mode for Isolated {
     }
 
     fn without_gateway(&self) -> Vec<Family> {
-        vec![Family::V4, Family::V6]
+        Family::BOTH.to_vec()
     }
 }

@@ -109,7 +109,7 @@ impl Spec {
     }
 
     fn refuse_twins(&self, options: &mut Options) {
-        for family in [Family::V4, Family::V6] {
+        for family in Family::BOTH {
             let of_family: Vec<_> = self.sides.iter().filter(|side| family_of(side.gateway) == family).collect();
             if let [first, second, ..] = of_family[..] {
                 let (a, b) = (first.subnet, second.subnet);
