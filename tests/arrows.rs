@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("drivers", &["model"]),
     ("kernel", &["model"]),
     ("firewall", &["model"]),
-    ("store", &["model"]),
+    ("store", &[]),
     ("docker", &["model"]),
     ("doctor", &[]),
     ("cluster", &["model", "store"]),
