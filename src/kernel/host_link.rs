@@ -11,10 +11,12 @@ use super::wire::Wire;
 use super::{address, macvlan};
 use crate::model::{HostLink, IfName};
 
-/// `classes` is `/sys/class/net`.
-pub(super) fn look(wire: &mut Wire, classes: &Path, name: &IfName) -> io::Result<Option<HostLink>> {
+/// Where the kinds of links are told.
+const CLASSES: &str = "/sys/class/net";
+
+pub(super) fn look(wire: &mut Wire, name: &IfName) -> io::Result<Option<HostLink>> {
     let Some(seen) = link::find(wire, name)? else { return Ok(None) };
-    let class = classes.join(name.as_str());
+    let class = Path::new(CLASSES).join(name.as_str());
     Ok(Some(HostLink {
         refusal: refusal(wire, name, &seen)?,
         dead: !seen.running,

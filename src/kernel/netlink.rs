@@ -37,27 +37,21 @@ const AGAIN: Duration = Duration::from_millis(10);
 /// How often the sysctls that are wanted are read again.
 const POLL: Duration = Duration::from_millis(500);
 
+/// How many calls run at a time. They mostly wait: deleting a link is 15 ms of grace period.
+const THREADS: usize = 4;
+
 /// Where the kernel is to be found.
 #[derive(Clone, Debug)]
 pub struct NetlinkConfig {
     /// Where the host's `/proc/sys/net` can be written.
     pub proc_sys_net: PathBuf,
-    /// Where the kinds of links are told: `/sys/class/net`.
-    pub sys_class_net: PathBuf,
     /// Where the engine keeps its containers' namespaces.
     pub sandboxes: PathBuf,
-    /// How many calls run at a time. They mostly wait: deleting a link is 15 ms of grace period.
-    pub threads: usize,
 }
 
 impl Default for NetlinkConfig {
     fn default() -> Self {
-        NetlinkConfig {
-            proc_sys_net: "/proc/sys/net".into(),
-            sys_class_net: "/sys/class/net".into(),
-            sandboxes: "/var/run/docker/netns".into(),
-            threads: 4,
-        }
+        NetlinkConfig { proc_sys_net: "/proc/sys/net".into(), sandboxes: "/var/run/docker/netns".into() }
     }
 }
 
@@ -73,7 +67,6 @@ pub struct Netlink {
 /// What the jobs share.
 struct Host {
     sysctls: Sysctls,
-    classes: PathBuf,
     watched: Watched,
     ports: ports::Ports,
     /// Where the containers' links are, to have them announced or deleted. After a restart the first look fills it again.
@@ -94,7 +87,6 @@ impl Netlink {
         let (watch, tell, changes) = Watch::start()?;
         let host = Arc::new(Host {
             sysctls: Sysctls::new(config.proc_sys_net),
-            classes: config.sys_class_net,
             watched: Watched::default(),
             ports: ports::Ports::default(),
             sandboxes: Mutex::default(),
@@ -102,7 +94,7 @@ impl Netlink {
             settling: Settling::default(),
             unseen: Mutex::new(Some(config.sandboxes)),
         });
-        let crew = Arc::new(Crew::muster(config.threads.max(1))?);
+        let crew = Arc::new(Crew::muster(THREADS)?);
         let poll = AbortOnDropHandle::new(tokio::spawn(poll(crew.clone(), host.clone(), tell)));
         Ok(Netlink { crew, host, changes: Mutex::new(Some(changes)), _watch: watch, _poll: poll })
     }
@@ -312,7 +304,7 @@ impl Kernel for Netlink {
     async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError> {
         let name = name.clone();
         let failed = |name: &IfName, cause| KernelError { operation: "look at", object: format!("link {name}"), cause };
-        let look = move |host: &Host, wire: &mut Wire| host_link::look(wire, &host.classes, &name).map_err(|cause| failed(&name, cause));
+        let look = move |_: &Host, wire: &mut Wire| host_link::look(wire, &name).map_err(|cause| failed(&name, cause));
         let found = self.run_patiently(look).await;
         // a link takes a grace period to go, for which no answer waits
         let crew = self.crew.clone();
