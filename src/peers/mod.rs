@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -116,8 +116,8 @@ impl Peers {
 
     /// Asks a host, by its name, and returns what it answers, at most [`LARGEST`] bytes. Within 5 s of its turn: 256 are asked at a time.
     /// `path` is one of the routes that the other side serves, `/names`.
-    pub async fn ask(&self, host: &str, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
-        let answer = self.ask_untold(host, method, path, body).await;
+    pub async fn ask(&self, host: &str, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
+        let answer = self.ask_untold(host, path, body).await;
         let mut told = self.told();
         match answer {
             Ok(_) => told.answered += 1,
@@ -140,9 +140,9 @@ impl Peers {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask_untold(&self, host: &str, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
+    async fn ask_untold(&self, host: &str, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
         let at = self.find(host)?;
-        let request = self.request(host, at, method, path, body)?;
+        let request = self.request(host, at, path, body)?;
         // never closed
         let _turn = self.turns.acquire().await.ok();
         let unreachable = |cause: String| Error::Unreachable { host: host.to_owned(), at, cause };
@@ -167,7 +167,7 @@ impl Peers {
             Err(error) => error,
         };
         let body = serde_json::to_vec(question).map_err(unreadable)?;
-        let answer = self.ask(host, Method::POST, path, body).await?;
+        let answer = self.ask(host, path, body).await?;
         serde_json::from_slice(&answer).map_err(unreadable)
     }
 
@@ -178,9 +178,9 @@ impl Peers {
         found.map(|found| SocketAddr::new(found.vtep, self.port)).ok_or_else(|| Error::Unknown { host: host.to_owned() })
     }
 
-    fn request(&self, host: &str, at: SocketAddr, method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, Error> {
+    fn request(&self, host: &str, at: SocketAddr, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, Error> {
         let secret = self.secret.text().ok_or_else(|| Error::NoSecret { host: host.to_owned() })?;
-        let request = Request::builder().method(method).uri(format!("http://{at}{path}"));
+        let request = Request::post(format!("http://{at}{path}"));
         let request = request.header("authorization", format!("Bearer {secret}")).header(HOST, &self.me);
         let unfit = |error: axum::http::Error| Error::Refused { host: host.to_owned(), at, problem: error.to_string() };
         request.body(Full::from(body)).map_err(unfit)

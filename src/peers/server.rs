@@ -194,7 +194,6 @@ where
 #[cfg(test)]
 mod tests {
     use axum::Extension;
-    use axum::http::Method;
     use axum::routing::post;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -259,12 +258,12 @@ mod tests {
         let (port, views, shared) = listening(&directory, "127.0.7.1").await;
         let b = Peers::new("b".to_owned(), port, secret(store(&directory, "b"), shared).await, views.subscribe());
         assert_eq!(greet(&b).await.unwrap(), "hello x of b");
-        let refused = b.ask("a", Method::POST, "/later", vec![]).await.unwrap_err();
+        let refused = b.ask("a", "/later", vec![]).await.unwrap_err();
         assert!(matches!(&refused, Error::Refused { problem, .. } if problem.contains("earlier version")), "{refused}");
         let unreadable = b.ask_json::<String>("a", "/greet", &7).await.unwrap_err();
         assert!(matches!(&unreadable, Error::Refused { problem, .. } if problem.contains("cannot be read")), "{unreadable}");
-        assert!(matches!(b.ask("c", Method::POST, "/greet", vec![]).await, Err(Error::Unknown { .. })));
-        let large = b.ask("a", Method::POST, "/greet", vec![b' '; LARGEST + 1]).await.unwrap_err();
+        assert!(matches!(b.ask("c", "/greet", vec![]).await, Err(Error::Unknown { .. })));
+        let large = b.ask("a", "/greet", vec![b' '; LARGEST + 1]).await.unwrap_err();
         assert!(matches!(large, Error::Refused { .. } | Error::Unreachable { .. }), "{large}");
         let reach = b.reach();
         assert!(reach.answered == 1 && reach.failed >= 4 && (reach.reached, reach.missed) == (0, 1), "{reach:?}");
@@ -318,7 +317,7 @@ mod tests {
         let (port, views, shared) = listening(&directory, "127.0.7.4").await;
         let b = Peers::new("b".to_owned(), port, secret(store(&directory, "b"), shared).await, views.subscribe());
         greet(&b).await.unwrap();
-        let silent = b.ask("a", Method::POST, "/sleep", vec![]).await.unwrap_err();
+        let silent = b.ask("a", "/sleep", vec![]).await.unwrap_err();
         assert!(matches!(&silent, Error::Unreachable { cause, .. } if cause.contains("no answer")), "{silent}");
     }
 }
