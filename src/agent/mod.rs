@@ -44,7 +44,7 @@ pub use endpoints::{Joined, NewEndpoint};
 pub use explain::{Explainer, HostAnswer, HostQuestion, Hosts as OtherHosts, Looked, Party, Why};
 pub use holders::{Holder, Holders, Holding, Of};
 pub use networks::NewNetwork;
-pub use overview::{EndpointSeen, NetworkSeen, Planned, PoolSeen};
+pub use overview::{EndpointSeen, NetworkSeen, Planned};
 pub use publish::Published;
 pub use shared::{Forget, HostSeen, Hosts};
 use state::State;

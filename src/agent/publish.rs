@@ -156,7 +156,7 @@ fn taken(bindings: &[Binding], wanted: &Binding) -> bool {
 
 /// The ports of a range, from anywhere in it where the user does not care: so that a port just freed is not given at once again.
 fn candidates(range: PortRange, anywhere: bool) -> impl Iterator<Item = u16> {
-    let length = range.len();
+    let length = range.count();
     let start = if anywhere { rand::random_range(0..length) } else { 0 };
     // an offset below the length of a range of ports fits a port
     (0..length).map(move |i| range.first + ((start + i) % length) as u16)

@@ -28,7 +28,6 @@ use crate::kernel::sandbox::Sandbox;
 use crate::model::NetworkId;
 use crate::names::Directory;
 
-pub use answer::{Transport, answer};
 use post::{Condition, Networks, Post};
 pub use tally::Tally;
 

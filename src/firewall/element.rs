@@ -122,11 +122,11 @@ fn publish(protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_po
     if family != family_of(to) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{host} and {to} are not of one address family")));
     }
-    if ports.len() > 1 && ports.first == to_port {
+    if ports.count() > 1 && ports.first == to_port {
         let last = if host.is_unspecified() { highest(family) } else { host };
         return Ok(vec![range(Set::PublishRange(family), host, last, protocol, ports, Datum::Value(octets(to)))]);
     }
-    let end = usize::from(to_port) + ports.len() - 1;
+    let end = usize::from(to_port) + ports.count() - 1;
     if end > usize::from(u16::MAX) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the ports of {to} from {to_port} on end at {end}")));
     }

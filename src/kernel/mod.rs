@@ -37,7 +37,6 @@ use tokio::sync::mpsc;
 use crate::model::{Answer, Attachment, HostLink, IfName, Key, Mac, Object, PortRange, Probe, Protocol, Question, Sight};
 
 pub use netlink::{Netlink, NetlinkConfig};
-pub use route::PROTOCOL;
 
 /// The network namespace of one host, as a set of objects.
 ///

@@ -110,12 +110,8 @@ impl PortRange {
         self.first..=self.last
     }
 
-    pub fn len(self) -> usize {
+    pub fn count(self) -> usize {
         usize::from(self.last - self.first) + 1
-    }
-
-    pub fn is_empty(self) -> bool {
-        false
     }
 
     pub fn overlaps(self, other: PortRange) -> bool {

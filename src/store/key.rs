@@ -19,11 +19,6 @@ impl Key {
         if text.split('/').all(is_segment) { Ok(Self(text)) } else { Err(InvalidKey(text)) }
     }
 
-    /// The key `below`, which may have several segments, under this one.
-    pub fn join(&self, below: impl fmt::Display) -> Result<Self, InvalidKey> {
-        Self::new(format!("{self}/{below}"))
-    }
-
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
