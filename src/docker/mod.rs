@@ -46,6 +46,13 @@ const PATIENCE: u64 = 30;
 /// How long the engine may take for what somebody asks at a terminal.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// What the driver is called as a plain process, and how the names of the managed plugin begin.
+const OURS: &str = "rsnet";
+
+fn is_ours(driver: &str) -> bool {
+    driver.starts_with(OURS)
+}
+
 /// Whether the engine has no such thing.
 fn is_missing(error: &Error) -> bool {
     matches!(error, Error::DockerResponseServerError { status_code: 404, .. })
@@ -358,7 +365,7 @@ async fn ask_patiently(socket: &Path) -> Result<Engine, Error> {
     let engine = connect(socket).await?;
     let version = engine.version().await?.version.unwrap_or_default();
     let networks = engine.list_networks(None::<ListNetworksOptions>).await?.into_iter();
-    let ours = networks.filter(|network| network.driver.as_ref().is_some_and(|driver| driver.starts_with("rsnet")));
+    let ours = networks.filter(|network| network.driver.as_deref().is_some_and(is_ours));
     let networks = ours.filter_map(|network| Some((network.id?, network.name?))).collect();
     let mut containers = HashMap::new();
     for container in engine.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await? {
@@ -376,9 +383,13 @@ async fn connect(socket: &Path) -> Result<Docker, Error> {
     Docker::connect_with_unix(&socket.to_string_lossy(), PATIENCE, bollard::API_DEFAULT_VERSION)?.negotiate_version().await
 }
 
+/// Its network drivers.
+async fn drivers(engine: &Docker) -> Result<Vec<String>, Error> {
+    Ok(engine.info().await?.plugins.and_then(|plugins| plugins.network).unwrap_or_default())
+}
+
 async fn list(engine: &Docker) -> Result<Listed, Error> {
     let networks = engine.list_networks(None::<ListNetworksOptions>).await?;
     let names = networks.into_iter().filter_map(|network| Some((network.id?.parse().ok()?, network.name?))).collect();
-    let drivers = engine.info().await?.plugins.and_then(|plugins| plugins.network).unwrap_or_default();
-    Ok(Listed { names, counts: drivers.iter().any(|driver| driver.starts_with("rsnet")) })
+    Ok(Listed { names, counts: drivers(engine).await?.iter().any(|driver| is_ours(driver)) })
 }

@@ -12,7 +12,7 @@ use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{connect, is_missing};
+use super::{OURS, connect, drivers, is_missing, is_ours};
 use crate::model::NetworkId;
 
 /// A network as its user asked for it, whatever the driver is called on this host.
@@ -126,17 +126,9 @@ async fn users(engine: &Docker, id: &NetworkId) -> Vec<String> {
     names
 }
 
-fn is_ours(driver: &str) -> bool {
-    driver.starts_with(OURS)
-}
-
-/// As a plain process, and how the names of the managed plugin begin.
-const OURS: &str = "rsnet";
-
 /// What rsnet is called on this host.
 async fn driver(engine: &Docker) -> Result<String, ApiError> {
-    let drivers = engine.info().await?.plugins.and_then(|plugins| plugins.network).unwrap_or_default();
-    Ok(drivers.into_iter().find(|driver| is_ours(driver)).unwrap_or_else(|| OURS.to_owned()))
+    Ok(drivers(engine).await?.into_iter().find(|driver| is_ours(driver)).unwrap_or_else(|| OURS.to_owned()))
 }
 
 fn found(network: models::Network) -> Option<Found> {
