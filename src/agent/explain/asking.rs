@@ -34,18 +34,18 @@ impl Explainer {
         };
     }
 
-    pub(super) async fn probe(&self, sandbox: &Path, flow: Flow, size: Option<u32>) -> Result<(u16, Answer), String> {
+    async fn probe(&self, sandbox: &Path, flow: Flow, size: Option<u32>) -> Result<(u16, Answer), String> {
         let source = rand::random_range(20_000..60_000);
         Ok((source, self.send(sandbox, Probe { flow, source, size }).await?))
     }
 
-    pub(super) async fn send(&self, sandbox: &Path, probe: Probe) -> Result<Answer, String> {
+    async fn send(&self, sandbox: &Path, probe: Probe) -> Result<Answer, String> {
         let patience = if matches!(probe.flow.port, Some((Protocol::Udp, _))) { UDP_PATIENCE } else { PATIENCE };
         self.agent.kernel.probe(sandbox, &probe, patience).await.map_err(|error| error.to_string())
     }
 
     /// An echo as large as the interface takes, where a small one is answered. The host answers for what it translates.
-    pub(super) async fn large(&self, sandbox: &Path, case: &Case) -> Option<(u32, Answer)> {
+    async fn large(&self, sandbox: &Path, case: &Case) -> Option<(u32, Answer)> {
         let end = case.here.end(case.flow.from)?;
         let link = end.sight.as_ref().ok()?.links.iter().find(|link| link.mac == Some(end.mac))?;
         let flow = Flow { port: None, ..case.flow };
@@ -56,7 +56,7 @@ impl Explainer {
         Some((link.mtu, answer))
     }
 
-    pub(super) async fn ask_followed(&self, sandbox: &Path, case: &mut Case) -> Probing {
+    async fn ask_followed(&self, sandbox: &Path, case: &mut Case) -> Probing {
         let tunnel = case.here.underlay.as_ref().and_then(|way| way.tunnel);
         let probe = Probe { flow: case.flow, source: rand::random_range(20_000..60_000), size: None };
         let trace = Trace { flow: case.flow, source: probe.source, tunnel };
@@ -94,7 +94,7 @@ impl Explainer {
         self.lock().remove(&source).map(|tracer| tracer.trails()).unwrap_or_default()
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<u16, Tracer>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u16, Tracer>> {
         self.tracers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -45,7 +45,7 @@ impl Explainer {
         Ok((a, from, to, target))
     }
 
-    pub(super) async fn targets(&self, why: &Why, all: &[Local], starts: &[Local]) -> Result<Vec<(IpAddr, Target)>, Stop> {
+    async fn targets(&self, why: &Why, all: &[Local], starts: &[Local]) -> Result<Vec<(IpAddr, Target)>, Stop> {
         let typed = why.b.typed.as_str();
         if let Inspected::Container(container) = &why.b.found {
             runs(container)?;
@@ -82,7 +82,7 @@ impl Explainer {
     }
 
     /// Whose an address is.
-    pub(super) async fn target(&self, address: IpAddr, all: &[Local], starts: &[Local]) -> Result<Target, Stop> {
+    async fn target(&self, address: IpAddr, all: &[Local], starts: &[Local]) -> Result<Target, Stop> {
         let near = all.iter().filter(|local| local.has(address));
         if let Some(local) = near.min_by_key(|local| !starts.iter().any(|a| a.network.id == local.network.id)) {
             return Ok(Target::Container(Box::new(local.clone())));
@@ -107,15 +107,15 @@ impl Explainer {
     }
 }
 
-pub(super) fn said(about: &str, says: &str, remedy: &str) -> Stop {
+fn said(about: &str, says: &str, remedy: &str) -> Stop {
     Stop::Said(Box::new(Hop::broken("name", about, says, remedy)))
 }
 
-pub(super) fn unknown_names(reason: &str) -> Stop {
+fn unknown_names(reason: &str) -> Stop {
     Stop::from(Error::Refused(format!("the engine does not tell who has that name ({reason}); give addresses")))
 }
 
-pub(super) fn runs(container: &ContainerSeen) -> Result<(), Stop> {
+fn runs(container: &ContainerSeen) -> Result<(), Stop> {
     if container.running {
         return Ok(());
     }
@@ -125,12 +125,12 @@ pub(super) fn runs(container: &ContainerSeen) -> Result<(), Stop> {
 }
 
 /// The container's ends on networks of rsnet's.
-pub(super) fn of(container: &ContainerSeen, all: &[Local]) -> Vec<Local> {
+fn of(container: &ContainerSeen, all: &[Local]) -> Vec<Local> {
     let ours = |local: &&Local| container.endpoints.iter().any(|endpoint| endpoint.endpoint == local.endpoint.id.as_str());
     all.iter().filter(ours).cloned().collect()
 }
 
-pub(super) fn each(end: &Local) -> Vec<(IpAddr, Target)> {
+fn each(end: &Local) -> Vec<(IpAddr, Target)> {
     end.endpoint.addresses.iter().map(|address| (address.addr(), Target::Container(Box::new(end.clone())))).collect()
 }
 

@@ -64,7 +64,7 @@ pub(super) fn relate(a: &Local, target: &Target, b: Option<&Local>, flow: Flow, 
     }
 }
 /// Why containers of one network do not meet.
-pub(super) fn neighbours(a: &Local) -> Option<(String, String)> {
+fn neighbours(a: &Local) -> Option<(String, String)> {
     let name = &a.name;
     let mode = match a.own.attachment().map(|attachment| &attachment.kind) {
         Some(AttachmentKind::Macvlan(child)) => Some(child.mode),
@@ -86,7 +86,7 @@ pub(super) fn neighbours(a: &Local) -> Option<(String, String)> {
 }
 
 /// Whether B's network lets in what comes from another network of this host.
-pub(super) fn admits(b: &Local, flow: Flow) -> bool {
+fn admits(b: &Local, flow: Flow) -> bool {
     let opened = |entry: &Entry| matches!(entry, Entry::Enter { zone: Zone::Link(_) | Zone::Subnet(_), family, rule: Inbound::Opened } if *family == family_of(flow.to));
     let port = |entry: &Entry| matches!((entry, flow.port), (Entry::Open { protocol, to, ports }, Some((of, port))) if *protocol == of && *to == flow.to && ports.ports().any(|one| one == port));
     b.whole.entries.iter().any(opened) && (flow.port.is_none() || b.own.entries.iter().any(port))
