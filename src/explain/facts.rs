@@ -80,6 +80,9 @@ pub struct End {
     pub mac: Mac,
     /// Bytes, as planned; none: whatever the link beneath has.
     pub mtu: Option<u32>,
+    /// The host's link that its own stands on, as another station on that one's LAN. Hosts before this was known do not tell.
+    #[serde(default)]
+    pub beneath: Option<IfName>,
     /// In its namespace, towards the other end; or why that could not be looked into.
     pub sight: Result<Sight, String>,
     /// Others on its network that have the address too, in words.

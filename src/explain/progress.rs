@@ -51,7 +51,7 @@ pub fn answer(case: &Case) -> Vec<Hop> {
     if delivered(case) == Some(true) {
         return vec![size(case), Some(came(case, small))].into_iter().flatten().collect();
     }
-    let lost = dropper(case).or_else(|| by_words(case, small)).or_else(|| whereabouts(case));
+    let lost = dropper(case).or_else(|| by_words(case, small)).or_else(|| on_the_lan(case)).or_else(|| whereabouts(case));
     lost.map_or_else(|| vec![Hop::broken(name, "answer", "does not answer, and nothing tells why", hint(case))], |hop| vec![hop])
 }
 
@@ -110,10 +110,11 @@ fn by_rule(case: &Case, side: &Side, trail: &Trail, Dropped { table, chain, rule
     };
     let who = rule.map_or_else(|| "the policy".to_owned(), |handle| format!("rule {handle}"));
     let says = format!("{who} of chain {chain} in table {table} drops {what}");
-    let remedy = match table.as_str() {
-        "inet rsnet" => {
+    let remedy = match (table.as_str(), table.strip_prefix("filter of ")) {
+        ("inet rsnet", _) => {
             format!("rsnet's own rules: docs/firewall.md tells what chain {chain} lets pass; `nft -a list chain {table} {chain}` shows it")
         }
+        (_, Some(legacy)) => format!("`{legacy} -nvL {chain} --line-numbers` on {} shows it; let the packets pass there", side.host),
         _ => format!("`nft -a list chain {table} {chain}` on {} shows it; let the packets pass there", side.host),
     };
     Hop::broken(&side.host, "firewall", says, remedy)
@@ -138,6 +139,14 @@ fn by_words(case: &Case, small: &Answer) -> Option<Hop> {
         )),
         Answer::TooBig | Answer::Reached | Answer::Silent => None,
     }
+}
+
+/// What a station on a card of the host's sends and gets is seen by none of the host's filters.
+fn on_the_lan(case: &Case) -> Option<Hop> {
+    let parent = case.here.end(case.flow.from)?.beneath.as_ref()?;
+    let says = format!("what {} sends leaves by {parent} of {}, and no answer comes from there", case.names.0, case.here.host);
+    let remedy = "see whether the other machine is on that LAN, whether the switch takes more than one MAC at a port, and what filters at the cards: `nft list ruleset netdev`, `tc filter show`";
+    Some(Hop::broken("the LAN", "underlay", says, remedy))
 }
 
 /// The first place where it should have been seen and was not.

@@ -27,6 +27,7 @@ fn end(address: &str, last: u8) -> End {
         link: format!("rsv-{last}").parse().unwrap(),
         mac: own.mac.unwrap(),
         mtu: Some(1450),
+        beneath: None,
         sight: Ok(sight(vec![own], "eth0", Some("10.50.0.1"))),
         twins: Vec::new(),
     }
@@ -213,6 +214,27 @@ fn without_a_word_the_place_where_it_was_last_seen_is_named() {
     breaks(&seen(&[out.clone(), packed.clone()], &[packed.clone(), out.clone()]), "c2", "answer", "did not answer");
     let (back, packed_back) = (trail(true, false, Stage::Out), trail(true, true, Stage::Out));
     breaks(&seen(&[out.clone(), packed.clone()], &[packed, out, back, packed_back]), "underlay", "underlay", "its answer left h2");
+}
+
+#[test]
+fn what_stands_on_a_card_of_the_hosts_is_lost_with_it_or_on_its_lan() {
+    let mut case = silent();
+    case.relation.one_segment = true;
+    case.here.ends[0].beneath = Some("eth1".parse().unwrap());
+    breaks(&case, "the LAN", "underlay", "leaves by eth1 of h1, and no answer comes");
+    there(&mut case).ends[0].beneath = Some("eth2".parse().unwrap());
+    there(&mut case).ends[0].sight.as_mut().unwrap().links[0].running = false;
+    breaks(&case, "c2", "interface", "stands on the host's link eth2, which is down");
+}
+
+#[test]
+fn a_drop_by_the_old_iptables_is_looked_at_with_its_own_tool() {
+    let mut case = silent();
+    let dropped = Dropped { table: "filter of ip6tables-legacy".to_owned(), chain: "INPUT".to_owned(), rule: Some(2) };
+    case.here.trails = vec![Trail { dropped: Some(dropped), ..trail(false, false, Stage::In) }];
+    breaks(&case, "h1", "firewall", "rule 2 of chain INPUT in table filter of ip6tables-legacy drops packets from c1");
+    let remedy = explain(&case).broken().unwrap().remedy.clone().unwrap();
+    assert!(remedy.starts_with("`ip6tables-legacy -nvL INPUT --line-numbers` on h1"), "{remedy}");
 }
 
 #[test]

@@ -154,6 +154,10 @@ fn defect(link: &LinkSight, end: &End) -> Option<(String, Option<String>)> {
             Some(format!("bring it up: `ip link set {name} up` in the container, or restart it")),
         ));
     }
+    if let (false, Some(beneath)) = (link.running, &end.beneath) {
+        let says = format!("its interface {name} stands on the host's link {beneath}, which is down or has no carrier");
+        return Some((says, Some(format!("see `ip link show {beneath}` on its host: bring it up, or see to its cable"))));
+    }
     if !link.running {
         return Some((format!("its interface {name} is up, but nothing is at its other end"), None));
     }

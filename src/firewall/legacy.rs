@@ -35,6 +35,8 @@ const HEAD: usize = 40;
 const TABLE_NAME: usize = 32;
 const HOOKS: usize = 5;
 const FORWARD_HOOK: usize = 2;
+/// In the order of the hooks.
+const CHAINS: [&str; HOOKS] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 /// `struct xt_entry_target` and `xt_entry_match`: size, name, revision; the target's verdict or error name follows.
 const PART: usize = 32;
 const PART_NAME: Range<usize> = 2..31;
@@ -132,6 +134,22 @@ pub fn dockers(family: Family) -> io::Result<BTreeSet<IfName>> {
         Some(filter) => filter.read()?.dockers(),
         None => Ok(BTreeSet::new()),
     }
+}
+
+/// How many packets each rule has dropped, and each chain's policy.
+pub type Dropped = BTreeMap<Dropper, u64>;
+
+/// Who drops, as `iptables-legacy -L --line-numbers` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dropper {
+    pub chain: String,
+    /// None: the chain's policy.
+    pub rule: Option<u64>,
+}
+
+/// How it stands now. Nothing where the table is not.
+pub fn dropped(family: Family) -> io::Result<Dropped> {
+    Filter::open(family)?.map_or_else(|| Ok(Dropped::new()), |filter| filter.read()?.dropped())
 }
 
 /// The lock of `iptables-legacy`, where its file can be seen. Whoever has it replaces a table and gives it back within milliseconds.
@@ -363,9 +381,8 @@ impl Table {
 
     /// Where our rules belong in `FORWARD`, if it drops or there is a `DOCKER-USER`: behind the jump to that, or at the head.
     fn place(&self) -> io::Result<Option<Place>> {
-        let at = |offset| self.entries.iter().position(|entry| entry.start == offset as usize).ok_or_else(strange);
         let hooks = TABLE_NAME + 4 + 4 * FORWARD_HOOK;
-        let (first, policy) = (at(word(&self.info, hooks)?)?, at(word(&self.info, hooks + 4 * HOOKS)?)?);
+        let (first, policy) = (self.index(word(&self.info, hooks)?)?, self.index(word(&self.info, hooks + 4 * HOOKS)?)?);
         let user = self.chains()?.into_iter().find(|(name, _)| *name == USER).map(|(_, chain)| self.entries[chain.start].start as i32);
         if user.is_none() && self.verdict(policy)? != Some(DROP) {
             return Ok(None);
@@ -387,6 +404,46 @@ impl Table {
         // The last head is the table's end. A chain has a foot at least.
         let pairs = heads.windows(2).filter(|pair| pair[1].0 > pair[0].0 + 1);
         Ok(pairs.map(|pair| (pair[0].1, pair[0].0 + 1..pair[1].0)).collect())
+    }
+
+    /// By each rule that drops or rejects.
+    fn dropped(&self) -> io::Result<Dropped> {
+        let mut dropped = Dropped::new();
+        let made = self.chains()?.into_iter().map(|(name, chain)| (name, chain, None));
+        for (name, chain, policy) in self.hooked()?.into_iter().chain(made) {
+            for (index, number) in chain.zip(1..) {
+                let target = self.target(index)?;
+                let rejects = text(&self.block, target + PART_NAME.start..target + PART_NAME.end)? == "REJECT";
+                if rejects || standard(&self.block, target)? == Some(DROP) {
+                    let rule = (policy != Some(index)).then_some(number);
+                    dropped.insert(Dropper { chain: name.to_owned(), rule }, self.packets(index)?);
+                }
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// The chains of hooks, with their policies, which come last.
+    fn hooked(&self) -> io::Result<Vec<Chain<'_>>> {
+        let mut hooked = Vec::new();
+        let valid = word(&self.info, TABLE_NAME)?;
+        for (hook, name) in CHAINS.into_iter().enumerate().filter(|(hook, _)| valid & 1 << hook != 0) {
+            let at = TABLE_NAME + 4 + 4 * hook;
+            let (first, policy) = (self.index(word(&self.info, at)?)?, self.index(word(&self.info, at + 4 * HOOKS)?)?);
+            hooked.push((name, first..policy + 1, Some(policy)));
+        }
+        Ok(hooked)
+    }
+
+    /// Of the entry at an offset.
+    fn index(&self, offset: u32) -> io::Result<usize> {
+        self.entries.iter().position(|entry| entry.start == offset as usize).ok_or_else(strange)
+    }
+
+    /// How many an entry has counted: `struct xt_counters`, which ends what all entries have.
+    fn packets(&self, index: usize) -> io::Result<u64> {
+        let counters = self.bytes(index).get(self.layout.length - 16..).and_then(<[u8]>::first_chunk);
+        counters.map(|bytes| u64::from_ne_bytes(*bytes)).ok_or_else(strange)
     }
 
     /// Interfaces that a rule in a chain of Docker's names as the outgoing one.
@@ -436,6 +493,9 @@ impl Table {
         entry.len() == rule.len() && compared.into_iter().all(|range| entry.get(range.clone()) == rule.get(range))
     }
 }
+
+/// A chain's name, its entries, and the policy among them where it has one.
+type Chain<'t> = (&'t str, Range<usize>, Option<usize>);
 
 /// The part of a chain where our rules may stand, and the entry before which they are put.
 struct Place {

@@ -3,7 +3,8 @@
 //! The rules that mark the packets stand in a table of their own that has an owner (`NFT_TABLE_F_OWNER`, Linux 5.12): it is gone with the
 //! socket that made it, however this process ends. They match one source port or number of an echo, so that nothing else is traced. Its
 //! chains also tell how far a packet came. What goes by the fast way is marked where it comes in, and is out where our rule there takes it.
-//! What the old iptables (`iptables-legacy`) drop is not told by anybody: such a trail just ends.
+//! What the old iptables (`iptables-legacy`) drop is not told by anybody: such a trail just ends. If one of their rules counted a drop meanwhile,
+//! that one is taken to have been it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +18,7 @@ use super::batch::{INET, NETDEV, Operation, message, operation};
 use super::element::Element;
 use super::expression::{Expression, bytes_at, ethertype, expressions, protocol, traced};
 use super::fast;
+use super::legacy;
 use super::socket::{NFTABLES, READ, Refused, Reply, Socket, messages, prepare, reply};
 use super::table::TABLE;
 
@@ -53,6 +55,8 @@ pub struct Tracer {
     events: RawSocket,
     what: Trace,
     table: String,
+    /// What the old iptables had dropped at the start.
+    before: [legacy::Dropped; 2],
     /// The tables are gone with it.
     _owner: Socket,
 }
@@ -72,7 +76,7 @@ impl Tracer {
         if let Err(error) = fast::hooked(&owner).and_then(|links| commit(&owner, &fast_rules(&table, what, &links))) {
             tracing::debug!(%error, "the fast way is not traced; the kernel has none");
         }
-        Ok(Tracer { events, what: what.clone(), table, _owner: owner })
+        Ok(Tracer { events, what: what.clone(), table, before: dropped_by_legacy(), _owner: owner })
     }
 
     /// What was seen so far, a trail for each packet.
@@ -84,7 +88,20 @@ impl Tracer {
             seen.filter(|event| event.subsystem == NFTABLES && event.kind == TRACE).for_each(|event| self.follow(&event, &mut trails));
             buffer.clear();
         }
-        trails.into_values().collect()
+        let mut trails: Vec<Trail> = trails.into_values().collect();
+        let lost = |trail: &&mut Trail| trail.stage == Stage::In && trail.dropped.is_none();
+        trails.iter_mut().filter(lost).zip(std::iter::repeat(self.legacy_drop())).for_each(|(trail, dropped)| trail.dropped = dropped);
+        trails
+    }
+
+    /// By the old iptables since the start.
+    fn legacy_drop(&self) -> Option<Dropped> {
+        let tables = ["filter of iptables-legacy", "filter of ip6tables-legacy"];
+        tables.into_iter().zip(self.before.iter().zip(dropped_by_legacy())).find_map(|(table, (before, now))| {
+            let (legacy::Dropper { chain, rule }, _) =
+                now.into_iter().find(|(who, count)| before.get(who).is_some_and(|had| had < count))?;
+            Some(Dropped { table: table.to_owned(), chain, rule })
+        })
     }
 
     fn follow(&self, event: &Reply, trails: &mut BTreeMap<u32, Trail>) {
@@ -125,6 +142,11 @@ impl Tracer {
             _ => None,
         }
     }
+}
+
+/// Of both families; nothing where that cannot be read.
+fn dropped_by_legacy() -> [legacy::Dropped; 2] {
+    [Family::V4, Family::V6].map(|family| legacy::dropped(family).unwrap_or_default())
 }
 
 fn stage(chain: &str) -> Option<Stage> {

@@ -152,9 +152,9 @@ pub struct Trail {
 /// By whom a packet was dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
-    /// As `nft` calls it: `ip filter`.
+    /// As `nft` calls it: `ip filter`; or `filter of iptables-legacy`, `filter of ip6tables-legacy`.
     pub table: String,
     pub chain: String,
-    /// The rule's handle; none: the chain's policy.
+    /// The rule's handle, of the old iptables its number; none: the chain's policy.
     pub rule: Option<u64>,
 }

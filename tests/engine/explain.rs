@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::lab::{Engine, Host, Lab, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, wait_until};
 use crate::overlay::Cluster;
 use crate::traffic::{addresses, reaches_all, run, serve, tcp};
 
@@ -302,4 +302,117 @@ pub fn faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: E
         assert_eq!(host.sh("nft list tables | grep explain").stdout, "", "nothing is left of what followed the packets");
     }
     assert!(wrong.is_empty(), "{} not as they should be:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// Other ways than a tunnel over IPv4: a tunnel over IPv6, none at all, a LAN behind a card of its own.
+pub fn faults_on_other_ways_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: Engine) {
+    let lab = Lab::new();
+    let (segment, lan) = (lab.segment(["10.77.0.0/24", "fd77::/64"]), lab.segment(["10.78.0.0/24"]));
+    let consul = lab.station("consul", &[&segment]);
+    let hosts: Vec<Host> =
+        (1..=2).map(|n| lab.make(&HostSpec::new(&format!("h{n}")).engine(engine).legacy_iptables().on(&[&segment, &lan]))).collect();
+    let cluster = Cluster::of(lab, consul, hosts, |host| format!("RSNET_UNDERLAY={}", host.ipv6()));
+    let [h1, h2] = &cluster.hosts[..] else { unreachable!() };
+    cluster.create("--ipv6 --subnet 10.50.0.0/16 --subnet fd50::/64 blue");
+    let all = cluster.run("blue", "");
+    for (host, name) in [(h1, "m1"), (h2, "m2")] {
+        let range = "-o parent=eth1 --subnet 10.78.0.0/24 --ip-range 10.78.0.128/25";
+        host.docker(&format!("network create -d rsnet --ipam-driver rsnet -o mode=macvlan {range} lan")).ok();
+        run(host, name, "--network lan");
+    }
+    let (c2v6, m2) = (all[1][1], addresses(h2, "m2", "lan")[0]);
+    let _servers = ["c2", "m2"].map(|name| serve(h2, name, &[80]));
+    knows(h1, &["c1 c2", "m1 m2"]);
+    let fine = ["c1 c2 80/tcp".to_owned(), format!("c1 {c2v6} 80/tcp"), "m1 m2".to_owned(), format!("m1 {m2} 80/tcp")];
+    let mut wrong = healthy(h1, &fine);
+    let outer = h1.ipv6();
+    let sandbox = h1.docker("inspect -f '{{.NetworkSettings.SandboxKey}}' m1").ok().to_owned();
+    let ingress = "nft add table netdev foreign; nft add chain netdev foreign f '{ type filter hook ingress device eth1 priority -500; policy drop; }'";
+    let legacy = |rule: &str| (format!("iptables-legacy -I {rule}"), format!("iptables-legacy -D {rule}"));
+    let legacy6 = |rule: &str| (format!("ip6tables-legacy -I {rule}"), format!("ip6tables-legacy -D {rule}"));
+    let (in6, no_in6) = legacy6("INPUT -p udp --dport 4789 -j DROP");
+    let foreign = "nft add table ip6 foreign; nft add chain ip6 foreign f '{ type filter hook input priority 10; }'; nft add rule ip6 foreign f udp dport 4789 drop";
+    wrong.extend(judge(
+        h1,
+        &[
+            fault(h2, foreign, "nft delete table ip6 foreign", "c1 c2 80/tcp", "firewall", "drops the tunnel's packets"),
+            fault(
+                h2,
+                &in6,
+                &no_in6,
+                "c1 c2 80/tcp",
+                "firewall",
+                "rule 1 of chain INPUT in table filter of ip6tables-legacy drops the tunnel's packets",
+            ),
+            fault(
+                h1,
+                &format!("ip addr del {outer}/64 dev eth0"),
+                &format!("ip addr add {outer}/64 dev eth0 nodad"),
+                "c1 c2",
+                "underlay",
+                "lost its outer address",
+            ),
+            fault(h2, "ip link set eth1 down", "ip link set eth1 up", "m1 m2", "interface", "eth1"),
+            made(
+                "h2 takes nothing by eth1",
+                Box::new(|| {
+                    h2.sh(ingress).ok();
+                    h1.sh(&format!("nsenter --net={sandbox} ip neigh flush all")).ok();
+                }),
+                Box::new(|| drop(h2.sh("nft delete table netdev foreign").ok().to_owned())),
+                "m1 m2 80/tcp",
+                "underlay",
+                "leaves by eth1 of h1, and no answer comes from there",
+            ),
+        ],
+    ));
+    // the same hosts by their IPv4 addresses, and a network that needs no tunnel between these
+    for host in &cluster.hosts {
+        host.stop_rsnet();
+        cluster.start_rsnet(host, "");
+    }
+    cluster.create("-o transport=direct --subnet 10.60.0.0/16 green");
+    for (host, name) in [(h1, "d1"), (h2, "d2")] {
+        run(host, name, "--network green");
+    }
+    let d2 = addresses(h2, "d2", "green")[0];
+    let _server = serve(h2, "d2", &[80]);
+    knows(h1, &["d1 d2", "c1 c2"]);
+    wrong.extend(healthy(h1, &["d1 d2 80/tcp".to_owned(), format!("d1 {d2}"), "c1 c2 80/tcp".to_owned()]));
+    let route = h1.sh("ip route show proto 195 | grep '^10.60.*via' | head -1 | cut -d' ' -f1").ok().to_owned();
+    let (out, no_out) = legacy("FORWARD -s 10.60.0.0/16 -d 10.77.0.1 -j DROP");
+    wrong.extend(judge(
+        h1,
+        &[
+            made("the wires of h2 are cut", Box::new(|| h2.cut()), Box::new(|| h2.mend()), "d1 d2", "underlay", "answers nothing at all"),
+            fault(
+                h1,
+                &out,
+                &no_out,
+                "d1 10.77.0.1 8500/tcp",
+                "firewall",
+                "rule 1 of chain FORWARD in table filter of iptables-legacy drops packets from d1",
+            ),
+            // until rsnet has put it right the last time, it is missed
+            fault(
+                h1,
+                &again_and_again("ip", &format!("route del {route} proto 195")),
+                ENOUGH,
+                "d1 d2 80/tcp",
+                "row",
+                &format!("route to {route}"),
+            ),
+        ],
+    ));
+    assert!(wrong.is_empty(), "{} not as they should be:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// Waits until nothing is in the way of these, and the names are known.
+fn knows(host: &Host, questions: &[&str]) {
+    for question in questions {
+        wait_until(&format!("{} to explain {question}", host.name), PATIENCE, || {
+            let seen = host.sh(&format!("rsnet explain {question}"));
+            if seen.code == 0 && !seen.stdout.contains("note") { Ok(()) } else { Err(seen.to_string()) }
+        });
+    }
 }

@@ -163,6 +163,7 @@ on_every_engine! {
     compose::the_macvlan_example_is_reached_from_the_lan,
     explain::faults_on_one_host_are_named_and_healthy_pairs_raise_no_alarm,
     explain::faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm,
+    explain::faults_on_other_ways_between_hosts_are_named_and_healthy_pairs_raise_no_alarm,
     drift::what_is_deleted_or_altered_by_hand_is_back_within_a_second,
     drift::what_is_altered_by_hand_on_a_macvlan_network_is_back_within_a_second,
     drift::what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_links,

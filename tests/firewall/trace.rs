@@ -74,6 +74,31 @@ async fn how_far_packets_and_answers_come_is_told_and_of_no_others() {
 }
 
 #[tokio::test]
+async fn who_drops_in_the_tables_of_the_old_iptables_is_told_by_their_counters() {
+    let lab = Lab::new();
+    lab.world.serve(9);
+    for (family, iptables) in [(Family::V4, "iptables-legacy"), (Family::V6, "ip6tables-legacy")] {
+        let to = at(family, "world");
+        for (script, chain, rule) in [
+            (format!("{iptables} -A FORWARD -s {to} -j DROP; {iptables} -A FORWARD -d {to} -j DROP"), "FORWARD", Some(2)),
+            (format!("{iptables} -N MINE; {iptables} -A MINE -d {to} -j DROP; {iptables} -A FORWARD -j MINE"), "MINE", Some(1)),
+            (format!("{iptables} -P FORWARD DROP; {iptables} -A FORWARD -s {to} -j DROP"), "FORWARD", None),
+        ] {
+            run(&script);
+            let tracer = lab.firewall.trace(&trace(family, "a1", "world")).unwrap();
+            send(&lab.a1, to);
+            let trails = tracer.trails();
+            let dropped = forth(&trails).into_iter().find_map(|trail| trail.dropped.clone()).unwrap_or_else(|| panic!("{trails:#?}"));
+            let table = format!("filter of {iptables}");
+            assert_eq!((dropped.table, dropped.chain.as_str(), dropped.rule), (table, chain, rule), "{script}");
+            run(&format!("{iptables} -P FORWARD ACCEPT; {iptables} -F; {iptables} -X"));
+            send(&lab.a1, to);
+            assert_eq!(tracer.trails().iter().find(|trail| trail.dropped.is_some()), None, "{script}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nothing_stays_of_it_and_two_may_ask_at_a_time() {
     let lab = Lab::new();
     let one = lab.firewall.trace(&trace(Family::V4, "a1", "world")).unwrap();

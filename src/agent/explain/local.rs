@@ -31,6 +31,14 @@ impl Local {
         self.own.objects.values().find_map(|object| if let Object::Port(port) = object { Some(port.bridge.clone()) } else { None })
     }
 
+    /// The host's link that it is a station on, with a MAC of its own.
+    pub(super) fn parent(&self) -> Option<IfName> {
+        match &self.own.attachment()?.kind {
+            AttachmentKind::Macvlan(child) => Some(child.parent.clone()),
+            AttachmentKind::Veth { .. } => None,
+        }
+    }
+
     /// By which its packets come to the host as a router; none: the host is none for it.
     pub(super) fn way_in(&self) -> Option<IfName> {
         let attachment = self.own.attachment()?;

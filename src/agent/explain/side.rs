@@ -47,7 +47,7 @@ impl Explainer {
         }
     }
 
-    pub(super) async fn end(&self, local: &Local, address: IpAddr, flow: Flow) -> End {
+    async fn end(&self, local: &Local, address: IpAddr, flow: Flow) -> End {
         let attachment = local.own.attachment();
         let question = Question { flow, by: None, links: Vec::new() };
         let sight = match local.sandbox() {
@@ -59,13 +59,14 @@ impl Explainer {
             link: local.endpoint.host_link(),
             mac: local.endpoint.mac,
             mtu: attachment.and_then(|attachment| attachment.mtu),
+            beneath: local.parent(),
             sight,
             twins: self.twins(local, address).await,
         }
     }
 
     /// Others on the network that have given themselves the address. Where each container is behind a router of its own it is no use to them.
-    pub(super) async fn twins(&self, local: &Local, address: IpAddr) -> Vec<String> {
+    async fn twins(&self, local: &Local, address: IpAddr) -> Vec<String> {
         if local.kind() == "overlay" {
             return Vec::new();
         }
@@ -83,14 +84,14 @@ impl Explainer {
         twins.map(|twin| format!("the container {}", called(twin))).collect()
     }
 
-    pub(super) async fn crossing(&self, by: Option<IfName>, planned: Option<IfName>, flow: Flow) -> Option<Crossing> {
+    async fn crossing(&self, by: Option<IfName>, planned: Option<IfName>, flow: Flow) -> Option<Crossing> {
         let by = by?;
         let question = Question { flow, by: Some(by.clone()), links: Vec::new() };
         let sight = self.agent.kernel.sight(None, &question).await.map_err(|error| error.to_string());
         Some(Crossing { by, planned, sight })
     }
 
-    pub(super) async fn rows(&self, locals: &[&Local], other: Option<&str>, flow: Flow) -> Vec<Row> {
+    async fn rows(&self, locals: &[&Local], other: Option<&str>, flow: Flow) -> Vec<Row> {
         let network = locals.iter().map(|local| network_owner(&local.network.id));
         let owners: Vec<_> = network.chain(locals.iter().map(|local| endpoint_owner(&local.network.id, &local.endpoint.id))).collect();
         let found = self.agent.reconciler.rows(&owners).await.unwrap_or_default();
@@ -98,7 +99,7 @@ impl Explainer {
         found.into_iter().map(row).filter(|row| concerns(&row.what, locals, other, flow)).collect()
     }
 
-    pub(super) fn mended(&self, locals: &[&Local], other: Option<&str>, flow: Flow) -> Vec<Mended> {
+    fn mended(&self, locals: &[&Local], other: Option<&str>, flow: Flow) -> Vec<Mended> {
         let planned = |key: &Key| locals.iter().any(|local| local.own.objects.contains_key(key) || local.whole.objects.contains_key(key));
         let ours = |key: &Key| planned(key) && concerns(key, locals, other, flow);
         let lately = self.agent.reconciler.history().recent.into_iter().filter(|(at, _)| at.elapsed() < LATELY);
@@ -112,7 +113,7 @@ impl Explainer {
         mended
     }
 
-    pub(super) async fn underlay(&self, a: &Local, other: Option<&str>, flow: Flow) -> Option<Underlay> {
+    async fn underlay(&self, a: &Local, other: Option<&str>, flow: Flow) -> Option<Underlay> {
         let share = a.network.share.as_ref().filter(|share| share.vni != 0)?;
         let peer = a.peer(other?)?;
         let (own, to) = (share.mine.vtep, peer.vtep);
@@ -131,7 +132,7 @@ impl Explainer {
 }
 
 /// Whether a row has to do with this flow: of what is there for other hosts there is much.
-pub(super) fn concerns(key: &Key, locals: &[&Local], other: Option<&str>, flow: Flow) -> bool {
+fn concerns(key: &Key, locals: &[&Local], other: Option<&str>, flow: Flow) -> bool {
     let peer = other.and_then(|host| locals.iter().find_map(|local| local.peer(host)));
     let ends = |net: &IpNet| net.contains(&flow.from) || net.contains(&flow.to);
     let tunnel = |link: &IfName| link.as_str().starts_with("rsx-");
