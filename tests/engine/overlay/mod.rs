@@ -1,5 +1,6 @@
 //! Networks that hosts share: hosts with an engine and an rsnet each, and one Consul, on one segment.
 
+mod builds;
 mod faults;
 mod first;
 mod names;
