@@ -185,7 +185,9 @@ impl Cluster {
     /// say yes any more: what was said is there.
     async fn ask_all(&self, subnet: IpNet, address: IpAddr, hosts: &[String]) -> Result<Vec<(String, String)>, Error> {
         let failed = || Error::store(format!("ask hosts {} for an address of {subnet}", hosts.join(", ")));
-        let there = |host: &&String| self.known(|state| !state.roll.gone.contains_key(*host));
+        // one that was seen gone a moment ago may be on its way back: a store that lost all says it of everybody
+        let is_back = |(since, _): &(Instant, _)| since.elapsed() < self.times.answer;
+        let there = |host: &&String| self.known(|state| state.roll.gone.get(*host).is_none_or(is_back));
         let asked: Vec<(String, Key)> =
             hosts.iter().filter(there).map(|host| (host.clone(), ask_key(host, address, &self.me.host))).collect();
         if asked.is_empty() {

@@ -330,6 +330,19 @@ async fn one_address_is_claimed_lent_refused_or_not_answered_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_seen_gone_a_moment_ago_is_asked_all_the_same() {
+    let (_dir, store) = embedded();
+    let (a, b) = two(&store).await;
+    let lent = b.mine().first().unwrap().hosts().nth(5).unwrap();
+    b.cluster.lend_by(Arc::new(Owner { refuses: None, free: vec![].into(), lent: Default::default() }));
+    b.cut(true);
+    b.expire().await;
+    until("b to be gone", || when(a.view().hosts.iter().any(|host| host.name == "b" && !host.alive))).await;
+    let ((), claimed) = tokio::join!(async { b.cut(false) }, a.cluster.claim(net(BLUE), lent));
+    claimed.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_what_several_lend_one_is_borrowed_and_the_rest_goes_back() {
     let (_dir, store) = embedded();
     let hosts = ["a", "b", "c", "d"].map(|name| Host::start(&store, name, name.as_bytes()[0]));

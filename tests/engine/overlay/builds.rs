@@ -110,7 +110,7 @@ fn hosts_of_two_builds_share_networks_and_take_each_others_place() {
         wait_until("both hosts' records to be there again", PATIENCE, || {
             let keys = cluster.consul.sh("kv get -keys -separator= rsnet/cluster/").stdout;
             let all = ["alive/h1", "alive/h2", "networks/all"].iter().all(|key| keys.contains(key));
-            // who has not heard yet that the other is back asks it for nothing
+            // some builds ask a host for nothing until they have heard that it is back
             let gone = cluster.hosts.iter().any(|host| host.sh("rsnet hosts").stdout.contains("gone"));
             if all && !gone && keys.matches("/block/").count() >= 6 { Ok(()) } else { Err(keys) }
         });
