@@ -8,6 +8,7 @@ pub mod holders;
 mod host_link;
 mod ipv6;
 mod link;
+mod lot;
 mod macvlan;
 mod neighbour;
 mod netlink;
@@ -62,12 +63,13 @@ pub trait Kernel: Send + Sync {
     /// Says that [`Kernel::delete`] will follow, when the container and its namespace may be gone: what it needs of them is taken hold of.
     fn retire(&self, _: &Key) {}
     async fn delete(&self, key: &Key) -> Result<(), KernelError>;
-    /// As [`Kernel::put_all`].
+    /// All of them, whatever becomes of one; the first failure is told. Links go last, and many of them in little more time than one.
     async fn delete_all(&self, keys: &[Key]) -> Result<(), KernelError> {
+        let mut outcome = Ok(());
         for key in keys {
-            self.delete(key).await?;
+            outcome = outcome.and(self.delete(key).await);
         }
-        Ok(())
+        outcome
     }
     /// What happens to objects under our marks, whoever did it, since this value was made. To be called once; later receivers are empty.
     /// Of sysctls those named to `observe` or put are told, within half a second.

@@ -19,7 +19,7 @@ use super::sysctl::{Sysctls, Watched};
 use super::watch::Watch;
 use super::wire::Wire;
 use super::{
-    Change, Kernel, KernelError, Surroundings, Underlay, Uplink, Whereabouts, address, attachment, describe, host_link, link, macvlan,
+    Change, Kernel, KernelError, Surroundings, Underlay, Uplink, Whereabouts, address, attachment, describe, host_link, link, lot, macvlan,
     neighbour, observe, port, ports, probe, route, sight, underlay,
 };
 use crate::model::{
@@ -197,6 +197,12 @@ impl Host {
         }
     }
 
+    /// The namespace from which the link is to be deleted now.
+    fn leave(&self, name: &IfName) -> Option<File> {
+        self.retire(name);
+        self.leaving().remove(name)
+    }
+
     fn leaving(&self) -> MutexGuard<'_, HashMap<IfName, File>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,8 +224,7 @@ impl Host {
             }
             Key::Link(name) => link::delete(wire, name),
             Key::Attachment(name) => {
-                self.retire(name);
-                let namespace = self.leaving().remove(name);
+                let namespace = self.leave(name);
                 attachment::delete(wire, name, namespace.as_ref())
             }
             Key::Neighbour(link, address) => neighbour::delete(wire, link, *address),
@@ -227,6 +232,17 @@ impl Host {
             Key::Address(link, address) => address::delete(wire, link, *address),
             Key::Route { destination, link } => route::delete(wire, *destination, link),
             Key::Port(name) => port::delete(wire, name),
+        }
+    }
+
+    /// All, whatever becomes of one; the first failure is told. Links go last, and many together.
+    fn delete_all(&self, wire: &mut Wire, keys: &[Key]) -> Result<(), KernelError> {
+        let (links, others): (Vec<&Key>, Vec<&Key>) = keys.iter().partition(|key| key.link().is_some());
+        let outcome = others.into_iter().map(|key| delete(self, wire, key)).fold(Ok(()), Result::and);
+        match links[..] {
+            [] => outcome,
+            [one] => outcome.and(delete(self, wire, one)),
+            _ => outcome.and(lot::delete(wire, links.into_iter().filter_map(Key::link).map(|name| (name, self.leave(name))).collect())),
         }
     }
 
@@ -279,8 +295,7 @@ impl Kernel for Netlink {
     /// In one job, as [`Kernel::put_all`].
     async fn delete_all(&self, keys: &[Key]) -> Result<(), KernelError> {
         let keys = keys.to_vec();
-        let all = move |host: &Host, wire: &mut Wire| Ok(keys.iter().try_for_each(|key| delete(host, wire, key)));
-        self.run("delete", "objects".into(), all).await?
+        self.run("delete", "objects".into(), move |host, wire| Ok(host.delete_all(wire, &keys))).await?
     }
 
     fn changes(&self) -> mpsc::Receiver<Change> {

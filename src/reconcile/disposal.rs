@@ -1,22 +1,25 @@
-//! Deletions that no answer waits for: one lot after the other, in the order of their coming.
+//! Deletions that no answer waits for. What comes while some are under way is deleted together after them.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use crate::kernel::Kernel;
 use crate::model::Key;
 
 pub struct Disposal {
-    queue: mpsc::UnboundedSender<Vec<Key>>,
     waiting: Arc<Waiting>,
+    _task: AbortOnDropHandle<()>,
 }
 
 #[derive(Default)]
 struct Waiting {
+    /// Those that are being deleted among them.
     keys: Mutex<BTreeSet<Key>>,
+    come: Notify,
     done: Notify,
 }
 
@@ -28,17 +31,14 @@ impl Waiting {
 
 impl Disposal {
     pub fn start(kernel: Arc<dyn Kernel>) -> Self {
-        let (queue, lots) = mpsc::unbounded_channel();
         let waiting = Arc::new(Waiting::default());
-        tokio::spawn(dispose(kernel, lots, waiting.clone()));
-        Disposal { queue, waiting }
+        let task = AbortOnDropHandle::new(tokio::spawn(dispose(kernel, waiting.clone())));
+        Disposal { waiting, _task: task }
     }
 
-    /// What goes together: a link and what is of it.
-    pub fn add(&self, lot: Vec<Key>) {
-        self.waiting.keys().extend(lot.iter().cloned());
-        // the receiver lives as long as the runtime
-        let _ = self.queue.send(lot);
+    pub fn add(&self, keys: Vec<Key>) {
+        self.waiting.keys().extend(keys);
+        self.waiting.come.notify_one();
     }
 
     /// Returns once none of `keys` waits to be deleted.
@@ -69,13 +69,38 @@ impl Disposal {
     }
 }
 
-/// What cannot be deleted now is found by the next look at the kernel.
-async fn dispose(kernel: Arc<dyn Kernel>, mut queue: mpsc::UnboundedReceiver<Vec<Key>>, waiting: Arc<Waiting>) {
-    while let Some(lot) = queue.recv().await {
-        if let Err(error) = kernel.delete_all(&lot).await {
+/// What cannot be deleted now is found by the next look at the kernel. Nothing that waits is added again: nobody makes it before it is gone.
+async fn dispose(kernel: Arc<dyn Kernel>, waiting: Arc<Waiting>) {
+    loop {
+        waiting.come.notified().await;
+        let lot = waiting.keys().clone();
+        let backwards: Vec<Key> = lot.iter().rev().cloned().collect();
+        if let Err(error) = kernel.delete_all(&backwards).await {
             warn!(%error, "could not delete; the next look at the host tries again");
         }
         waiting.keys().retain(|key| !lot.contains(key));
         waiting.done.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::fake::{Call, Effect, Fake};
+    use crate::model::{IfName, Link, LinkKind, Object};
+
+    #[tokio::test]
+    async fn what_cannot_be_deleted_keeps_nothing_else_from_going() {
+        let kernel = Arc::new(Fake::new());
+        let keys = ["a", "b", "c"].map(|id| Key::Link(IfName::of("rsb-", id)));
+        for name in keys.iter().filter_map(Key::link).cloned() {
+            kernel.put(&Object::Link(Link { name, alias: "rsnet:a".into(), kind: LinkKind::Dummy, mac: None, mtu: None })).await.unwrap();
+        }
+        let stuck = keys[1].clone();
+        kernel.fail_matching(move |call| *call == Call::Delete(stuck.clone()), Effect::None);
+        let disposal = Disposal::start(kernel.clone());
+        keys.iter().for_each(|key| disposal.add(vec![key.clone()]));
+        disposal.finished_all().await;
+        assert!(kernel.objects().into_keys().eq([keys[1].clone()]));
     }
 }

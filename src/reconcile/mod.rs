@@ -134,7 +134,7 @@ impl Reconciler {
         let mut report = Report::default();
         self.mend(put, &mut report).await;
         self.mend_firewall(&mut report).await;
-        self.mend(delete, &mut report).await;
+        self.sweep(delete, &mut report).await;
         let look = Look { at: Instant::now(), took: began.elapsed(), failed: report.failed.iter().map(Error::told).collect() };
         self.tally().looked(look);
         Ok(report)
@@ -186,6 +186,15 @@ impl Reconciler {
                 Err(error) => report.failed.push(error.into()),
             }
         }
+    }
+
+    /// All that no plan has goes together, many links in little more time than one; then each is asked for, to tell of it.
+    async fn sweep(&self, extra: Vec<Deviation>, report: &mut Report) {
+        let keys: Vec<Key> = extra.iter().map(Deviation::key).collect();
+        if let Err(error) = self.kernel.delete_all(&keys).await {
+            debug!(%error, "could not delete all at once");
+        }
+        self.mend(extra, report).await;
     }
 
     async fn mend_firewall(&self, report: &mut Report) {

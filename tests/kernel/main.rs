@@ -659,6 +659,71 @@ async fn making_an_attachment_waits_for_no_grace_period() {
     assert!(inside[10] < Duration::from_millis(10) && outside[10] < Duration::from_millis(10), "{inside:?} {outside:?}");
 }
 
+fn links() -> Vec<String> {
+    json("ip -j link show").as_array().unwrap().iter().map(|link| link["ifname"].to_string()).collect()
+}
+
+fn attachments(count: u8) -> Vec<Key> {
+    (0..count).map(|n| Key::Attachment(IfName::of("rsv-", &n.to_string()))).collect()
+}
+
+/// The groups are the next after ours, which a deletion of many takes where nobody has them.
+#[tokio::test]
+async fn many_links_are_deleted_together_and_nobody_s_with_them() {
+    let host = Host::new();
+    host.put(&Object::Link(bridge())).await;
+    run(
+        "ip link add theirs type bridge; ip link set theirs group 7500655; ip link add rsv-theirs type bridge; ip link set rsv-theirs group 7500656",
+    );
+    let before = links();
+    for n in 0..200 {
+        host.put(&Object::Attachment(here(&n.to_string()))).await;
+        host.put(&Object::Port(port(&n.to_string(), true))).await;
+    }
+    run("ip link set rsv-7 alias ''; ip link del rsv-8");
+    let mut keys = attachments(200);
+    keys.insert(3, Key::Attachment(name("rsv-theirs")));
+    let began = Instant::now();
+    let error = host.kernel.delete_all(&keys).await.unwrap_err().to_string();
+    println!("{} links: {:?}", keys.len(), began.elapsed());
+    assert!(error.contains("link rsv-theirs exists and is not rsnet's"), "{error}");
+    assert_eq!(links(), before);
+    host.kernel.delete_all(&attachments(200)).await.unwrap();
+}
+
+/// Whoever waits for a MAC gives up after two seconds. One after the other these would take three and more.
+#[tokio::test]
+async fn a_mac_is_free_in_time_however_many_links_go_with_the_one_that_has_it() {
+    let host = Host::new();
+    uplink();
+    let sandbox = host.sandbox("s");
+    let numbered = |id: &str, n: u8, place: Place| {
+        let kind = child(MacvlanMode::Bridge, Place::Host).kind;
+        Object::Attachment(Attachment { kind, mac: mac(n), mtu: None, place, ..here(id) })
+    };
+    let bare = |path: &Path| {
+        let Place::Sandbox { path, name, .. } = in_sandbox("", 0, path).place else { unreachable!() };
+        Place::Sandbox { path, name, addresses: vec![], sysctls: vec![], gateways: vec![], routes: vec![] }
+    };
+    for n in 0..100 {
+        host.put(&numbered(&n.to_string(), n, Place::Host)).await;
+        run(&format!("ip link set rsv-{n} up"));
+    }
+    for n in 100..200 {
+        host.put(&numbered(&n.to_string(), n, bare(&sandbox))).await;
+    }
+    let keys = attachments(200);
+    let news = [numbered("t", 99, bare(&host.sandbox("t"))), numbered("u", 199, bare(&host.sandbox("u")))];
+    let began = Instant::now();
+    let (gone, one, other) = tokio::join!(host.kernel.delete_all(&keys), host.kernel.put(&news[0]), host.kernel.put(&news[1]));
+    println!("{:?}", began.elapsed());
+    gone.and(one).and(other).unwrap();
+    assert_eq!(json(&inside(&sandbox, "ip -j link show type macvlan")).as_array().map(Vec::len), Some(0));
+    for new in news {
+        assert!(new.is_met_by(&host.observed(&new).await.unwrap()), "{new:?}");
+    }
+}
+
 /// A segment's card and what is at its other end.
 fn uplink() {
     run("ip link add uplink type veth peer name segment; ip link set uplink up; ip link set segment up");
