@@ -2,6 +2,7 @@
 
 mod across;
 mod base;
+pub mod memory;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -107,6 +108,7 @@ impl App {
         // its first look has the host to itself before any call is answered
         let _ = (&mut watch).now_or_never();
         background.spawn(watch);
+        background.spawn(memory::give_back());
         base.spawn(&mut background);
         across.spawn(&base, &mut background);
         if let Some(socket) = docker {
