@@ -103,18 +103,18 @@ fn coming(link: u32, subnet: &IpNet, (first, last): (IpAddr, IpAddr), mtu: u32) 
 fn going(subnet: &IpNet, (first, last): (IpAddr, IpAddr), (index, via): (u32, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
     const TCP: u8 = 6;
     let family = family_of(first);
-    let key =
-        move |source, destination, protocol, bytes| [octets(source), octets(destination), number(protocol), sized(family, bytes)].concat();
-    let (start, end) = (subnet.network(), subnet.broadcast());
-    let data = Datum::Value([by_number(index), octets(via)].concat());
+    let pair = |source, destination| [octets(source), octets(destination)].concat();
+    let (from, to) = (pair(subnet.network(), first), pair(subnet.broadcast(), last));
+    let next = Element { set: Set::FastVia(family), key: from.clone(), end: Some(to.clone()), data: Datum::Value(octets(via)) };
+    let key = move |pair: &[u8], protocol, bytes| [pair, &number(protocol)[..], &sized(family, bytes)[..]].concat();
     let sizes = [((u8::MIN, 0), (u8::MAX, mtu)), ((TCP, mtu + 1), (TCP, u32::MAX))];
     let out = move |((least, short), (most, long))| Element {
         set: Set::FastOut(family),
-        key: key(start, first, least, short),
-        end: Some(key(end, last, most, long)),
-        data: data.clone(),
+        key: key(&from, least, short),
+        end: Some(key(&to, most, long)),
+        data: Datum::Value(by_number(index)),
     };
-    sizes.into_iter().filter(|((_, short), _)| *short <= 0xffff).map(out)
+    [next].into_iter().chain(sizes.into_iter().filter(|((_, short), _)| *short <= 0xffff).map(out))
 }
 
 fn publish(protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16) -> io::Result<Vec<Element>> {

@@ -57,7 +57,7 @@ fn from(f: Family, port: &'static str) -> Vec<Vec<Vec<Expression>>> {
 
 /// A container's packets. A look into ranges costs several into a set without: it comes last and as seldom as can be.
 fn port(f: Family) -> Vec<Vec<Vec<Expression>>> {
-    vec![vec![here(f), Set::FastInner(f).has(), led_out(f)], vec![Set::FastOut(f).way_out(), led_out(f)]]
+    vec![vec![here(f), Set::FastInner(f).has(), led_out(f)], vec![Set::FastOut(f).way_out(), Set::FastVia(f).next_hop(), led_out(f)]]
 }
 
 fn here(f: Family) -> Vec<Expression> {

@@ -3,7 +3,7 @@
 use crate::model::Family;
 
 use super::batch::Table;
-use super::expression::{Expression, Field, WAY_OUT, load, lookup, register};
+use super::expression::{Expression, Field, NEXT_HOP, WAY_OUT, load, lookup, register};
 
 /// The sets and maps of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +44,9 @@ pub enum Set {
     FastInner(Family),
     /// The port of a container of this host.
     FastHere(Family),
-    /// The link and the next hop to containers of other hosts.
+    /// The next hop to containers of other hosts, by source and destination. (`nft` cannot show a rule that has it from the map of the links.)
+    FastVia(Family),
+    /// The link to it, by protocol and length as well.
     FastOut(Family),
     /// No set: the links at whose ingress the chains are.
     Hooks,
@@ -74,7 +76,7 @@ impl Set {
 
     /// Those of the table `netdev rsnet`.
     pub fn fast() -> impl Iterator<Item = Set> {
-        let twofold = [Set::FastPorts, Set::FastLinks, Set::FastInner, Set::FastHere, Set::FastOut];
+        let twofold = [Set::FastPorts, Set::FastLinks, Set::FastInner, Set::FastHere, Set::FastVia, Set::FastOut];
         twofold.into_iter().flat_map(|set| Family::BOTH.map(set))
     }
 
@@ -112,6 +114,7 @@ impl Set {
             Set::FastLinks(f) => of(f, ["links4", "links6"]),
             Set::FastInner(f) => of(f, ["inner4", "inner6"]),
             Set::FastHere(f) => of(f, ["here4", "here6"]),
+            Set::FastVia(f) => of(f, ["via4", "via6"]),
             Set::FastOut(f) => of(f, ["out4", "out6"]),
             Set::Hooks => "hooks",
         }
@@ -128,7 +131,7 @@ impl Set {
             Set::PublishAny(_) => vec![Field::L4proto, Field::Port],
             Set::Tunnels => vec![Field::Port, Field::Vni],
             Set::Members(f) => vec![Field::Source(f), Field::Port, Field::Vni],
-            Set::InnerSubnets(f) | Set::FastInner(f) => vec![Field::Source(f), Field::Destination(f)],
+            Set::InnerSubnets(f) | Set::FastInner(f) | Set::FastVia(f) => vec![Field::Source(f), Field::Destination(f)],
             // the family stands before the address: the kernel has ranges with both ends in one element only for keys of several fields
             Set::DirectSubnets(f) | Set::InternalSubnets(f) | Set::MasqueradeSubnets(f) => vec![Field::Nfproto, Field::Source(f)],
             Set::EnterSubnets(f) => vec![Field::Nfproto, Field::Destination(f)],
@@ -143,17 +146,16 @@ impl Set {
     pub fn data(self) -> Data {
         match self {
             Set::Enter | Set::EnterSubnets(_) => Data::Verdict,
-            Set::SourceNat(f) | Set::PublishRange(f) => Data::Fields(vec![Field::Destination(f)]),
+            Set::SourceNat(f) | Set::PublishRange(f) | Set::FastVia(f) => Data::Fields(vec![Field::Destination(f)]),
             Set::Publish(f) | Set::PublishAny(f) => Data::Fields(vec![Field::Destination(f), Field::Port]),
-            Set::FastHere(_) => Data::Fields(vec![Field::Index]),
-            Set::FastOut(f) => Data::Fields(vec![Field::Index, Field::Destination(f)]),
+            Set::FastHere(_) | Set::FastOut(_) => Data::Fields(vec![Field::Index]),
             _ => Data::None,
         }
     }
 
     /// Whether its elements have a lower and an upper end.
     pub fn has_ranges(self) -> bool {
-        matches!(self, Set::PublishRange(_) | Set::Open(_) | Set::FastLinks(_) | Set::FastInner(_) | Set::FastOut(_))
+        matches!(self, Set::PublishRange(_) | Set::Open(_) | Set::FastLinks(_) | Set::FastInner(_) | Set::FastVia(_) | Set::FastOut(_))
             || Set::of_subnets().any(|subnets| subnets == self)
     }
 
@@ -177,10 +179,14 @@ impl Set {
         self.leads_to(0)
     }
 
-    /// The number of the link by which a packet goes on, and the next hop if the map has it too, are kept for
-    /// [`led_out`](super::expression::led_out).
+    /// The number of the link to a packet's way out is what the map has for it; it is kept for [`led_out`](super::expression::led_out).
     pub fn way_out(self) -> Vec<Expression> {
         self.leads_to(register(WAY_OUT))
+    }
+
+    /// So is the next hop.
+    pub fn next_hop(self) -> Vec<Expression> {
+        self.leads_to(register(NEXT_HOP))
     }
 
     fn leads_to(self, register: u32) -> Vec<Expression> {

@@ -195,7 +195,7 @@ async fn damage_is_mended_and_a_link_that_was_made_again_is_found() {
         "nft delete table netdev rsnet",
         "nft flush chain netdev rsnet plain",
         "nft delete element netdev rsnet ports4 '{ \"rsv-o1\" . 10.50.0.65 }'",
-        "nft flush map netdev rsnet out6",
+        "nft flush map netdev rsnet via6",
         "ip link del rsv-o2; ip link add rsv-o2 type veth peer name away; ip link set rsv-o2 up",
     ] {
         run(harm);
