@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
         let reconciler = Arc::new(Reconciler::new(kernel.clone(), Arc::new(FakeFirewall::default())));
         let identity = Identity { host: "h1".to_owned(), id: "1".to_owned() };
         let cluster = Cluster::new(store.clone(), identity, Times::default()).expect("a name");
-        cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500 });
+        cluster.leave_by(Uplink { vtep: [192, 0, 2, 1].into(), mtu: 1500, on_link: None });
         let agent = Arc::new(Agent::load(kernel, store, reconciler, cluster, Settings::default()).await.expect("an agent"));
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
         for line in data.split(|byte| *byte == b'\n') {
