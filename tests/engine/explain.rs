@@ -184,11 +184,11 @@ fn two_of_each(host: &Host) {
 
 /// Takes a row away, and again and again until [`ENOUGH`]: rsnet puts it right in between. One process for all of it, so that the row is hardly ever there.
 fn again_and_again(program: &str, row: &str) -> String {
-    format!(
-        "touch /tmp/again; {program} {row}; (while [ -e /tmp/again ]; do echo {row}; done | {program} -force -batch -) >/dev/null 2>&1 &"
-    )
+    let all = format!("while [ -e /tmp/again ]; do echo {row}; done | {program} -force -batch -");
+    format!("touch /tmp/again /tmp/going; {program} {row}; ({all}; rm /tmp/going) >/dev/null 2>&1 &")
 }
-const ENOUGH: &str = "rm /tmp/again";
+/// What was written for that process is done, and the row is back.
+const ENOUGH: &str = "rm /tmp/again; while [ -e /tmp/going ]; do sleep 0.01; done; rsnet doctor --fix >/dev/null; true";
 
 pub fn faults_between_hosts_are_named_and_healthy_pairs_raise_no_alarm(engine: Engine) {
     let cluster = Cluster::new(engine, 2, "");
