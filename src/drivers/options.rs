@@ -86,7 +86,7 @@ impl<'a> Options<'a> {
     /// The MTU of a network's links, in bytes; none: the mode's own default, as Docker reads 0.
     pub fn mtu(&mut self, network: &Network) -> Option<u32> {
         let least = network.least_mtu();
-        let valid = |value: &str| value.parse().ok().filter(|mtu| *mtu == 0 || (least..=65535).contains(mtu));
+        let valid = |value: &str| if value == "0" { Some(0) } else { value.parse().ok().filter(|mtu| (least..=65535).contains(mtu)) };
         let expected = format!("{least} to 65535 bytes");
         self.read(&["com.docker.network.driver.mtu", "mtu"], &expected, valid).filter(|mtu| *mtu != 0)
     }

@@ -110,6 +110,7 @@ fn a_host_without_ipv6_has_nothing_to_switch_off_and_no_address_to_give() {
 fn what_cannot_be_is_refused_by_name() {
     for (options, part) in [
         (&[("mtu", "12")][..], "option mtu=12 is not valid; give 1280 to 65535 bytes"),
+        (&[("mtu", "00")], "option mtu=00 is not valid; give 1280 to 65535 bytes"),
         (&[("com.docker.network.bridge.enable_icc", "si")], "give true or false"),
         (&[("gateway_mode", "isolated")], "needs --internal"),
         (&[("gateway_mode_ipv4", "rooted")], "did you mean routed?"),
