@@ -146,7 +146,7 @@ impl Tracer {
 
 /// Of both families; nothing where that cannot be read.
 fn dropped_by_legacy() -> [legacy::Dropped; 2] {
-    [Family::V4, Family::V6].map(|family| legacy::dropped(family).unwrap_or_default())
+    Family::BOTH.map(|family| legacy::dropped(family).unwrap_or_default())
 }
 
 fn stage(chain: &str) -> Option<Stage> {

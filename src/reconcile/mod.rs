@@ -191,7 +191,9 @@ impl Reconciler {
     /// All that no plan has goes together, many links in little more time than one; then each is asked for, to tell of it.
     async fn sweep(&self, extra: Vec<Deviation>, report: &mut Report) {
         let keys: Vec<Key> = extra.iter().map(Deviation::key).collect();
-        if let Err(error) = self.kernel.delete_all(&keys).await {
+        if !keys.is_empty()
+            && let Err(error) = self.kernel.delete_all(&keys).await
+        {
             debug!(%error, "could not delete all at once");
         }
         self.mend(extra, report).await;
