@@ -277,7 +277,7 @@ impl Agent {
 
     /// Gives back the addresses of an endpoint that the engine will not speak of again.
     pub(super) async fn release_addresses(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let links = { self.state().networks.get(&endpoint.network).map(|live| drivers::host_links(&live.network.options)) };
+        let links = { self.state.lock().networks.get(&endpoint.network).map(|live| drivers::host_links(&live.network.options)) };
         let links = links.unwrap_or_default();
         for address in &endpoint.addresses {
             let Some(pool) = self.addressing.lock().await.pool_of(&links, address.addr()) else { continue };

@@ -44,7 +44,7 @@ impl Agent {
 
     /// Has networks follow the addresses of the host's links that they stand on.
     pub(super) async fn follow_host_links(&self) -> Result<(), Error> {
-        let networks: Vec<Network> = self.state().networks.values().map(|live| live.network.clone()).collect();
+        let networks: Vec<Network> = self.state.lock().networks.values().map(|live| live.network.clone()).collect();
         for network in networks {
             let mut host_links = network.host_links.clone();
             for (name, link) in &mut host_links {
@@ -60,7 +60,7 @@ impl Agent {
     }
 
     pub fn find(&self, wanted: &str) -> Result<NetworkId, Error> {
-        let known: Vec<NetworkId> = self.state().networks.keys().cloned().collect();
+        let known: Vec<NetworkId> = self.state.lock().networks.keys().cloned().collect();
         let named = known.iter().find(|id| id.as_str() == wanted || self.names.of(id).as_deref() == Some(wanted));
         let mut begun = known.iter().filter(|id| !wanted.is_empty() && id.as_str().starts_with(wanted));
         match (named, begun.next(), begun.next()) {
@@ -72,12 +72,12 @@ impl Agent {
     }
 
     pub(super) fn network(&self, id: &NetworkId) -> Result<Network, Error> {
-        let network = self.state().networks.get(id).map(|live| live.network.clone());
+        let network = self.state.lock().networks.get(id).map(|live| live.network.clone());
         network.ok_or_else(|| Error::UnknownNetwork(id.clone()))
     }
 
     pub(super) fn mode(&self, id: &NetworkId) -> Result<Arc<dyn Mode>, Error> {
-        let mode = self.state().mode(id);
+        let mode = self.state.lock().mode(id);
         mode.ok_or_else(|| Error::UnknownNetwork(id.clone()))
     }
 
@@ -106,7 +106,7 @@ impl Agent {
 
     /// Remembers the network; gives those of its endpoints whose plans may be other ones now.
     fn replace(&self, network: Network, mode: Arc<dyn Mode>) -> Vec<EndpointId> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let Some(live) = state.networks.get_mut(&network.id) else { return Vec::new() };
         let same = live.network.is_alike_here(&network);
         (live.network, live.mode) = (network, mode);
@@ -116,7 +116,9 @@ impl Agent {
     /// Makes an endpoint be as its network's mode says now. What the host refuses, the reconciler tries again.
     async fn renew(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
-        let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return Ok(()) };
+        let (Some(mode), Some(known)) = ({ self.state.lock().mode(network) }, { self.state.lock().endpoint(network, id) }) else {
+            return Ok(());
+        };
         let made = self.reconciler.set(&endpoint_owner(network, id), mode.endpoint(&known.endpoint)).await;
         made.inspect_err(|_| self.reconciler.look_again())?;
         Ok(())

@@ -55,7 +55,7 @@ impl Agent {
         let mac = mac.or_else(|| self.last_mac(&network, &addresses)).unwrap_or_else(|| Mac::local(rand::random()));
         let (attached, bindings) = (Attached::No, Vec::new());
         let endpoint = Endpoint { id, network, addresses, mac, mac_given, interface_name, sysctls, attached, bindings };
-        if let Some(mode) = { self.state().mode(&endpoint.network) } {
+        if let Some(mode) = { self.state.lock().mode(&endpoint.network) } {
             mode.check(&endpoint).map_err(Error::Refused)?;
         }
         self.refuse_twins(&endpoint).await?;
@@ -72,7 +72,7 @@ impl Agent {
     }
 
     fn ask_for_strangers(&self, endpoint: &Endpoint) {
-        let mode = self.state().mode(&endpoint.network);
+        let mode = self.state.lock().mode(&endpoint.network);
         self.strangers.ask(&self.kernel, endpoint, mode.map(|mode| mode.exclusive(endpoint)).unwrap_or_default());
     }
 
@@ -123,7 +123,7 @@ impl Agent {
     /// Engine: `Leave`. Ports are free after it. A link that the engine moved is on its way back and goes with `DeleteEndpoint`.
     pub async fn leave(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
-        let Some(Known { mut endpoint, presence }) = self.state().endpoint(network, id) else { return Ok(()) };
+        let Some(Known { mut endpoint, presence }) = self.state.lock().endpoint(network, id) else { return Ok(()) };
         endpoint.bindings.clear();
         if let Attached::Joined(Sandbox { way: Way::Direct, .. }) = endpoint.attached {
             endpoint.attached = Attached::No;
@@ -137,10 +137,12 @@ impl Agent {
     pub async fn delete_endpoint(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
         self.strangers.forget(id);
-        let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return Ok(()) };
+        let (Some(mode), Some(known)) = ({ self.state.lock().mode(network) }, { self.state.lock().endpoint(network, id) }) else {
+            return Ok(());
+        };
         let before = declare_endpoint(&*mode, network, id, Some(&known.endpoint));
         self.settle(before, declare_endpoint(&*mode, network, id, None)).await?;
-        if let Some(live) = self.state().networks.get_mut(network) {
+        if let Some(live) = self.state.lock().networks.get_mut(network) {
             live.endpoints.remove(id);
         }
         self.moved.notify_one();
@@ -153,14 +155,14 @@ impl Agent {
     pub(super) async fn declare(&self, after: Endpoint, presence: Presence) -> Result<(), Error> {
         let (network, id) = (&after.network, &after.id);
         let mode = self.mode(network)?;
-        let known = self.state().endpoint(network, id);
+        let known = self.state.lock().endpoint(network, id);
         let before = declare_endpoint(&*mode, network, id, known.as_ref().map(|known| &known.endpoint));
         self.settle(before, declare_endpoint(&*mode, network, id, Some(&after))).await?;
         self.remember(after, presence)
     }
 
     fn remember(&self, endpoint: Endpoint, presence: Presence) -> Result<(), Error> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let live = state.networks.get_mut(&endpoint.network).ok_or_else(|| Error::UnknownNetwork(endpoint.network.clone()))?;
         live.origin.unheard = false;
         live.macs.extend(endpoint.addresses.iter().map(|address| (address.addr(), endpoint.mac)));
@@ -171,14 +173,14 @@ impl Agent {
 
     /// The MAC that one of the addresses had before, unless a container has it now.
     fn last_mac(&self, network: &NetworkId, addresses: &[IpNet]) -> Option<Mac> {
-        let state = self.state();
+        let state = self.state.lock();
         let live = state.networks.get(network)?;
         let mac = addresses.iter().find_map(|address| live.macs.get(&address.addr()))?;
         live.endpoints.values().all(|known| known.endpoint.mac != *mac).then_some(*mac)
     }
 
     pub(super) fn known(&self, network: &NetworkId, id: &EndpointId) -> Result<Known, Error> {
-        self.state().endpoint(network, id).ok_or_else(|| Error::UnknownEndpoint(id.clone()))
+        self.state.lock().endpoint(network, id).ok_or_else(|| Error::UnknownEndpoint(id.clone()))
     }
 }
 

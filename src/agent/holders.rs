@@ -60,7 +60,7 @@ impl Agent {
         let id = self.find(&of.network)?;
         let network = self.network(&id)?;
         let containers: Vec<Holding> = {
-            let state = self.state();
+            let state = self.state.lock();
             let endpoints = state.networks.get(&id).into_iter().flat_map(|live| live.endpoints.values());
             let holding = |endpoint: &crate::model::Endpoint| Holding {
                 endpoint: endpoint.id.to_string(),

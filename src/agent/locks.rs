@@ -1,8 +1,9 @@
 //! One caller at a time for each network and each endpoint: the engine sends calls for different ones at once, and repeats some.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 #[derive(Default)]
@@ -15,7 +16,7 @@ impl Locks {
     }
 
     fn of(&self, id: &str) -> Arc<AsyncMutex<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.0.lock();
         if let Some(lock) = locks.get(id).and_then(Weak::upgrade) {
             return lock;
         }

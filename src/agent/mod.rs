@@ -24,8 +24,9 @@ mod state;
 mod strangers;
 mod twins;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tracing::warn;
@@ -155,11 +156,6 @@ impl Agent {
             None => self.store.delete(&key, Expect::Any).await?,
         }
         Ok(())
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // nothing that holds it can panic half-way through a change: each is one insert or one remove
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the engine knows and does not tell in its calls: for people.

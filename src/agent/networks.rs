@@ -39,7 +39,7 @@ impl Agent {
     }
 
     async fn create_alone(&self, new: NewNetwork) -> Result<(), Error> {
-        if self.state().networks.contains_key(&new.id) {
+        if self.state.lock().networks.contains_key(&new.id) {
             return Err(Error::NetworkExists(new.id));
         }
         let surroundings = self.kernel.surroundings().await?;
@@ -53,7 +53,7 @@ impl Agent {
         self.settle(declare_network(&network.id, None), declare_network(&network.id, Some((&network, &*mode)))).await?;
         info!(network = %network.id, mode = drivers::kind_name(&network.options), "network created");
         mode.warnings().iter().for_each(|warning| warn!(network = %network.id, "{warning}"));
-        self.state().networks.insert(network.id.clone(), Live::new(network, mode, Origin::new(false)));
+        self.state.lock().networks.insert(network.id.clone(), Live::new(network, mode, Origin::new(false)));
         self.confine().await;
         Ok(())
     }
@@ -61,15 +61,15 @@ impl Agent {
     /// Engine: `DeleteNetwork`. The engine forgets the network whatever we answer, so do we; unknown ones are gone already.
     pub async fn delete_network(&self, id: &NetworkId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
-        let endpoints: Vec<_> = self.state().networks.get(id).into_iter().flat_map(|live| live.endpoints.keys().cloned()).collect();
+        let endpoints: Vec<_> = self.state.lock().networks.get(id).into_iter().flat_map(|live| live.endpoints.keys().cloned()).collect();
         for endpoint in endpoints {
             self.delete_endpoint(id, &endpoint).await?;
         }
-        let Some((network, mode)) = self.state().networks.get(id).map(|live| (live.network.clone(), live.mode.clone())) else {
+        let Some((network, mode)) = self.state.lock().networks.get(id).map(|live| (live.network.clone(), live.mode.clone())) else {
             return Ok(());
         };
         self.settle(declare_network(id, Some((&network, &*mode))), declare_network(id, None)).await?;
-        self.state().networks.remove(id);
+        self.state.lock().networks.remove(id);
         self.left.notify_one();
         info!(network = %id, "network deleted");
         Ok(())
@@ -133,7 +133,7 @@ impl Agent {
         let same_space = |live: &Live| live.network.spaces().any(|old| new.spaces().any(|space| space == old));
         let forgotten = |live: &&Live| live.origin.unheard && live.endpoints.is_empty() && overlaps(live) && same_space(live);
         let forgotten: Vec<NetworkId> = {
-            let state = self.state();
+            let state = self.state.lock();
             let candidates = state.networks.values().filter(forgotten).map(|live| live.network.id.clone());
             candidates.filter(|id| self.names.of(id).is_none()).collect()
         };
@@ -148,7 +148,7 @@ impl Agent {
     /// network has for itself is no other's.
     fn check_claims(&self, claims: &[Claim], surroundings: &Surroundings) -> Result<(), Error> {
         let networks: Vec<_> = {
-            let state = self.state();
+            let state = self.state.lock();
             state.networks.values().flat_map(|live| live.mode.claims().into_iter().map(|net| (net, live.network.id.clone()))).collect()
         };
         for claim in claims {

@@ -55,7 +55,7 @@ impl Agent {
             peers: live.network.share.as_ref().map(|share| share.peers.len()),
             endpoints: live.endpoints.len(),
         };
-        self.state().networks.values().map(seen).collect()
+        self.state.lock().networks.values().map(seen).collect()
     }
 
     /// The endpoints of this host.
@@ -70,7 +70,7 @@ impl Agent {
             mac: endpoint.mac,
             joined: endpoint.attached != Attached::No,
         };
-        let state = self.state();
+        let state = self.state.lock();
         state.networks.values().flat_map(|live| live.endpoints.values().map(|known| seen(live, known))).collect()
     }
 }
@@ -104,7 +104,7 @@ impl Agent {
                 links: live.endpoints.values().map(|known| known.endpoint.host_link()).collect(),
             }
         };
-        self.state().networks.values().map(planned).collect()
+        self.state.lock().networks.values().map(planned).collect()
     }
 
     /// How the store of this host differs from what is declared, in words.
@@ -116,7 +116,7 @@ impl Agent {
             .map(|entry| entry.key.to_string())
             .collect();
         let declared: BTreeSet<String> = {
-            let state = self.state();
+            let state = self.state.lock();
             let networks = state.networks.keys().map(network_key);
             networks.chain(state.endpoints().map(|known| endpoint_key(&known.endpoint.network, &known.endpoint.id))).collect()
         };

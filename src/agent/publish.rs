@@ -52,7 +52,7 @@ impl Agent {
     /// Engine: `RevokeExternalConnectivity`; unknown ones have nothing published.
     pub async fn unpublish(&self, network: &NetworkId, id: &EndpointId) -> Result<(), Error> {
         let _held = self.locks.hold(id.as_str()).await;
-        let Some(mut known) = self.state().endpoint(network, id) else { return Ok(()) };
+        let Some(mut known) = self.state.lock().endpoint(network, id) else { return Ok(()) };
         known.endpoint.bindings.clear();
         self.declare(known.endpoint, known.presence).await
     }
@@ -60,7 +60,7 @@ impl Agent {
     /// Says in the log what a network cannot publish of a container that has just joined. An engine from 28.0 on that was given no gateway by
     /// the network does not come with [`Agent::publish`], and the user would hear nothing.
     pub fn warn_of_ports(&self, network: &NetworkId, id: &EndpointId, wanted: &[PortRequest]) {
-        let (Some(mode), Some(known)) = ({ self.state().mode(network) }, { self.state().endpoint(network, id) }) else { return };
+        let (Some(mode), Some(known)) = ({ self.state.lock().mode(network) }, { self.state.lock().endpoint(network, id) }) else { return };
         if let Err(problem) = mode.publish(&known.endpoint, wanted) {
             warn!(network = self.names.show(network), endpoint = %id, "{problem}; -p counts on another network of the container only");
         }
@@ -68,7 +68,7 @@ impl Agent {
 
     /// All that is published on this host.
     pub fn published(&self) -> Vec<Published> {
-        let state = self.state();
+        let state = self.state.lock();
         let each = |endpoint: &Endpoint| {
             let container: Vec<_> = endpoint.addresses.iter().map(|address| address.addr()).collect();
             let (network, id) = (endpoint.network.clone(), endpoint.id.clone());
@@ -134,7 +134,7 @@ impl Agent {
     }
 
     fn holder(&self, endpoint: &Endpoint, binding: &Binding) -> Option<(Known, Arc<dyn Mode>)> {
-        let state = self.state();
+        let state = self.state.lock();
         let mut others = state.endpoints().filter(|other| other.endpoint.id != endpoint.id);
         let holder = others.find(|other| taken(&other.endpoint.bindings, binding))?;
         Some((holder.clone(), state.mode(&holder.endpoint.network)?))

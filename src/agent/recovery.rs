@@ -8,9 +8,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
@@ -61,7 +62,7 @@ impl Agent {
 
     /// Tells the reconciler what must be there.
     fn expect_all(&self) {
-        for live in self.state().networks.values() {
+        for live in self.state.lock().networks.values() {
             let network = (network_owner(&live.network.id), live.mode.network());
             let endpoints = live
                 .endpoints
@@ -105,7 +106,7 @@ impl Agent {
 
     async fn forget(&self, is_gone: impl Fn(&dyn Mode, &Known) -> bool) -> Result<(), Error> {
         let gone = |live: &Live| live.endpoints.values().filter(|known| is_gone(&*live.mode, known)).cloned().collect::<Vec<_>>();
-        let gone: Vec<Known> = self.state().networks.values().flat_map(gone).collect();
+        let gone: Vec<Known> = self.state.lock().networks.values().flat_map(gone).collect();
         for Known { endpoint, .. } in gone {
             info!(network = %endpoint.network, endpoint = %endpoint.id, "the container is gone; its endpoint is removed");
             self.delete_endpoint(&endpoint.network, &endpoint.id).await?;
@@ -118,12 +119,12 @@ impl Agent {
     async fn forget_unknown(&self) -> Result<(), Error> {
         let forgotten =
             |live: &&Live| live.endpoints.is_empty() && live.origin.since.elapsed() > LISTED && self.names.lack(&live.network.id);
-        let unknown: Vec<Network> = self.state().networks.values().filter(forgotten).map(|live| live.network.clone()).collect();
+        let unknown: Vec<Network> = self.state.lock().networks.values().filter(forgotten).map(|live| live.network.clone()).collect();
         for network in unknown {
             info!(network = %network.id, "the engine does not have the network; it is removed");
             let pools = self.pools_of(&network).await;
             self.delete_network(&network.id).await?;
-            let others: Vec<Network> = self.state().networks.values().map(|live| live.network.clone()).collect();
+            let others: Vec<Network> = self.state.lock().networks.values().map(|live| live.network.clone()).collect();
             let mut in_use = BTreeSet::new();
             for other in &others {
                 in_use.extend(self.pools_of(other).await);

@@ -11,7 +11,7 @@ impl Agent {
     /// The sandboxes of containers on networks that hosts share, as the engine names them, and which of these networks each is on. Engines up
     /// to 27 name them before they are.
     pub fn sandboxes(&self) -> BTreeMap<PathBuf, Vec<NetworkId>> {
-        let state = self.state();
+        let state = self.state.lock();
         let shared = state.networks.values().filter(|live| live.network.share.is_some());
         let mut sandboxes = BTreeMap::<PathBuf, Vec<NetworkId>>::new();
         for Known { endpoint, .. } in shared.flat_map(|live| live.endpoints.values()) {

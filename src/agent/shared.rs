@@ -98,7 +98,7 @@ impl Agent {
 
     /// The networks of which something new is heard.
     fn stale(&self, view: &View) -> Vec<NetworkId> {
-        let state = self.state();
+        let state = self.state.lock();
         let stale = state
             .shared()
             .filter(|(live, agreement)| heard(view, agreement).is_some_and(|share| live.network.share.as_ref() != Some(share)));
@@ -110,11 +110,11 @@ impl Agent {
         let _held = self.locks.hold(id.as_str()).await;
         // what is heard by now: a call may have been faster
         let view = self.view();
-        let share = self.state().shared().find(|(live, _)| live.network.id == *id).and_then(|(_, agreement)| heard(&view, &agreement));
+        let share = self.state.lock().shared().find(|(live, _)| live.network.id == *id).and_then(|(_, agreement)| heard(&view, &agreement));
         let share = share.ok_or_else(|| Error::UnknownNetwork(id.clone()))?.clone();
         let network = Network { share: Some(share), ..self.network(id)? };
         let mode: Arc<dyn Mode> = drivers::open(&network)?.into();
-        let before = self.state().mode(id).map_or_else(Vec::new, |mode| mode.warnings());
+        let before = self.state.lock().mode(id).map_or_else(Vec::new, |mode| mode.warnings());
         let news = mode.warnings().into_iter().filter(|warning| !before.contains(warning));
         news.for_each(|warning| warn!(network = %id, "{warning}"));
         let (kept, made) = self.make(declare_network(id, Some((&network, &*mode)))).await;
@@ -125,7 +125,7 @@ impl Agent {
 
     /// Lets containers have addresses of this host's blocks only, those that it holds and has on disk, less those kept for others.
     pub(super) async fn confine(&self) {
-        let stored = self.state().blocks();
+        let stored = self.state.lock().blocks();
         let returned = self.addressing.lock().await.confine(&self.view(), &stored);
         for (subnet, address) in returned {
             if let Err(error) = self.free(&subnet.to_string(), address).await {
@@ -214,7 +214,7 @@ impl Agent {
     /// Gives an address back that was claimed alone.
     pub(super) async fn give_back(&self, subnet: IpNet, address: IpAddr) {
         let alone = |live: &Live| live.network.share.as_ref().is_some_and(|share| share.mine.blocks.contains(&IpNet::from(address)));
-        let alone = self.state().networks.values().any(alone);
+        let alone = self.state.lock().networks.values().any(alone);
         if alone {
             self.cluster.release(subnet, address).await;
             self.confine().await;
@@ -228,7 +228,7 @@ impl Agent {
 
     /// The networks that hosts share, with all subnets of each.
     pub fn shared_networks(&self) -> Vec<(NetworkId, Vec<IpNet>)> {
-        self.state().shared().map(|(live, agreement)| (live.network.id.clone(), agreement.subnets)).collect()
+        self.state.lock().shared().map(|(live, agreement)| (live.network.id.clone(), agreement.subnets)).collect()
     }
 
     /// The hosts that share networks.
@@ -252,7 +252,7 @@ impl Agent {
 
     /// Tells the others which addresses this host itself has on segments.
     pub(super) fn stand(&self) {
-        let shared: Vec<Agreement> = self.state().shared().map(|(_, agreement)| agreement).collect();
+        let shared: Vec<Agreement> = self.state.lock().shared().map(|(_, agreement)| agreement).collect();
         for Agreement { subnets, segment, .. } in shared {
             segment.iter().for_each(|segment| self.cluster.stand_at(&subnets, &segment.own));
         }
@@ -260,12 +260,12 @@ impl Agent {
 
     /// Whether hosts share this network.
     pub fn shares(&self, network: &NetworkId) -> bool {
-        self.state().networks.get(network).is_some_and(|live| live.network.share.is_some())
+        self.state.lock().networks.get(network).is_some_and(|live| live.network.share.is_some())
     }
 
     /// The network that hosts share and that has this address: for the log.
     fn network_at(&self, address: IpAddr) -> Option<NetworkId> {
-        let state = self.state();
+        let state = self.state.lock();
         let mut shared = state.shared();
         let found = shared.find(|(_, agreement)| agreement.subnets.iter().any(|subnet| subnet.contains(&address)));
         found.map(|(live, _)| live.network.id.clone())
@@ -276,7 +276,7 @@ impl Agent {
     }
 
     fn is_shared(&self, subnet: IpNet) -> bool {
-        self.state().shared().any(|(_, agreement)| agreement.subnets.contains(&subnet))
+        self.state.lock().shared().any(|(_, agreement)| agreement.subnets.contains(&subnet))
     }
 }
 

@@ -5,11 +5,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -45,17 +46,17 @@ impl Strangers {
             return;
         }
         let search = AbortOnDropHandle::new(tokio::spawn(search(kernel.clone(), exclusive, endpoint.mac)));
-        lock(&self.asked).insert(endpoint.id.clone(), (Instant::now(), search));
+        self.asked.lock().insert(endpoint.id.clone(), (Instant::now(), search));
     }
 
     /// What is wrong with an endpoint's addresses, in words; waits until every stranger had the time to say so.
     pub async fn refusal(&self, id: &EndpointId) -> Option<String> {
-        let (began, mut search) = lock(&self.asked).remove(id)?;
+        let (began, mut search) = self.asked.lock().remove(id)?;
         match timeout_at(began + ANSWER, &mut search).await {
             Ok(found) => found.ok().flatten().map(|stranger| stranger.refusal()),
             Err(_) => {
                 let telling = AbortOnDropHandle::new(tokio::spawn(tell(id.clone(), search)));
-                let mut late = lock(&self.late);
+                let mut late = self.late.lock();
                 late.retain(|_, telling| !telling.is_finished());
                 late.insert(id.clone(), telling);
                 None
@@ -64,14 +65,9 @@ impl Strangers {
     }
 
     pub fn forget(&self, id: &EndpointId) {
-        lock(&self.asked).remove(id);
-        lock(&self.late).remove(id);
+        self.asked.lock().remove(id);
+        self.late.lock().remove(id);
     }
-}
-
-/// Each value is whole before it is put in.
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The first that answers. A switch may send the container's own answer back.

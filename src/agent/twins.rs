@@ -9,7 +9,7 @@ use crate::model::{Attached, Endpoint, IfName};
 impl Agent {
     /// Refuses an endpoint whose MAC a container on the same parent has. One that is gone without a word makes way.
     pub(super) async fn refuse_twins(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let mode = self.state().mode(&endpoint.network);
+        let mode = self.state.lock().mode(&endpoint.network);
         let Some(parent) = mode.as_deref().and_then(parent) else { return Ok(()) };
         while let Some((twin, lost)) = self.twin(endpoint, &parent) {
             let held = &twin.endpoint;
@@ -29,14 +29,14 @@ impl Agent {
 
     /// Makes a MAC that a user chose this host's, or says which host has it.
     pub(super) async fn claim_mac(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let Some(subnet) = self.state().lan_of(endpoint) else { return Ok(()) };
+        let Some(subnet) = self.state.lock().lan_of(endpoint) else { return Ok(()) };
         Ok(self.cluster.claim_mac(subnet, endpoint.mac, &at(endpoint)).await?)
     }
 
     /// Other hosts may have it, unless another container here does.
     pub(super) fn give_up_mac(&self, endpoint: &Endpoint) {
         let subnet = {
-            let state = self.state();
+            let state = self.state.lock();
             let again = state.networks.get(&endpoint.network).into_iter().flat_map(|live| live.endpoints.values());
             let again = again.filter(|other| other.endpoint.mac == endpoint.mac && other.endpoint.id != endpoint.id).count() > 0;
             state.lan_of(endpoint).filter(|_| !again)
@@ -46,7 +46,7 @@ impl Agent {
 
     /// Another that has joined, and whether its container is lost.
     fn twin(&self, endpoint: &Endpoint, parent: &IfName) -> Option<(Known, bool)> {
-        let state = self.state();
+        let state = self.state.lock();
         let is_twin = |other: &&Known| {
             let Endpoint { id, mac, attached, .. } = &other.endpoint;
             *id != endpoint.id && *mac == endpoint.mac && matches!(attached, Attached::Joined(_))

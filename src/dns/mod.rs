@@ -13,9 +13,10 @@ mod tally;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -80,7 +81,7 @@ impl Dns {
     /// To be called again when sandboxes have come or gone. To be called within a tokio runtime.
     pub fn keep(&self, wanted: &BTreeMap<PathBuf, Vec<NetworkId>>) {
         let there: BTreeMap<_, _> = wanted.iter().filter_map(|(path, networks)| Some((path, (Sandbox::at(path)?, networks)))).collect();
-        let mut posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut posts = self.posts.lock();
         posts.retain(|path, posted| {
             let stays = there.get(path).is_some_and(|(sandbox, _)| *sandbox == posted.sandbox);
             if !stays {
@@ -90,7 +91,7 @@ impl Dns {
         });
         for (path, (sandbox, networks)) in there {
             let posted = posts.entry(path.clone()).or_insert_with(|| self.post(sandbox));
-            networks.clone_into(&mut posted.networks.write().unwrap_or_else(PoisonError::into_inner));
+            networks.clone_into(&mut posted.networks.write());
         }
     }
 
@@ -102,7 +103,7 @@ impl Dns {
 
     /// Takes all posts down, and waits until they are.
     pub async fn close(&self) {
-        let posts = std::mem::take(&mut *self.posts.lock().unwrap_or_else(PoisonError::into_inner));
+        let posts = std::mem::take(&mut *self.posts.lock());
         posts.values().for_each(|posted| posted.stop.cancel());
         for posted in posts.into_values() {
             if let Err(error) = posted.task.await {
@@ -117,7 +118,7 @@ impl Dns {
     }
 
     pub fn posts(&self) -> Posts {
-        let posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        let posts = self.posts.lock();
         let count =
             |is: fn(&Condition) -> &AtomicBool| posts.values().filter(|posted| is(&posted.condition).load(Ordering::Relaxed)).count();
         let unsupported = self.shared.unsupported.load(Ordering::Relaxed);

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, TcpListener as Listener, UdpSocket as Socket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
@@ -151,7 +152,7 @@ impl Desk {
     /// The answer, if it is ours to give.
     fn known(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let (turn, since) = (self.turn.fetch_add(1, Ordering::Relaxed), Instant::now());
-        let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
+        let networks = self.networks.read();
         let answer = answer(&self.shared.directory, &networks, query, transport, turn);
         answer.inspect(|_| self.shared.tally.known(since))
     }

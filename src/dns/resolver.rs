@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout};
@@ -77,7 +78,7 @@ impl Resolver {
             }
         });
         let answer = answer.await??;
-        let mut kept = self.kept();
+        let mut kept = self.kept.lock();
         if kept.len() < KEPT {
             kept.push((socket, Instant::now()));
         }
@@ -85,13 +86,9 @@ impl Resolver {
     }
 
     fn take(&self) -> Option<UdpSocket> {
-        let mut kept = self.kept();
+        let mut kept = self.kept.lock();
         kept.retain(|(_, since)| since.elapsed() < FRESH);
         kept.pop().map(|(socket, _)| socket)
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Vec<(UdpSocket, Instant)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bollard::Docker;
@@ -23,6 +23,7 @@ use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::{EventsOptionsBuilder, InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptions};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use parking_lot::RwLock;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tracing::{debug, info};
@@ -126,12 +127,12 @@ impl Names {
     }
 
     fn look<R>(&self, look: impl FnOnce(&Known) -> R) -> R {
-        look(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.known.read())
     }
 
     fn change(&self, change: impl FnOnce(&mut Known)) {
         // each change is one insert or one remove
-        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.known.write());
         self.changes.send_modify(|count| *count += 1);
     }
 

@@ -1,7 +1,5 @@
 //! What is made of an engine's answers and events, in whichever order they come. The engine is one of this test's own, on a unix socket.
 
-use std::sync::Mutex;
-
 use axum::body::Body;
 use axum::extract::Path as PathOf;
 use axum::extract::State;
@@ -9,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
@@ -28,11 +27,11 @@ impl Engine {
     }
 
     fn running(&self) -> BTreeMap<String, String> {
-        self.running.lock().unwrap().clone()
+        self.running.lock().clone()
     }
 
     fn set(&self, id: &str, name: &str) {
-        self.running.lock().unwrap().insert(id.to_owned(), name.to_owned());
+        self.running.lock().insert(id.to_owned(), name.to_owned());
     }
 
     fn tell(&self, action: &str, id: &str) {

@@ -14,9 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::model::{Protocol, family_of};
@@ -109,14 +110,14 @@ impl Flows {
         gone.into_iter().for_each(|element| note(element, Wrong::Answered));
         came.into_iter().for_each(|element| note(element, Wrong::Unanswered));
         for (sort, ways) in passes {
-            lock(&self.waiting).extend(containers(&ways));
+            self.waiting.lock().extend(containers(&ways));
             self.queue(Job::Forget(sort, ways));
         }
     }
 
     /// Returns once nothing is to be forgotten of the containers that `coming` leads to.
     pub async fn settled<'a>(&self, coming: impl IntoIterator<Item = &'a Element>) {
-        let waiting = lock(&self.waiting).clone();
+        let waiting = self.waiting.lock().clone();
         if waiting.is_empty() || !coming.into_iter().filter_map(Element::way).any(|way| waiting.contains(&way.to)) {
             return;
         }
@@ -143,10 +144,6 @@ fn containers(ways: &[Way]) -> BTreeSet<IpAddr> {
     ways.iter().map(|way| way.to).collect()
 }
 
-fn lock(waiting: &Mutex<Vec<IpAddr>>) -> MutexGuard<'_, Vec<IpAddr>> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Takes all that waits at once, so that a burst of changes is few passes.
 fn work(socket: &Socket, queue: mpsc::Receiver<Job>, waiting: &Mutex<Vec<IpAddr>>) {
     while let Ok(first) = queue.recv() {
@@ -165,7 +162,7 @@ fn work(socket: &Socket, queue: mpsc::Receiver<Job>, waiting: &Mutex<Vec<IpAddr>
                 tracing::warn!(%error, ?ways, "could not forget old flows of published ports: they last until they time out");
             }
         }
-        let mut waiting = lock(waiting);
+        let mut waiting = waiting.lock();
         for container in done {
             waiting.iter().position(|waits| *waits == container).map(|found| waiting.swap_remove(found));
         }

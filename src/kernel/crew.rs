@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs, statfs};
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -60,7 +61,7 @@ impl Crew {
     {
         let (tell, answer) = oneshot::channel();
         let job: Job = Box::new(move |wire| drop(tell.send(job(wire))));
-        self.queue.lock().waiting.push_back(job);
+        self.queue.jobs.lock().waiting.push_back(job);
         self.queue.come.notify_one();
         match timeout(PATIENCE, answer).await {
             Ok(Ok(result)) => result,
@@ -72,7 +73,7 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        self.queue.lock().over = true;
+        self.queue.jobs.lock().over = true;
         self.queue.come.notify_all();
     }
 }
@@ -81,13 +82,9 @@ impl Queue {
     /// The next job, once there is one; none: the crew is gone, and all that came was done.
     fn next(&self) -> Option<Job> {
         let none_yet = |jobs: &mut Jobs| jobs.waiting.is_empty() && !jobs.over;
-        let mut jobs = self.come.wait_while(self.lock(), none_yet).unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = self.jobs.lock();
+        self.come.wait_while(&mut jobs, none_yet);
         jobs.waiting.pop_front()
-    }
-
-    /// Each change is one push, one pop, or a word.
-    fn lock(&self) -> MutexGuard<'_, Jobs> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{Change, Kernel, KernelError, Surroundings, Underlay, Uplink, Whereabouts, describe};
@@ -65,18 +65,14 @@ impl Fake {
         Self::default()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What stands there.
     pub fn objects(&self) -> BTreeMap<Key, Object> {
-        self.state().objects.clone()
+        self.state.lock().objects.clone()
     }
 
     /// The calls since the last time this was asked.
     pub fn take_calls(&self) -> Vec<Call> {
-        std::mem::take(&mut self.state().calls)
+        std::mem::take(&mut self.state.lock().calls)
     }
 
     /// The n-th call from now fails with EIO, 0 being the next.
@@ -92,35 +88,35 @@ impl Fake {
 
     /// Every call that matches fails with EIO, until [`Fake::heal`]. Replaces the last fault.
     pub fn fail_matching(&self, matcher: impl FnMut(&Call) -> bool + Send + 'static, effect: Effect) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.fault = Some((Box::new(matcher), effect));
         state.faults_hit = 0;
     }
 
     /// Ends the faults; how many calls failed by them since they began.
     pub fn heal(&self) -> usize {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.fault = None;
         std::mem::take(&mut state.faults_hit)
     }
 
     /// A link of this name exists and is somebody else's.
     pub fn add_foreign_link(&self, name: IfName) {
-        self.state().foreign.insert(name);
+        self.state.lock().foreign.insert(name);
     }
 
     /// Somebody else holds this port on every address.
     pub fn take_port(&self, protocol: Protocol, port: u16) {
-        self.state().taken.insert((protocol, port));
+        self.state.lock().taken.insert((protocol, port));
     }
 
     pub fn add_sandbox(&self, path: impl Into<PathBuf>) {
-        self.state().sandboxes.insert(path.into());
+        self.state.lock().sandboxes.insert(path.into());
     }
 
     /// The container ended: its namespace and the links in it go, without their host's ends saying so by a call.
     pub fn remove_sandbox(&self, path: &Path) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.sandboxes.remove(path);
         let lost: Vec<Key> = state.objects.values().filter(|object| stands_in(object, path)).map(Object::key).collect();
         let gone = lost.iter().flat_map(|key| state.remove(key)).collect();
@@ -129,19 +125,19 @@ impl Fake {
 
     /// The container ended, and the engine took this link of its out before.
     pub fn move_back(&self, sandbox: &Path, link: IfName) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.sandboxes.remove(sandbox);
         state.moved_back.insert(link);
     }
 
     /// The host has this link.
     pub fn add_host_link(&self, name: IfName, link: HostLink) {
-        self.state().host_links.insert(name, link);
+        self.state.lock().host_links.insert(name, link);
     }
 
     /// Somebody deletes the object behind our back.
     pub fn vanish(&self, key: &Key) {
-        let gone = self.state().remove(key);
+        let gone = self.state.lock().remove(key);
         self.tell_gone(gone);
     }
 
@@ -280,7 +276,7 @@ fn broken() -> io::Error {
 #[async_trait]
 impl Kernel for Fake {
     async fn observe(&self, wanted: &[Object]) -> Result<Vec<Object>, KernelError> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.note(Call::Observe).is_some() {
             return Err(KernelError { operation: "observe", object: "the network namespace".into(), cause: broken() });
         }
@@ -290,7 +286,7 @@ impl Kernel for Fake {
 
     async fn put(&self, object: &Object) -> Result<(), KernelError> {
         let key = object.key();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let fault = state.note(Call::Put(object.clone()));
         if fault == Some(Effect::None) {
             return Err(self.fail("create", &key, broken()));
@@ -304,7 +300,7 @@ impl Kernel for Fake {
     }
 
     async fn delete(&self, key: &Key) -> Result<(), KernelError> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let fault = state.note(Call::Delete(key.clone()));
         if fault == Some(Effect::None) {
             return Err(self.fail("delete", key, broken()));
@@ -317,7 +313,7 @@ impl Kernel for Fake {
     }
 
     fn changes(&self) -> mpsc::Receiver<Change> {
-        let taken = self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.changes.lock().take();
         taken.unwrap_or_else(|| mpsc::channel(1).1)
     }
 
@@ -326,7 +322,7 @@ impl Kernel for Fake {
     }
 
     fn sysctl(&self, path: &str) -> Option<String> {
-        let objects = &self.state().objects;
+        let objects = &self.state.lock().objects;
         objects.values().find_map(|object| match object {
             Object::HostSysctl { path: known, value } | Object::LinkSysctl { path: known, value } if known == path => Some(value.clone()),
             _ => None,
@@ -338,7 +334,7 @@ impl Kernel for Fake {
     }
 
     async fn host_link(&self, name: &IfName) -> Result<Option<HostLink>, KernelError> {
-        Ok(self.state().host_links.get(name).cloned())
+        Ok(self.state.lock().host_links.get(name).cloned())
     }
 
     async fn who_has(&self, _: IfName, _: IpAddr, _: Duration) -> Option<Mac> {
@@ -346,7 +342,7 @@ impl Kernel for Fake {
     }
 
     async fn is_free(&self, protocol: Protocol, host: IpAddr, ports: PortRange) -> bool {
-        let state = self.state();
+        let state = self.state.lock();
         let same = |other: IpAddr| other == host || other.is_unspecified() || host.is_unspecified();
         let held =
             |object: &Object| matches!(object, Object::HostPort(p) if p.protocol == protocol && p.ports.overlaps(ports) && same(p.host));
@@ -354,11 +350,11 @@ impl Kernel for Fake {
     }
 
     fn is_sandbox(&self, path: &Path) -> bool {
-        self.state().sandboxes.contains(path)
+        self.state.lock().sandboxes.contains(path)
     }
 
     async fn addresses(&self, link: &IfName) -> Result<Option<Vec<IpAddr>>, KernelError> {
-        Ok(self.state().host_links.get(link).map(|link| link.addresses.clone()))
+        Ok(self.state.lock().host_links.get(link).map(|link| link.addresses.clone()))
     }
 
     async fn tune(&self, _: &Attachment) -> Result<bool, KernelError> {
@@ -367,7 +363,7 @@ impl Kernel for Fake {
 
     /// The engine is taken to have moved every link that it was to move, and has not moved it back.
     fn whereabouts(&self, attachment: &Attachment) -> Whereabouts {
-        let state = self.state();
+        let state = self.state.lock();
         match state.has_link(&attachment.host) {
             true if state.moved_back.contains(&attachment.host) => Whereabouts::Host,
             true => Whereabouts::Away,

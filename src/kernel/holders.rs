@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
+use parking_lot::Mutex;
 
 use super::sandbox::Sandbox;
 
@@ -50,7 +50,7 @@ impl<T: Send + 'static> Holders<T> {
     where
         M: FnOnce() -> io::Result<T> + Send + 'static,
     {
-        let (number, queue) = self.0.lock().unwrap_or_else(PoisonError::into_inner).next()?;
+        let (number, queue) = self.0.lock().next()?;
         let (tell, answer) = channel();
         let sandbox = sandbox.clone();
         let job: Job<T> = Box::new(move |held| {

@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::link::{
@@ -18,6 +17,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use parking_lot::Mutex;
 
 use super::address;
 use super::attachment::{Inside, furnish, pattern};
@@ -45,23 +45,18 @@ impl Settling {
     /// Whether this link, which is down, is the engine's still.
     fn leaves(&self, host: &IfName) -> bool {
         let down = || Down { since: Instant::now(), told: false };
-        self.lock().entry(host.clone()).or_insert_with(down).since.elapsed() < SET_UP
+        self.0.lock().entry(host.clone()).or_insert_with(down).since.elapsed() < SET_UP
     }
 
     /// Whether one has been down for too long that was not so before.
     pub fn is_over(&self) -> bool {
         let over = |down: &mut Down| !std::mem::replace(&mut down.told, down.since.elapsed() >= SET_UP) && down.told;
-        self.lock().values_mut().map(over).filter(|over| *over).count() > 0
+        self.0.lock().values_mut().map(over).filter(|over| *over).count() > 0
     }
 
     /// Forgets all but these.
     fn retain(&self, down: &BTreeSet<IfName>) {
-        self.lock().retain(|host, _| down.contains(host));
-    }
-
-    /// Each entry is whole before it is put in.
-    fn lock(&self) -> MutexGuard<'_, HashMap<IfName, Down>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().retain(|host, _| down.contains(host));
     }
 }
 

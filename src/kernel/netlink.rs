@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -175,7 +176,7 @@ impl Host {
     fn put_attachment(&self, wire: &mut Wire, wanted: &Attachment) -> io::Result<()> {
         attachment::put(wire, Means { sysctls: &self.sysctls, settling: &self.settling }, wanted)?;
         if let Place::Sandbox { path, .. } = &wanted.place {
-            self.sandboxes().insert(wanted.host.clone(), path.clone());
+            self.sandboxes.lock().insert(wanted.host.clone(), path.clone());
         }
         Ok(())
     }
@@ -183,7 +184,7 @@ impl Host {
     /// A container is announced when its port is set: no frame of it got farther before.
     fn put_port(&self, wire: &mut Wire, wanted: &Port) -> io::Result<()> {
         let moved = port::put(wire, wanted)?;
-        let path = self.sandboxes().get(&wanted.link).cloned();
+        let path = self.sandboxes.lock().get(&wanted.link).cloned();
         if let (Some(link), Some(path)) = (moved, path) {
             attachment::announce(&path, &link);
         }
@@ -191,24 +192,16 @@ impl Host {
     }
 
     fn retire(&self, name: &IfName) {
-        let path = self.sandboxes().remove(name);
+        let path = self.sandboxes.lock().remove(name);
         if let Some(Ok(namespace)) = path.map(|path| crew::open_namespace(&path)) {
-            self.leaving().insert(name.clone(), namespace);
+            self.leaving.lock().insert(name.clone(), namespace);
         }
     }
 
     /// The namespace from which the link is to be deleted now.
     fn leave(&self, name: &IfName) -> Option<File> {
         self.retire(name);
-        self.leaving().remove(name)
-    }
-
-    fn leaving(&self) -> MutexGuard<'_, HashMap<IfName, File>> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sandboxes(&self) -> MutexGuard<'_, HashMap<IfName, PathBuf>> {
-        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.leaving.lock().remove(name)
     }
 
     fn delete(&self, wire: &mut Wire, key: &Key) -> io::Result<()> {
@@ -257,9 +250,9 @@ impl Host {
     }
 
     fn observe_sandboxes(&self, wanted: &[Object], links: &Links) -> impl Iterator<Item = Object> {
-        let unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let unseen = self.unseen.lock().take();
         let found = macvlan::observe(wanted, links, &self.settling, unseen.as_deref());
-        self.sandboxes().extend(found.iter().map(|(path, attachment)| (attachment.host.clone(), path.clone())));
+        self.sandboxes.lock().extend(found.iter().map(|(path, attachment)| (attachment.host.clone(), path.clone())));
         found.into_iter().map(|(_, attachment)| Object::Attachment(attachment))
     }
 }
@@ -299,7 +292,7 @@ impl Kernel for Netlink {
     }
 
     fn changes(&self) -> mpsc::Receiver<Change> {
-        let taken = self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.changes.lock().take();
         taken.unwrap_or_else(|| mpsc::channel(1).1)
     }
 

@@ -6,13 +6,13 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
 use nix::unistd::close;
+use parking_lot::Mutex;
 
 use crate::model::{HostPort, Key, Object, Protocol};
 
@@ -22,23 +22,19 @@ pub(super) struct Ports(Mutex<HashMap<Key, (HostPort, Vec<OwnedFd>)>>);
 
 impl Ports {
     pub fn put(&self, wanted: &HostPort) -> io::Result<()> {
-        if let Entry::Vacant(place) = self.lock().entry(Object::HostPort(wanted.clone()).key()) {
+        if let Entry::Vacant(place) = self.0.lock().entry(Object::HostPort(wanted.clone()).key()) {
             place.insert((wanted.clone(), bind_all(wanted)?));
         }
         Ok(())
     }
 
     pub fn delete(&self, key: &Key) {
-        let released = self.lock().remove(key);
+        let released = self.0.lock().remove(key);
         drop(released);
     }
 
     pub fn held(&self) -> Vec<Object> {
-        self.lock().values().map(|(port, _)| Object::HostPort(port.clone())).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (HostPort, Vec<OwnedFd>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().values().map(|(port, _)| Object::HostPort(port.clone())).collect()
     }
 }
 

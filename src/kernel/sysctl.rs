@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::model::{Key, Object};
 
@@ -17,20 +18,20 @@ impl Watched {
     /// Those of `wanted` are watched from now on, and no others.
     pub fn expect(&self, sysctls: &Sysctls, wanted: &[Key]) {
         let known = wanted.iter().filter_map(|key| Some((key.clone(), sysctls.read(path_of(key)?).unwrap_or_default())));
-        *self.lock() = known.collect();
+        *self.0.lock() = known.collect();
     }
 
     pub fn add(&self, key: Key, value: &str) {
-        self.lock().insert(key, value.to_owned());
+        self.0.lock().insert(key, value.to_owned());
     }
 
     pub fn remove(&self, key: &Key) {
-        self.lock().remove(key);
+        self.0.lock().remove(key);
     }
 
     /// Those whose values are others than before. What cannot be read went with its link, which is told by other news.
     pub fn changed(&self, sysctls: &Sysctls) -> Vec<Object> {
-        let mut watched = self.lock();
+        let mut watched = self.0.lock();
         let mut changed = Vec::new();
         for (key, known) in watched.iter_mut() {
             let Some(Ok(value)) = path_of(key).map(|path| sysctls.read(path)) else { continue };
@@ -40,10 +41,6 @@ impl Watched {
             }
         }
         changed
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

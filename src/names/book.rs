@@ -4,10 +4,11 @@
 //! is this one it is said again. So each message can be lost, come twice or late.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
@@ -70,7 +71,7 @@ impl State {
 impl Book {
     /// What this host has on each of its networks (on those left out as before), and which of them other hosts have too. Whether anything is news.
     pub fn set(&self, here: BTreeMap<IpNet, Vec<Named>>, shared: BTreeMap<String, BTreeSet<IpNet>>) -> bool {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let mut news = state.shared != shared;
         state.shared = shared;
         for (network, containers) in here {
@@ -85,7 +86,7 @@ impl Book {
 
     /// What a host has still to hear and to say; none: nothing.
     pub fn message(&self, host: &str, taken: &Taken) -> Option<Message> {
-        let state = self.state();
+        let state = self.state.lock();
         let shared = state.shared.get(host)?;
         let is_new = |network: &&IpNet| state.said.get(network).is_some_and(|said| taken.get(network) != Some(said));
         let says: Vec<Said> = shared.iter().filter(is_new).filter_map(|network| self.says(&state, *network)).collect();
@@ -101,7 +102,7 @@ impl Book {
     /// What is answered to a host.
     pub fn answer(&self, host: &str, message: Message) -> Answer {
         let heard = self.hear(host, message.says);
-        let state = self.state();
+        let state = self.state.lock();
         Answer { heard, says: message.asks.into_iter().filter_map(|network| self.says(&state, network)).collect() }
     }
 
@@ -136,15 +137,10 @@ impl Book {
 
     /// An earlier process of this host, by a clock that went ahead, used larger numbers.
     fn outbid(&self, network: IpNet, heard: u64) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.last = state.last.max(heard);
         let number = state.next();
         state.said.insert(network, number);
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // nothing that holds it can panic half-way through a change
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ipnet::IpNet;
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use crate::model::NetworkId;
@@ -108,7 +108,7 @@ impl Directory {
     /// All addresses of a name on these networks, none twice. Some only if another host that is alive has the name there: what only this
     /// host has, Docker's own resolver knows. `name` is in any case, also `name.network` with the network's name on this host.
     pub fn addresses(&self, networks: &[NetworkId], name: &str) -> Option<Vec<IpAddr>> {
-        let (name, inner) = (plain(name)?, self.read());
+        let (name, inner) = (plain(name)?, self.0.read());
         let zones: Vec<&Zone> = networks.iter().filter_map(|id| inner.zones.get(id)).collect();
         inner.find(&zones, &name).or_else(|| {
             let (name, network) = name.rsplit_once('.')?;
@@ -119,7 +119,7 @@ impl Directory {
 
     /// What a container of another host is called, as `name.network`; that network's name is left out where the engine has not told it.
     pub fn name_of(&self, networks: &[NetworkId], address: IpAddr) -> Option<String> {
-        let inner = self.read();
+        let inner = self.0.read();
         networks.iter().filter_map(|id| inner.zones.get(id)).find_map(|zone| {
             let name = inner.others_on(zone.key()?).find_map(|(_, page)| page.by_address.get(&address))?;
             Some(zone.name.as_ref().map_or_else(|| name.clone(), |network| format!("{name}.{}", network.to_ascii_lowercase())))
@@ -128,7 +128,7 @@ impl Directory {
 
     /// All containers on a network, this host's first; of hosts that are alive.
     pub fn entries(&self, network: &NetworkId) -> Vec<Entry> {
-        let inner = self.read();
+        let inner = self.0.read();
         let Some(key) = inner.zones.get(network).and_then(Zone::key) else { return vec![] };
         let here = inner.here.get(&key).into_iter().map(|page| (None, page));
         let others = inner.others_on(key).map(|(host, page)| (Some(host.clone()), page));
@@ -140,7 +140,7 @@ impl Directory {
 
     /// Which networks this host has. What was heard of others is forgotten.
     pub fn set_zones(&self, zones: BTreeMap<NetworkId, Zone>) {
-        let mut inner = self.write();
+        let mut inner = self.0.write();
         let keys: BTreeSet<IpNet> = zones.values().filter_map(Zone::key).collect();
         inner.here.retain(|key, _| keys.contains(key));
         inner.others.values_mut().for_each(|heard| heard.retain(|key, _| keys.contains(key)));
@@ -149,14 +149,14 @@ impl Directory {
 
     /// Which hosts there are, and of those which are alive. What others said is forgotten.
     pub fn set_hosts(&self, hosts: &BTreeSet<String>, alive: BTreeSet<String>) {
-        let mut inner = self.write();
+        let mut inner = self.0.write();
         inner.others.retain(|host, _| hosts.contains(host));
         inner.alive = alive;
     }
 
     /// This host's containers on a network, all of them. Whether that is news.
     pub fn set_here(&self, key: IpNet, named: Vec<Named>) -> bool {
-        let mut inner = self.write();
+        let mut inner = self.0.write();
         let page = Page::new(named, &inner.subnets(key));
         let news = inner.here.get(&key).map_or(&[][..], |before| &before.all) != page.all;
         inner.here.insert(key, page);
@@ -165,23 +165,23 @@ impl Directory {
 
     /// This host's containers on a network.
     pub fn here(&self, key: IpNet) -> Vec<Named> {
-        self.read().here.get(&key).map_or_else(Vec::new, |page| page.all.clone())
+        self.0.read().here.get(&key).map_or_else(Vec::new, |page| page.all.clone())
     }
 
     /// Whether this host has the network.
     pub fn has(&self, key: IpNet) -> bool {
-        self.read().zones.values().any(|zone| zone.key() == Some(key))
+        self.0.read().zones.values().any(|zone| zone.key() == Some(key))
     }
 
     /// The other hosts that are alive.
     pub fn alive(&self) -> BTreeSet<String> {
-        self.read().alive.clone()
+        self.0.read().alive.clone()
     }
 
     /// Another host's containers on a network, all of them, unless it said something later already. Its latest version; none: this host has
     /// no such network.
     pub fn hear(&self, host: &str, key: IpNet, version: u64, named: Vec<Named>) -> Option<u64> {
-        let mut inner = self.write();
+        let mut inner = self.0.write();
         let subnets = inner.subnets(key);
         if subnets.is_empty() {
             return None;
@@ -195,7 +195,7 @@ impl Directory {
 
     /// How many names are known, none twice of one host on one network: of this host, and of the others that are alive.
     pub fn count(&self) -> [usize; 2] {
-        let inner = self.read();
+        let inner = self.0.read();
         let count = |page: &Page| page.by_name.len();
         let others = inner.others.iter().filter(|(host, _)| inner.alive.contains(*host)).flat_map(|(_, heard)| heard.values());
         [inner.here.values().map(count).sum(), others.map(|heard| count(&heard.page)).sum()]
@@ -203,16 +203,7 @@ impl Directory {
 
     /// Whether a host ever said what it has on a network.
     pub fn has_heard(&self, host: &str, key: IpNet) -> bool {
-        self.read().others.get(host).is_some_and(|heard| heard.contains_key(&key))
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        // each change is one insert or one retain
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.0.read().others.get(host).is_some_and(|heard| heard.contains_key(&key))
     }
 }
 

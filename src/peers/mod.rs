@@ -11,7 +11,7 @@ mod server;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -21,6 +21,7 @@ use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, watch};
@@ -118,7 +119,7 @@ impl Peers {
     /// `path` is one of the routes that the other side serves, `/names`.
     pub async fn ask(&self, host: &str, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {
         let answer = self.ask_untold(host, path, body).await;
-        let mut told = self.told();
+        let mut told = self.told.lock();
         match answer {
             Ok(_) => told.answered += 1,
             Err(_) => told.failed += 1,
@@ -129,15 +130,10 @@ impl Peers {
 
     /// How questions ended so far. Of hosts that were never asked nothing is said.
     pub fn reach(&self) -> Reach {
-        let (view, mut told) = (self.views.borrow().clone(), self.told());
+        let (view, mut told) = (self.views.borrow().clone(), self.told.lock());
         told.last.retain(|name, _| view.hosts.iter().any(|host| host.alive && host.name == *name));
         let reached = told.last.values().filter(|answered| **answered).count();
         Reach { answered: told.answered, failed: told.failed, reached, missed: told.last.len() - reached }
-    }
-
-    fn told(&self) -> MutexGuard<'_, Told> {
-        // each change is one of a count and one insert
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask_untold(&self, host: &str, path: &str, body: Vec<u8>) -> Result<Bytes, Error> {

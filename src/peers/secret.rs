@@ -2,9 +2,10 @@
 //!
 //! Whoever can read that store, or the segment between the hosts, has it: it keeps out whoever is neither, as VXLAN itself keeps out nobody.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
@@ -85,7 +86,7 @@ impl Secret {
     }
 
     pub(super) fn text(&self) -> Option<String> {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.read().clone()
     }
 
     /// In a time that does not tell how much of it is right.
@@ -97,7 +98,7 @@ impl Secret {
     }
 
     fn know(&self, secret: Option<String>) {
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = secret;
+        *self.known.write() = secret;
     }
 }
 

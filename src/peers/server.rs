@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
@@ -100,22 +101,17 @@ struct Place(Sources, IpAddr);
 impl Sources {
     /// None: there are enough.
     fn enter(&self, from: IpAddr) -> Option<Place> {
-        let mut counts = self.counts();
+        let mut counts = self.0.lock();
         let count = counts.entry(from).or_default();
         let free = *count < OF_ONE;
         *count += usize::from(free);
         free.then(|| Place(self.clone(), from))
     }
-
-    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // each change is of one number
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.0.counts();
+        let mut counts = self.0.0.lock();
         match counts.get_mut(&self.1) {
             Some(count) if *count > 1 => *count -= 1,
             _ => drop(counts.remove(&self.1)),

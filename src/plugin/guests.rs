@@ -2,10 +2,11 @@
 //! a call under way. So connections that only hold a seat never keep the engine out.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -57,24 +58,19 @@ impl Guests {
             // the semaphore is never closed
             if let Ok(Ok(permit)) = timeout(MOMENT, self.seats.clone().acquire_owned()).await {
                 let guest = Guest::default();
-                lock(&self.present).push_back(guest.clone());
+                self.present.lock().push_back(guest.clone());
                 return Seat { guest, present: self.present.clone(), _permit: permit };
             }
         }
     }
 
     fn dismiss_one(&self) {
-        let mut present = lock(&self.present);
+        let mut present = self.present.lock();
         let idle = present.iter().position(|guest| !guest.has_call());
         if let Some(guest) = idle.and_then(|index| present.remove(index)) {
             guest.0.leave.cancel();
         }
     }
-}
-
-fn lock(present: &Mutex<VecDeque<Guest>>) -> MutexGuard<'_, VecDeque<Guest>> {
-    // each change is one insert or one remove
-    present.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Seat {
@@ -85,7 +81,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        lock(&self.present).retain(|guest| !Arc::ptr_eq(&guest.0, &self.guest.0));
+        self.present.lock().retain(|guest| !Arc::ptr_eq(&guest.0, &self.guest.0));
     }
 }
 

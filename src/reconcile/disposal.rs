@@ -1,8 +1,9 @@
 //! Deletions that no answer waits for. What comes while some are under way is deleted together after them.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -23,12 +24,6 @@ struct Waiting {
     done: Notify,
 }
 
-impl Waiting {
-    fn keys(&self) -> MutexGuard<'_, BTreeSet<Key>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Disposal {
     pub fn start(kernel: Arc<dyn Kernel>) -> Self {
         let waiting = Arc::new(Waiting::default());
@@ -37,7 +32,7 @@ impl Disposal {
     }
 
     pub fn add(&self, keys: Vec<Key>) {
-        self.waiting.keys().extend(keys);
+        self.waiting.keys.lock().extend(keys);
         self.waiting.come.notify_one();
     }
 
@@ -49,7 +44,7 @@ impl Disposal {
 
     /// What waits to be deleted now.
     pub fn waiting(&self) -> BTreeSet<Key> {
-        self.waiting.keys().clone()
+        self.waiting.keys.lock().clone()
     }
 
     pub async fn finished_all(&self) {
@@ -61,7 +56,7 @@ impl Disposal {
             let done = self.waiting.done.notified();
             tokio::pin!(done);
             done.as_mut().enable();
-            if reached(&self.waiting.keys()) {
+            if reached(&self.waiting.keys.lock()) {
                 return;
             }
             done.await;
@@ -73,12 +68,12 @@ impl Disposal {
 async fn dispose(kernel: Arc<dyn Kernel>, waiting: Arc<Waiting>) {
     loop {
         waiting.come.notified().await;
-        let lot = waiting.keys().clone();
+        let lot = waiting.keys.lock().clone();
         let backwards: Vec<Key> = lot.iter().rev().cloned().collect();
         if let Err(error) = kernel.delete_all(&backwards).await {
             warn!(%error, "could not delete; the next look at the host tries again");
         }
-        waiting.keys().retain(|key| !lot.contains(key));
+        waiting.keys.lock().retain(|key| !lot.contains(key));
         waiting.done.notify_waiters();
     }
 }

@@ -12,9 +12,10 @@ mod disposal;
 mod history;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
@@ -93,19 +94,19 @@ impl Reconciler {
 
     /// Replaces the plan of `owner` without touching the kernel; for what was declared before this process started.
     pub fn expect(&self, owner: &Owner, plan: Plan) -> Result<(), Conflict> {
-        self.lock().replace(owner, plan).map(drop)
+        self.desired.lock().replace(owner, plan).map(drop)
     }
 
     /// Replaces the plan of `owner` and makes the difference so. After an error the owner has the new plan and the host a part of it: set
     /// the old one again.
     pub async fn set(&self, owner: &Owner, plan: Plan) -> Result<(), Error> {
         let _shared = self.whole.read().await;
-        let difference = self.lock().replace(owner, plan)?;
+        let difference = self.desired.lock().replace(owner, plan)?;
         self.disposal.finished(difference.put.iter().map(Object::key)).await;
         if !difference.put.is_empty()
             && let Err(error) = self.kernel.put_all(&difference.put).await
         {
-            self.lock().keep_entries(owner, difference);
+            self.desired.lock().keep_entries(owner, difference);
             return Err(error.into());
         }
         if !(difference.remove.is_empty() && difference.add.is_empty()) {
@@ -136,14 +137,14 @@ impl Reconciler {
         self.mend_firewall(&mut report).await;
         self.sweep(delete, &mut report).await;
         let look = Look { at: Instant::now(), took: began.elapsed(), failed: report.failed.iter().map(Error::told).collect() };
-        self.tally().looked(look);
+        self.history.lock().looked(look);
         Ok(report)
     }
 
     /// The same look, and nothing is changed: what a converge would mend now.
     pub async fn compare(&self) -> Result<Comparison, Error> {
         let _alone = self.whole.write().await;
-        let entries = self.lock().entries();
+        let entries = self.desired.lock().entries();
         Ok(Comparison { objects: self.deviations().await?, firewall: self.firewall.compare(&entries).await? })
     }
 
@@ -159,9 +160,9 @@ impl Reconciler {
     async fn deviations(&self) -> Result<Vec<Deviation>, Error> {
         let waiting: BTreeSet<IfName> = self.disposal.waiting().iter().filter_map(Key::link).cloned().collect();
         let is_going = |key: &Key| key.link().or(key.stands_on()).is_some_and(|link| waiting.contains(link));
-        let wanted: Vec<Object> = self.lock().objects().values().map(|(_, object)| object.clone()).collect();
+        let wanted: Vec<Object> = self.desired.lock().objects().values().map(|(_, object)| object.clone()).collect();
         let seen = self.kernel.observe(&wanted).await?;
-        let mut deviations = self.lock().deviations(&seen);
+        let mut deviations = self.desired.lock().deviations(&seen);
         deviations.retain(|one| !matches!(one, Deviation::Extra(key) if is_going(key)));
         Ok(deviations)
     }
@@ -169,7 +170,7 @@ impl Reconciler {
     async fn mend(&self, deviations: Vec<Deviation>, report: &mut Report) {
         for deviation in deviations {
             let key = deviation.key();
-            self.tally().found(kind(&key), 1);
+            self.history.lock().found(kind(&key), 1);
             let (mended, owner) = match &deviation {
                 Deviation::Missing(owner, object) | Deviation::Altered(owner, object) => (self.kernel.put(object).await, Some(owner)),
                 Deviation::Extra(key) => (self.kernel.delete(key).await, None),
@@ -179,8 +180,8 @@ impl Reconciler {
                     let what = describe(&key);
                     let (network, endpoint) = (owner.map(|owner| &owner.network), owner.and_then(|owner| owner.endpoint.as_ref()));
                     info!(object = what, network, endpoint, "mended");
-                    self.tally().healed(kind(&key), 1, what.clone());
-                    self.tally().remember(Some(key));
+                    self.history.lock().healed(kind(&key), 1, what.clone());
+                    self.history.lock().remember(Some(key));
                     report.note(1, [what]);
                 }
                 Err(error) => report.failed.push(error.into()),
@@ -200,14 +201,14 @@ impl Reconciler {
     }
 
     async fn mend_firewall(&self, report: &mut Report) {
-        let entries = self.lock().entries();
+        let entries = self.desired.lock().entries();
         match self.firewall.converge(&entries).await {
             Ok(0) => {}
             Ok(count) => {
                 info!(count, "mended in the firewall, of all networks");
-                self.tally().found(FIREWALL, count);
-                self.tally().healed(FIREWALL, count, "the firewall".to_owned());
-                self.tally().remember(None);
+                self.history.lock().found(FIREWALL, count);
+                self.history.lock().healed(FIREWALL, count, "the firewall".to_owned());
+                self.history.lock().remember(None);
                 report.note(count, [format!("{count} differences in the firewall")]);
             }
             Err(error) => report.failed.push(error.into()),
@@ -216,12 +217,7 @@ impl Reconciler {
 
     /// What all looks found and did.
     pub fn history(&self) -> History {
-        self.tally().clone()
-    }
-
-    fn tally(&self) -> std::sync::MutexGuard<'_, History> {
-        // numbers: none of them is half changed
-        self.history.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.history.lock().clone()
     }
 
     /// Converges at once, and then whenever the kernel or the firewall differs from the plans; until the process ends.
@@ -259,7 +255,7 @@ impl Reconciler {
         while let Ok(Some(change)) = timeout(end - Instant::now(), more.recv()).await {
             news.add(change);
         }
-        let desired = self.lock();
+        let desired = self.desired.lock();
         news.lost || desired.disagrees(&news.now, &news.gone) || news.went.iter().any(|key| desired.is_known_by_number(key))
     }
 
@@ -280,11 +276,6 @@ impl Reconciler {
         if timeout(limit, self.disposal.finished_all()).await.is_err() {
             warn!("links that were to be deleted are left for the next start");
         }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Desired> {
-        // a panic while it was held is a defect elsewhere; what it guards is replaced whole or not at all
-        self.desired.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

@@ -14,12 +14,13 @@ mod others;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::routing::get;
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
@@ -96,7 +97,7 @@ impl Spread {
 
     /// What is not as it should be, by the names of networks: for people.
     pub fn problems(&self) -> BTreeMap<String, String> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.problems.lock().clone()
     }
 
     /// Until it is dropped. `networks` changes when the engine's do.
@@ -137,7 +138,7 @@ impl Spread {
     pub async fn round(&self) -> Result<usize, Error> {
         let (known, mut done) = (self.known().await?, 0);
         let names: BTreeSet<String> = known.iter().map(|known| known.name.clone()).collect();
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| names.contains(name));
+        self.problems.lock().retain(|name, _| names.contains(name));
         for known in known {
             let act = decide(known.record.as_ref().map(|(record, _)| record), known.here.as_ref(), known.followed.as_ref());
             let idle = matches!(act, Act::Nothing | Act::Clash);
@@ -269,7 +270,7 @@ impl Spread {
 
     /// Says it once.
     fn note(&self, name: &str, problem: Option<String>) {
-        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut problems = self.problems.lock();
         let before = match &problem {
             Some(problem) => problems.insert(name.to_owned(), problem.clone()),
             None => problems.remove(name),

@@ -23,26 +23,26 @@ struct Fake {
 impl Fake {
     fn make(&self, name: &str, spec: Option<Spec>) -> NetworkId {
         let id: NetworkId = format!("{:064x}", IDS.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
-        self.networks.lock().unwrap().insert(id.clone(), (name.to_owned(), spec));
+        self.networks.lock().insert(id.clone(), (name.to_owned(), spec));
         id
     }
 
     /// As its user; an engine refuses it of one that is in use.
     fn rm(&self, name: &str) {
-        if !self.used.lock().unwrap().contains(name) {
-            self.networks.lock().unwrap().retain(|_, (other, _)| other != name);
+        if !self.used.lock().contains(name) {
+            self.networks.lock().retain(|_, (other, _)| other != name);
         }
     }
 
     fn has(&self, name: &str) -> Option<Option<Spec>> {
-        self.networks.lock().unwrap().values().find(|(other, _)| other == name).map(|(_, spec)| spec.clone())
+        self.networks.lock().values().find(|(other, _)| other == name).map(|(_, spec)| spec.clone())
     }
 }
 
 #[async_trait]
 impl Networks for Fake {
     async fn all(&self) -> Result<Vec<Found>, EngineError> {
-        let networks = self.networks.lock().unwrap();
+        let networks = self.networks.lock();
         Ok(networks.iter().map(|(id, (name, spec))| Found { id: id.clone(), name: name.clone(), spec: spec.clone() }).collect())
     }
 
@@ -53,17 +53,17 @@ impl Networks for Fake {
     }
 
     async fn remove(&self, id: &NetworkId) -> Result<Vec<String>, EngineError> {
-        let name = self.networks.lock().unwrap()[id].0.clone();
-        if self.used.lock().unwrap().contains(&name) {
+        let name = self.networks.lock()[id].0.clone();
+        if self.used.lock().contains(&name) {
             return Ok(vec!["web".to_owned()]);
         }
-        self.networks.lock().unwrap().remove(id);
+        self.networks.lock().remove(id);
         Ok(vec![])
     }
 
     async fn users(&self, id: &NetworkId) -> Vec<String> {
-        let name = self.networks.lock().unwrap()[id].0.clone();
-        if self.used.lock().unwrap().contains(&name) { vec!["web".to_owned()] } else { vec![] }
+        let name = self.networks.lock()[id].0.clone();
+        if self.used.lock().contains(&name) { vec!["web".to_owned()] } else { vec![] }
     }
 }
 
@@ -135,14 +135,14 @@ async fn what_is_in_use_elsewhere_comes_back() {
     let (_disk, store, hosts) = hosts(&["a", "b", "c"]);
     hosts[0].engine.make("blue", Some(spec("10.50.0.0/16")));
     rest(&all(&hosts)).await;
-    hosts[1].engine.used.lock().unwrap().insert("blue".to_owned());
+    hosts[1].engine.used.lock().insert("blue".to_owned());
     hosts[0].engine.rm("blue");
     rest(&all(&hosts)).await;
     assert!(hosts.iter().all(|host| host.engine.has("blue").is_some()));
     let record = store.get(&Key::new("cluster/spread/blue").unwrap()).await.unwrap().unwrap();
     let record: Record = serde_json::from_slice(&record.value).unwrap();
     assert_eq!((record.by, record.used), ("b".to_owned(), vec!["web".to_owned()]), "who uses it");
-    hosts[1].engine.used.lock().unwrap().clear();
+    hosts[1].engine.used.lock().clear();
     hosts[2].engine.rm("blue");
     rest(&all(&hosts)).await;
     assert!(hosts.iter().all(|host| host.engine.has("blue").is_none()));
@@ -167,7 +167,7 @@ async fn where_others_can_be_asked_none_removes_what_one_of_them_uses() {
     let (_disk, _store, mut hosts) = hosts(&["a", "b", "c"]);
     hosts[0].engine.make("blue", Some(spec("10.50.0.0/16")));
     rest(&all(&hosts)).await;
-    hosts[1].engine.used.lock().unwrap().insert("blue".to_owned());
+    hosts[1].engine.used.lock().insert("blue".to_owned());
     let mut asking = hosts.remove(0);
     let others = hosts.into_iter().map(|host| (Arc::new(host.spread), host.engine, host._disk)).collect::<Vec<_>>();
     asking.spread.others = Some(Arc::new(Reached(others.iter().map(|(spread, ..)| spread.clone()).collect())));
@@ -268,9 +268,9 @@ proptest! {
                     Step::Make(..) => {}
                     Step::Remove(host) => hosts[host].engine.rm("blue"),
                     Step::Use(host, true) if hosts[host].engine.has("blue").is_some() => {
-                        hosts[host].engine.used.lock().unwrap().insert("blue".to_owned());
+                        hosts[host].engine.used.lock().insert("blue".to_owned());
                     }
-                    Step::Use(host, _) => hosts[host].engine.used.lock().unwrap().clear(),
+                    Step::Use(host, _) => hosts[host].engine.used.lock().clear(),
                     Step::Round(host) => drop(hosts[host].spread.round().await.unwrap()),
                 }
             }

@@ -9,12 +9,13 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream;
+use parking_lot::Mutex;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -121,7 +122,7 @@ impl Store for Embedded {
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError> {
         let (changed, mut changes) = watch::channel(());
         changes.mark_changed();
-        self.db.followers().push(Follower { prefix: prefix.clone(), changed });
+        self.db.followers.lock().push(Follower { prefix: prefix.clone(), changed });
         let watcher = Watcher { db: Arc::downgrade(&self.db), prefix: prefix.clone(), changes, seen: None };
         Ok(stream::unfold(watcher, Watcher::next).boxed())
     }
@@ -235,16 +236,11 @@ impl Shared {
 
     /// Those who watch what these commits change; whoever watches no more is forgotten.
     fn wake(&self, group: &[Request]) {
-        let mut followers = self.followers();
+        let mut followers = self.followers.lock();
         followers.retain(|follower| !follower.changed.is_closed());
         let ops = || group.iter().flat_map(|request| &request.ops);
         let concerned = followers.iter().filter(|follower| ops().any(|op| concerns(op, &follower.prefix)));
         concerned.for_each(|follower| follower.changed.send_replace(()));
-    }
-
-    fn followers(&self) -> MutexGuard<'_, Vec<Follower>> {
-        // each change is one push, or leaves out what is over
-        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One transaction for the whole group. Returns the answers, and whether any commit changed anything.

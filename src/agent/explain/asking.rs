@@ -1,14 +1,11 @@
 //! Packets that are really sent, and followed where they are lost.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::super::Error;
 use super::{Explainer, HostAnswer, HostQuestion, Local};
 use crate::explain::{Case, Probing, There};
-use crate::firewall::Tracer;
 use crate::model::{Answer, Flow, Probe, Protocol, Trace, Trail};
 
 /// How long packets are followed if nobody asks what was seen.
@@ -81,20 +78,16 @@ impl Explainer {
     /// Follows packets until somebody asks what was seen, or for some seconds.
     pub(super) fn follow(&self, trace: &Trace) -> Result<(), Error> {
         let tracer = self.firewall.trace(trace).map_err(|error| Error::Refused(error.to_string()))?;
-        self.lock().insert(trace.source, tracer);
+        self.tracers.lock().insert(trace.source, tracer);
         let (tracers, source) = (self.tracers.clone(), trace.source);
         tokio::spawn(async move {
             tokio::time::sleep(TRACED).await;
-            tracers.lock().unwrap_or_else(PoisonError::into_inner).remove(&source);
+            tracers.lock().remove(&source);
         });
         Ok(())
     }
 
     pub(super) fn followed(&self, source: u16) -> Vec<Trail> {
-        self.lock().remove(&source).map(|tracer| tracer.trails()).unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u16, Tracer>> {
-        self.tracers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tracers.lock().remove(&source).map(|tracer| tracer.trails()).unwrap_or_default()
     }
 }

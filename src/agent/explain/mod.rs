@@ -11,11 +11,12 @@ mod side;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -155,7 +156,7 @@ impl Explainer {
 
     /// Every container of this host on a network of rsnet's.
     fn locals(&self) -> Vec<Local> {
-        let state = self.agent.state();
+        let state = self.agent.state.lock();
         let networks = state.networks.values();
         let locals = networks.flat_map(|live| live.endpoints.values().map(move |known| (live, known)));
         let local = |(live, known): (&super::state::Live, &super::state::Known)| Local {

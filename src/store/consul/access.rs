@@ -3,7 +3,7 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -13,6 +13,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -48,7 +49,7 @@ impl Door {
     /// The way in as the files say now. Files that are wrong, perhaps because just now they are being replaced, leave the way as it is.
     pub fn access(&self, settings: &Settings) -> Result<Arc<Access>, StoreError> {
         let stamps: Vec<Stamp> = settings.files().map(Stamp::of).collect();
-        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self.0.lock();
         let (known, access) = &mut *inside;
         if let Some(access) = access.as_ref().filter(|_| *known == stamps) {
             return Ok(access.clone());

@@ -1,13 +1,13 @@
 //! One question to Consul's HTTP API and its answer: addressing, time-outs, and what a failure means. Knows nothing of keys and values.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use backon::{ExponentialBuilder, Retryable};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -125,20 +125,20 @@ impl Client {
 
     /// How it stands.
     pub fn contact(&self) -> Contact {
-        self.contact.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.contact.lock().clone()
     }
 
     fn compare_clocks(&self, headers: &hyper::HeaderMap) {
         let theirs = headers.get("Date").and_then(|value| clock::seconds(value.to_str().ok()?));
         let ours = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok());
         if let (Some(theirs), Some(ours)) = (theirs, ours) {
-            self.contact.lock().unwrap_or_else(PoisonError::into_inner).ahead = Some(ours - theirs);
+            self.contact.lock().ahead = Some(ours - theirs);
         }
     }
 
     /// Notes how a question ended. What Consul refuses it has heard.
     fn note<T>(&self, ended: Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut contact = self.contact.lock();
         contact.problem = ended.as_ref().err().map(ToString::to_string);
         if !matches!(ended, Err(StoreError::Unreachable { .. })) {
             contact.heard = Some(Instant::now());

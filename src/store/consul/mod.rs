@@ -16,10 +16,11 @@ mod settings;
 mod watch;
 mod wire;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use hyper::StatusCode;
+use parking_lot::Mutex;
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -325,7 +326,7 @@ impl Kv {
     async fn fresh_format(&self) -> Result<Format, StoreError> {
         let format = self.sound_format().await;
         if !matches!(format, Err(StoreError::Unreachable { .. })) {
-            *self.format.lock().unwrap_or_else(PoisonError::into_inner) = format.as_ref().ok().copied();
+            *self.format.lock() = format.as_ref().ok().copied();
         }
         format
     }
@@ -338,7 +339,7 @@ impl Kv {
     }
 
     fn known_format(&self) -> Option<Format> {
-        *self.format.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.format.lock()
     }
 
     async fn found_format(&self) -> Result<Option<Format>, StoreError> {
