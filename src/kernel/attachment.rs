@@ -185,10 +185,12 @@ fn renew_mac(host: &Seen) -> io::Result<()> {
 }
 
 /// Removes it: what stands in the host's namespace, and what does not, from the sandbox where it is if that is known.
-pub(super) fn delete(wire: &mut Wire, host: &IfName, sandbox: Option<&File>) -> io::Result<()> {
+pub(super) fn delete(wire: &mut Wire, sysctls: &Sysctls, host: &IfName, sandbox: Option<&File>) -> io::Result<()> {
     match (link::find(wire, host)?, sandbox) {
-        (None, Some(namespace)) => macvlan::delete(host, namespace),
-        _ => link::delete(wire, host),
+        (None, Some(namespace)) => macvlan::delete(sysctls, host, namespace),
+        (None, None) => Ok(()),
+        (Some(seen), _) if seen.is_ours() => macvlan::give_back(sysctls, &seen, || link::remove(wire, seen.index)),
+        (Some(seen), _) => Err(link::foreign(&seen)),
     }
 }
 

@@ -14,6 +14,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
 
 use super::link::{self, GROUP, Seen};
+use super::sysctl::Sysctls;
 use super::wire::Wire;
 use super::{KernelError, macvlan};
 use crate::model::IfName;
@@ -22,7 +23,7 @@ use crate::model::IfName;
 const TOGETHER: usize = 64;
 
 /// Deletes links of ours, whatever becomes of one; the first failure is told. With a name comes the namespace where it is if not here.
-pub(super) fn delete(wire: &mut Wire, links: Vec<(&IfName, Option<File>)>) -> Result<(), KernelError> {
+pub(super) fn delete(wire: &mut Wire, sysctls: &Sysctls, links: Vec<(&IfName, Option<File>)>) -> Result<(), KernelError> {
     let all = link::dump(wire).map_err(|cause| failed("links", cause))?;
     let group = unused(&all);
     let standing: HashMap<&str, &Seen> = all.iter().map(|seen| (seen.name.as_str(), seen)).collect();
@@ -35,7 +36,7 @@ pub(super) fn delete(wire: &mut Wire, links: Vec<(&IfName, Option<File>)>) -> Re
         }
     }
     // those in sandboxes may have their parents among the others
-    let outcome = away.chunks(TOGETHER).map(delete_away).fold(Ok(()), Result::and);
+    let outcome = away.chunks(TOGETHER).map(|some| delete_away(sysctls, some)).fold(Ok(()), Result::and);
     here.chunks(TOGETHER).map(|some| delete_here(wire, group, some)).fold(outcome, Result::and)
 }
 
@@ -67,8 +68,9 @@ fn mark(wire: &mut Wire, group: u32, seen: &Seen) -> io::Result<()> {
     }
 }
 
-fn delete_away(links: &[(&IfName, File)]) -> Result<(), KernelError> {
-    let delete = |name: &IfName, sandbox| macvlan::delete(name, sandbox).map_err(|cause| failed(&format!("attachment {name}"), cause));
+fn delete_away(sysctls: &Sysctls, links: &[(&IfName, File)]) -> Result<(), KernelError> {
+    let delete =
+        |name: &IfName, sandbox| macvlan::delete(sysctls, name, sandbox).map_err(|cause| failed(&format!("attachment {name}"), cause));
     thread::scope(|scope| {
         let going: Vec<_> = links.iter().map(|(name, sandbox)| scope.spawn(move || delete(name, sandbox))).collect();
         // `macvlan::delete` has a thread of its own for what could panic

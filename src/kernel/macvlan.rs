@@ -302,12 +302,27 @@ pub(super) fn hears(wire: &mut Wire, child: &Macvlan, mac: Mac) -> io::Result<bo
 }
 
 /// Removes the child that `host` stands for from a sandbox.
-pub(super) fn delete(host: &IfName, namespace: &File) -> io::Result<()> {
-    within(namespace, || {
-        let mut wire = Wire::open()?;
-        let found = children(&mut wire)?.into_iter().find(|seen| name_of(seen).as_ref() == Some(host));
-        found.map_or(Ok(()), |seen| link::remove(&mut wire, seen.index))
-    })
+pub(super) fn delete(sysctls: &Sysctls, host: &IfName, namespace: &File) -> io::Result<()> {
+    let find = || Ok(children(&mut Wire::open()?)?.into_iter().find(|seen| name_of(seen).as_ref() == Some(host)));
+    let Some(child) = within(namespace, find)? else { return Ok(()) };
+    give_back(sysctls, &child, || within(namespace, || link::remove(&mut Wire::open()?, child.index)))
+}
+
+/// Removes a child. In mode passthru its parent had its MAC and takes its own back, and is made to say so: the host's neighbours on the segment
+/// would else send to the other for up to a minute.
+pub(super) fn give_back(sysctls: &Sysctls, child: &Seen, remove: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let Some(parent) = child.peer.filter(|_| matches!(child.macvlan, Some((MacVlanMode::Passthrough, _)))) else { return remove() };
+    let parent = link::find_index(&mut Wire::open()?, parent)?.map(|parent| parent.name).unwrap_or_default();
+    let notify = [format!("ipv4/conf/{parent}/arp_notify"), format!("ipv6/conf/{parent}/ndisc_notify")];
+    let before = notify.map(|path| (sysctls.read(&path), path));
+    for (_, path) in &before {
+        let _ = sysctls.write(path, "1");
+    }
+    let removed = remove();
+    for (value, path) in before {
+        let _ = value.and_then(|value| sysctls.write(&path, &value));
+    }
+    removed
 }
 
 /// The name that a child of ours has in the host's namespace, wherever it is.

@@ -218,7 +218,7 @@ impl Host {
             Key::Link(name) => link::delete(wire, name),
             Key::Attachment(name) => {
                 let namespace = self.leave(name);
-                attachment::delete(wire, name, namespace.as_ref())
+                attachment::delete(wire, &self.sysctls, name, namespace.as_ref())
             }
             Key::Neighbour(link, address) => neighbour::delete(wire, link, *address),
             Key::Fdb(link, mac) => neighbour::delete_forwarding(wire, link, *mac),
@@ -235,7 +235,10 @@ impl Host {
         match links[..] {
             [] => outcome,
             [one] => outcome.and(delete(self, wire, one)),
-            _ => outcome.and(lot::delete(wire, links.into_iter().filter_map(Key::link).map(|name| (name, self.leave(name))).collect())),
+            _ => {
+                let links = links.into_iter().filter_map(Key::link).map(|name| (name, self.leave(name)));
+                outcome.and(lot::delete(wire, &self.sysctls, links.collect()))
+            }
         }
     }
 

@@ -772,6 +772,26 @@ async fn a_macvlan_of_every_mode_is_made_in_a_sandbox_seen_there_and_gone() {
 }
 
 #[tokio::test]
+async fn a_parent_that_gets_its_mac_back_tells_its_neighbours() {
+    let host = Host::new();
+    uplink();
+    let (sandbox, lan) = (host.sandbox("s"), host.sandbox("lan"));
+    run(&format!("ip addr add 10.9.0.1/24 dev uplink; ip link set segment netns {}", lan.display()));
+    run(&inside(&lan, "ip addr add 10.9.0.2/24 dev segment"));
+    run(&inside(&lan, "ip link set segment up"));
+    let heard = || json(&inside(&lan, "ip -j neigh show 10.9.0.1"))[0]["lladdr"].clone();
+    let own = json("ip -j link show uplink")[0]["address"].clone();
+    for place in [in_sandbox("aa", 7, &sandbox).place, Place::Host] {
+        let wanted = Object::Attachment(child(MacvlanMode::Passthru, place));
+        host.put(&wanted).await;
+        run(&inside(&lan, &format!("ip neigh replace 10.9.0.1 dev segment lladdr {} nud stale", mac(7))));
+        host.kernel.delete(&wanted.key()).await.unwrap();
+        poll("the neighbour to know the host by its own MAC", || heard() == own);
+        assert_eq!(run("cat /proc/sys/net/ipv4/conf/uplink/arp_notify").trim(), "0", "the host's own setting");
+    }
+}
+
+#[tokio::test]
 async fn a_macvlan_that_the_engine_moves_is_found_where_it_is_and_told_when_it_goes() {
     let host = Host::new();
     uplink();
