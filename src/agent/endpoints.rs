@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::state::{AWAITED, Known, Presence, declare_endpoint};
-use super::{Agent, Error};
+use super::{Agent, Declaration, Error};
 use crate::drivers::Join;
 use crate::kernel::Kernel;
 use crate::model::{Attached, Attachment, Endpoint, EndpointId, IfName, Mac, NetworkId, Place, Sandbox, StaticRoute, Way};
@@ -105,7 +105,7 @@ impl Agent {
         let before = self.known(network, id)?.endpoint;
         let joining = Endpoint { attached: Attached::Joining(sandbox), ..joined.clone() };
         let after = declare_endpoint(&*mode, network, id, Some(joined));
-        let making = super::Declaration { plan: mode.endpoint(&joining), ..after };
+        let making = Declaration { plan: mode.endpoint(&joining), ..after };
         self.settle(declare_endpoint(&*mode, network, id, Some(&before)), making).await?;
         let owner = super::state::endpoint_owner(network, id);
         Ok(self.reconciler.expect(&owner, mode.endpoint(joined)).map_err(crate::reconcile::Error::from)?)
@@ -128,7 +128,7 @@ impl Agent {
         if let Attached::Joined(Sandbox { way: Way::Direct, .. }) = endpoint.attached {
             endpoint.attached = Attached::No;
         }
-        self.declare(endpoint, presence).await?;
+        self.reduce(endpoint, presence).await?;
         info!(%network, endpoint = %id, "its container left");
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Agent {
             return Ok(());
         };
         let before = declare_endpoint(&*mode, network, id, Some(&known.endpoint));
-        self.settle(before, declare_endpoint(&*mode, network, id, None)).await?;
+        self.withdraw(before, declare_endpoint(&*mode, network, id, None)).await?;
         if let Some(live) = self.state.lock().networks.get_mut(network) {
             live.endpoints.remove(id);
         }
@@ -153,12 +153,25 @@ impl Agent {
 
     /// Makes what is declared of one endpoint be `after`, and remembers it.
     pub(super) async fn declare(&self, after: Endpoint, presence: Presence) -> Result<(), Error> {
+        let (before, declared) = self.declarations(&after)?;
+        self.settle(before, declared).await?;
+        self.remember(after, presence)
+    }
+
+    /// The same where it has less than before.
+    pub(super) async fn reduce(&self, after: Endpoint, presence: Presence) -> Result<(), Error> {
+        let (before, declared) = self.declarations(&after)?;
+        self.withdraw(before, declared).await?;
+        self.remember(after, presence)
+    }
+
+    /// Of one endpoint: what is declared, and what is to be.
+    fn declarations(&self, after: &Endpoint) -> Result<(Declaration, Declaration), Error> {
         let (network, id) = (&after.network, &after.id);
         let mode = self.mode(network)?;
         let known = self.state.lock().endpoint(network, id);
         let before = declare_endpoint(&*mode, network, id, known.as_ref().map(|known| &known.endpoint));
-        self.settle(before, declare_endpoint(&*mode, network, id, Some(&after))).await?;
-        self.remember(after, presence)
+        Ok((before, declare_endpoint(&*mode, network, id, Some(after))))
     }
 
     fn remember(&self, endpoint: Endpoint, presence: Presence) -> Result<(), Error> {

@@ -117,21 +117,27 @@ struct Declaration {
 }
 
 impl Agent {
-    /// Makes `after` so; on failure `before` is so again, unless `after` takes something away.
+    /// Makes `after` so; on failure `before` is so again.
     async fn settle(&self, before: Declaration, after: Declaration) -> Result<(), Error> {
-        let takes_away = after.value.is_none();
-        match self.make(after).await {
-            (Ok(()), Ok(())) => Ok(()),
-            (Ok(()), Err(error)) if takes_away => {
-                warn!(%error, owner = %before.owner, "could not be taken away whole; trying again behind the answer");
-                self.reconciler.look_again();
-                Ok(())
-            }
-            (kept, made) => {
-                self.put_back(before).await;
-                kept.and(made.map_err(Error::from))
-            }
+        let (kept, made) = self.make(after).await;
+        let done = kept.and(made.map_err(Error::from));
+        if done.is_err() {
+            self.put_back(before).await;
         }
+        done
+    }
+
+    /// Makes `after` so, which takes something away: what the host then still has of it goes behind the answer. On failure of the store
+    /// `before` is so again.
+    async fn withdraw(&self, before: Declaration, Declaration { key, owner, value, plan }: Declaration) -> Result<(), Error> {
+        let (kept, made) = tokio::join!(self.keep(&key, value), self.reconciler.withdraw(&owner, plan));
+        if kept.is_err() {
+            self.put_back(before).await;
+        } else if let Err(error) = made {
+            warn!(%error, %owner, "could not be taken away whole; trying again behind the answer");
+            self.reconciler.look_again();
+        }
+        kept
     }
 
     async fn put_back(&self, before: Declaration) {

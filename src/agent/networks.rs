@@ -68,7 +68,7 @@ impl Agent {
         let Some((network, mode)) = self.state.lock().networks.get(id).map(|live| (live.network.clone(), live.mode.clone())) else {
             return Ok(());
         };
-        self.settle(declare_network(id, Some((&network, &*mode))), declare_network(id, None)).await?;
+        self.withdraw(declare_network(id, Some((&network, &*mode))), declare_network(id, None)).await?;
         self.state.lock().networks.remove(id);
         self.left.notify_one();
         info!(network = %id, "network deleted");

@@ -54,7 +54,7 @@ impl Agent {
         let _held = self.locks.hold(id.as_str()).await;
         let Some(mut known) = self.state.lock().endpoint(network, id) else { return Ok(()) };
         known.endpoint.bindings.clear();
-        self.declare(known.endpoint, known.presence).await
+        self.reduce(known.endpoint, known.presence).await
     }
 
     /// Says in the log what a network cannot publish of a container that has just joined. An engine from 28.0 on that was given no gateway by

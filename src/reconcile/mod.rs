@@ -23,8 +23,8 @@ use tracing::{debug, info, warn};
 use crate::firewall::{Firewall, FirewallError};
 use crate::kernel::{Change, Kernel, KernelError, describe};
 use crate::model::{IfName, Key, Object, Plan};
-use desired::Desired;
 pub use desired::{Conflict, Deviation, Owner};
+use desired::{Desired, Difference};
 use disposal::Disposal;
 use history::{FIREWALL, kind};
 pub use history::{Failed, History, KINDS, Look};
@@ -102,17 +102,34 @@ impl Reconciler {
     pub async fn set(&self, owner: &Owner, plan: Plan) -> Result<(), Error> {
         let _shared = self.whole.read().await;
         let difference = self.desired.lock().replace(owner, plan)?;
-        self.disposal.finished(difference.put.iter().map(Object::key)).await;
-        if !difference.put.is_empty()
-            && let Err(error) = self.kernel.put_all(&difference.put).await
-        {
+        if let Err(error) = self.put(&difference.put).await {
             self.desired.lock().keep_entries(owner, difference);
             return Err(error.into());
         }
-        if !(difference.remove.is_empty() && difference.add.is_empty()) {
-            self.firewall.apply(&difference.remove, &difference.add).await?;
-        }
+        self.filter(&difference).await?;
         Ok(self.delete(difference.delete).await?)
+    }
+
+    /// The same with a plan that has less than before: whatever fails, all else is done. The first failure is told; the host is as planned after
+    /// the next look.
+    pub async fn withdraw(&self, owner: &Owner, plan: Plan) -> Result<(), Error> {
+        let _shared = self.whole.read().await;
+        let difference = self.desired.lock().replace(owner, plan)?;
+        let (put, filtered) = (self.put(&difference.put).await, self.filter(&difference).await);
+        let deleted = self.delete(difference.delete).await;
+        put?;
+        filtered?;
+        Ok(deleted?)
+    }
+
+    /// A name of something that waits to be deleted is used again when that is gone.
+    async fn put(&self, objects: &[Object]) -> Result<(), KernelError> {
+        self.disposal.finished(objects.iter().map(Object::key)).await;
+        if objects.is_empty() { Ok(()) } else { self.kernel.put_all(objects).await }
+    }
+
+    async fn filter(&self, Difference { remove, add, .. }: &Difference) -> Result<(), FirewallError> {
+        if remove.is_empty() && add.is_empty() { Ok(()) } else { self.firewall.apply(remove, add).await }
     }
 
     /// What stands on a link that is deleted goes with it. What takes the kernel a grace period is done behind the answer.
