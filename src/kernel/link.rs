@@ -303,10 +303,7 @@ fn explain(error: io::Error, wire: &mut Wire, wanted: &Link) -> io::Error {
     match &wanted.kind {
         LinkKind::Macvlan(child) => macvlan::explain(error, child),
         LinkKind::Vxlan { .. } => vxlan::explain(error, wire, wanted),
-        LinkKind::Vlan { .. } if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
-            let text = format!("this kernel has no VLANs (802.1Q): load the module 8021q, or give a parent without a number: {error}");
-            io::Error::new(error.kind(), text)
-        }
+        LinkKind::Vlan { parent, id } => explain_vlan(error, wire, parent, *id),
         LinkKind::Dummy if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
             let text = format!(
                 "this kernel has no dummy links, on which a macvlan network without a parent stands: load the module dummy, or leave \
@@ -314,8 +311,32 @@ fn explain(error: io::Error, wire: &mut Wire, wanted: &Link) -> io::Error {
             );
             io::Error::new(error.kind(), text)
         }
-        LinkKind::Vlan { .. } | LinkKind::Bridge | LinkKind::Dummy => error,
+        LinkKind::Bridge | LinkKind::Dummy => error,
     }
+}
+
+fn explain_vlan(error: io::Error, wire: &mut Wire, parent: &IfName, id: u16) -> io::Error {
+    let text = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EOPNOTSUPP) => {
+            format!(
+                "this kernel has no VLANs (802.1Q), or {parent} takes none: load the module 8021q, or give a parent without a number: {error}"
+            )
+        }
+        // a link has each of its VLANs once, whatever they are called
+        Some(Errno::EEXIST) => match vlan_of(wire, parent, id) {
+            Some(name) => format!("VLAN {id} of {parent} exists, as {name}; give that as the parent: {error}"),
+            None => return error,
+        },
+        _ => return error,
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// What VLAN `id` of a link is called.
+fn vlan_of(wire: &mut Wire, parent: &IfName, id: u16) -> Option<String> {
+    let index = index(parent).ok()?;
+    let links = dump(wire).ok()?;
+    links.into_iter().find(|seen| seen.vlan == Some(id) && seen.peer == Some(index)).map(|seen| seen.name)
 }
 
 /// Changes what differs; nothing at all where nothing does. A VXLAN link of another number, address or port is made anew, without what

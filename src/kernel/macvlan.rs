@@ -204,7 +204,17 @@ fn create(wire: &mut Wire, wanted: &Attachment, child: &Macvlan, parent: &Seen, 
     if hears(wire, child, wanted.mac)? {
         return Err(io::Error::new(io::ErrorKind::WouldBlock, format!("MAC {} is in use on its parent {}", wanted.mac, child.parent)));
     }
+    too_large(wanted, child, parent)?;
     link::create(wire, new(wanted, child, parent, name, into)).map_err(|error| explain(error, child))
+}
+
+/// The kernel's answer to an MTU above the parent's is the same as to mode passthru beside other children.
+fn too_large(wanted: &Attachment, child: &Macvlan, parent: &Seen) -> io::Result<()> {
+    let Some(mtu) = wanted.mtu.filter(|mtu| *mtu > parent.mtu) else { return Ok(()) };
+    let Macvlan { parent: name, .. } = child;
+    let text =
+        format!("an MTU of {mtu} is more than its parent {name} has, {}; raise that, or make the network with a lower -o mtu", parent.mtu);
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 /// The message that makes it.

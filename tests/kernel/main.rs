@@ -748,6 +748,15 @@ const MODES: [(MacvlanMode, &str); 5] = [
 ];
 
 #[tokio::test]
+async fn a_macvlan_larger_than_its_parent_is_refused_at_once_with_both_sizes() {
+    let host = Host::new();
+    uplink();
+    let wanted = Object::Attachment(Attachment { mtu: Some(9000), ..child_in(MacvlanMode::Bridge, &host.sandbox("s")) });
+    let error = host.kernel.put(&wanted).await.unwrap_err().to_string();
+    assert!(error.contains("an MTU of 9000 is more than its parent uplink has, 1500"), "{error}");
+}
+
+#[tokio::test]
 async fn a_macvlan_of_every_mode_is_made_in_a_sandbox_seen_there_and_gone() {
     let host = Host::new();
     uplink();

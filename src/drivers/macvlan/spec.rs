@@ -52,10 +52,10 @@ pub fn host_links(options: &BTreeMap<String, String>) -> Vec<IfName> {
     parent.into_iter().chain(trunk).collect()
 }
 
-/// `eth0.10` as (eth0, 10).
+/// `eth0.10` as (eth0, 10), whether or not 802.1Q has that number.
 fn vlan(name: &IfName) -> Option<(IfName, u16)> {
     let (trunk, id) = name.as_str().rsplit_once('.')?;
-    Some((trunk.parse().ok()?, id.parse().ok().filter(|id| (1..=4094).contains(id))?))
+    Some((trunk.parse().ok()?, id.parse().ok()?))
 }
 
 impl Spec {
@@ -101,8 +101,14 @@ fn parent(network: &Network, given: Option<IfName>, options: &mut Options) -> (I
     let trunk = vlan(&name).and_then(|(trunk, id)| Some((network.host_links.get(&trunk)?.clone(), trunk, id)));
     let (made, found) = match (network.host_links.get(&name), trunk) {
         (Some(found), _) => (None, found.clone()),
+        (None, Some((_, trunk, id @ (0 | 4095..)))) => {
+            options.refuse(format!("parent {name} does not exist, and {trunk} can have no VLAN {id}: they are 1 to 4094"));
+            (None, HostLink::default())
+        }
         (None, Some((found, trunk, id))) => {
             let kind = LinkKind::Vlan { parent: trunk, id };
+            // children, a bridge and addresses of the trunk are about frames without a tag
+            let found = HostLink { refusal: None, addresses: Vec::new(), ..found };
             (Some(Link { name: name.clone(), alias, kind, mac: None, mtu: None }), found)
         }
         (None, None) => {

@@ -101,7 +101,22 @@ fn a_vlan_that_does_not_exist_is_made_with_the_network_and_one_that_does_is_used
     let mut there = network(&[("parent", "eth0.10")]);
     there.host_links.insert("eth0.10".parse().unwrap(), found());
     assert_eq!(open(&there).unwrap().network(), Plan::default());
-    assert!(refused(&network(&[("parent", "eth0.4095")])).contains("eth0.4095 does not exist"));
+    for id in ["0", "4095", "65535"] {
+        assert!(refused(&network(&[("parent", &format!("eth0.{id}"))])).contains(&format!("can have no VLAN {id}: they are 1 to 4094")));
+    }
+    assert!(refused(&network(&[("parent", "eth0.x")])).contains("eth0.x does not exist"));
+}
+
+#[test]
+fn a_vlan_to_be_made_is_not_refused_for_what_its_trunk_does_with_frames_without_a_tag_nor_has_it_the_trunk_s_addresses() {
+    let with = |link: HostLink| Network {
+        host_links: BTreeMap::from([("eth0".parse().unwrap(), link)]),
+        ..network(&[("parent", "eth0.10"), ("host_access", "true")])
+    };
+    let busy = open(&with(HostLink { refusal: Some("it is a port of br0".into()), ..found() })).unwrap();
+    let objects = busy.network().objects;
+    assert!(!objects.keys().any(|key| matches!(key, Key::Address(..))), "{objects:?}");
+    assert!(refused(&with(HostLink { wireless: true, ..found() })).contains("is Wi-Fi"));
 }
 
 #[test]
