@@ -109,7 +109,8 @@ fn spreading(settings: &Settings, base: &Base, peers: Option<Arc<Peers>>) -> Opt
         return None;
     };
     let others = peers.map(|peers| Arc::new(spread::Asked { peers, views: base.cluster.views() }) as Arc<dyn spread::Others>);
-    let (engine, agent, own) = (Arc::new(docker::Socket(socket.clone())), base.agent.clone(), base.store.clone());
+    let engine = Arc::new(docker::Socket { path: socket.clone(), names: base.agent.names() });
+    let (agent, own) = (base.agent.clone(), base.store.clone());
     settings.spread.then(|| Spread::new(settings.host.clone(), shared.clone(), own, engine, others, move |id| agent.shares(id)))
 }
 

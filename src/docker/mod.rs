@@ -4,6 +4,7 @@
 //! and which networks the engine has forgotten; what is done here are networks made and removed as on other hosts (`networks`). No call's answer
 //! depends on it; without an engine's API there are ids instead of names.
 
+mod awake;
 mod containers;
 mod find;
 mod networks;
@@ -142,9 +143,11 @@ impl Names {
 
     /// Asks the engine at `socket`, now and whenever it says that a network or a container came or went; until the process ends.
     pub async fn learn(&self, socket: &Path) {
-        let mut told = String::new();
+        let (mut told, mut ended) = (String::new(), None);
         loop {
+            let run = awake::awake(socket, ended).await;
             let followed = self.follow(socket).await;
+            ended = run.filter(|_| self.in_touch());
             // the names are kept; they say no more what the engine lacks
             self.change(|known| (known.networks.counts, known.in_touch) = (false, false));
             let reason = followed.err().map_or_else(String::new, |error| error.to_string());

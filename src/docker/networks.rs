@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bollard::Docker;
@@ -12,7 +13,7 @@ use bollard::query_parameters::{InspectNetworkOptions, ListNetworksOptions};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{OURS, connect, drivers, is_missing, is_ours};
+use super::{Names, OURS, connect, drivers, is_missing, is_ours};
 use crate::model::NetworkId;
 
 /// A network as its user asked for it, whatever the driver is called on this host.
@@ -71,8 +72,20 @@ pub trait Networks: Send + Sync {
     async fn users(&self, id: &NetworkId) -> Vec<String>;
 }
 
-/// The engine at a socket.
-pub struct Socket(pub PathBuf);
+/// The engine at a socket, asked only while it tells of itself: who connects to one that is stopped may start it.
+pub struct Socket {
+    pub path: PathBuf,
+    pub names: Arc<Names>,
+}
+
+impl Socket {
+    async fn connect(&self) -> Result<Docker, String> {
+        if !self.names.in_touch() {
+            return Err("the engine does not answer yet".to_owned());
+        }
+        connect(&self.path).await.map_err(|error| error.to_string())
+    }
+}
 
 fn failed<E: std::fmt::Display>(action: impl Into<String>) -> impl FnOnce(E) -> EngineError {
     let action = action.into();
@@ -83,14 +96,14 @@ fn failed<E: std::fmt::Display>(action: impl Into<String>) -> impl FnOnce(E) -> 
 impl Networks for Socket {
     async fn all(&self) -> Result<Vec<Found>, EngineError> {
         let action = "list the engine's networks";
-        let engine = connect(&self.0).await.map_err(failed(action))?;
+        let engine = self.connect().await.map_err(failed(action))?;
         let networks = engine.list_networks(None::<ListNetworksOptions>).await.map_err(failed(action))?;
         Ok(networks.into_iter().filter_map(found).collect())
     }
 
     async fn create(&self, name: &str, spec: &Spec) -> Result<NetworkId, EngineError> {
         let action = || format!("create network {name}");
-        let engine = connect(&self.0).await.map_err(failed(action()))?;
+        let engine = self.connect().await.map_err(failed(action()))?;
         let driver = driver(&engine).await.map_err(failed(action()))?;
         let made = engine.create_network(request(name, spec, &driver)).await.map_err(failed(action()))?;
         made.id.parse().map_err(failed(action()))
@@ -98,7 +111,7 @@ impl Networks for Socket {
 
     async fn remove(&self, id: &NetworkId) -> Result<Vec<String>, EngineError> {
         let action = || format!("remove network {id}");
-        let engine = connect(&self.0).await.map_err(failed(action()))?;
+        let engine = self.connect().await.map_err(failed(action()))?;
         match engine.remove_network(id.as_str()).await {
             Err(error) if is_missing(&error) => Ok(vec![]),
             Err(error) => {
@@ -110,7 +123,7 @@ impl Networks for Socket {
     }
 
     async fn users(&self, id: &NetworkId) -> Vec<String> {
-        match connect(&self.0).await {
+        match self.connect().await {
             Ok(engine) => users(&engine, id).await,
             Err(_) => vec![],
         }

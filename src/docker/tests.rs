@@ -175,3 +175,38 @@ async fn that_a_network_came_or_went_or_lost_a_container_is_told_apart_from_all_
         timeout(Duration::from_secs(10), changes.changed()).await.unwrap_or_else(|_| panic!("{action} is not told")).unwrap();
     }
 }
+
+/// A directory as a host's `/run` where systemd holds the engine's socket.
+fn run_of_systemd() -> tempfile::TempDir {
+    let run = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(run.path().join("systemd/system")).unwrap();
+    run
+}
+
+#[tokio::test]
+async fn an_engine_that_systemd_would_start_is_asked_only_once_it_runs() {
+    let (run, engine) = (run_of_systemd(), Engine::new(&[("1", "one")]));
+    let names = learning(&engine, run.path()).await;
+    tokio::time::sleep(2 * AGAIN).await;
+    assert!(!names.in_touch() && engine.events.receiver_count() == 0, "nobody connected");
+    std::fs::write(run.path().join("docker.pid"), "7").unwrap();
+    until(&names, Names::in_touch).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_is_at_its_end_is_waited_for_and_its_successor_asked_at_once() {
+    let run = run_of_systemd();
+    let (socket, file) = (run.path().join("docker.sock"), run.path().join("docker.pid"));
+    std::fs::write(&file, "7").unwrap();
+    let first = awake::awake(&socket, None).await;
+    assert!(first.is_some());
+    let began = tokio::time::Instant::now();
+    assert_eq!(awake::awake(&socket, first).await, first, "it is the same after all");
+    assert_eq!(began.elapsed().as_secs(), 60);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(SystemTime::now() + Duration::from_secs(9)).unwrap();
+    let began = tokio::time::Instant::now();
+    assert_ne!(awake::awake(&socket, first).await, first);
+    assert_eq!(began.elapsed().as_secs(), 0);
+    std::fs::remove_dir_all(run.path().join("systemd")).unwrap();
+    assert_eq!(awake::awake(&socket, first).await, None, "nobody would start it");
+}
