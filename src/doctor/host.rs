@@ -15,7 +15,7 @@ const FIX: &str = "rsnet doctor --fix";
 
 /// All that is wrong.
 pub fn examine(facts: &Facts) -> Vec<Finding> {
-    let singles = [blind(facts), leftovers(facts), firewall(facts), slow(facts), forwarding(facts), reverse_path(facts), records(facts)];
+    let singles = [blind(facts), leftovers(facts), firewall(facts), forwarding(facts), reverse_path(facts), records(facts)];
     let findings = singles.into_iter().flatten().chain(drift(facts));
     let findings = findings.chain(facts.blockers.iter().map(blocked)).chain(facts.networks.iter().flat_map(|one| network(one, facts)));
     let findings = findings.chain(facts.store.iter().flat_map(store)).chain(facts.hosts_gone.iter().map(gone));
@@ -84,13 +84,6 @@ fn firewall(facts: &Facts) -> Option<Finding> {
             )
         }
     })
-}
-
-fn slow(facts: &Facts) -> Option<Finding> {
-    let why = facts.no_fast_way.as_ref()?;
-    let meaning = "Packets between containers of overlay networks pass all of the host's filters, which takes longer.";
-    let remedy = "None is needed. Linux 6.4 or newer with nftables' netdev family and fwd (CONFIG_NFT_FWD_NETDEV) is faster.";
-    Some(Finding::new("fast", format!("overlay networks have no fast way: {why}"), meaning, remedy))
 }
 
 fn blocked(Blocker { chain, how }: &Blocker) -> Finding {

@@ -48,8 +48,6 @@ pub struct Facts {
     /// Why the last converge could not do it.
     pub firewall_failing: Option<String>,
     pub blockers: Vec<Blocker>,
-    /// Why packets between containers of overlay networks take no fast way, where the kernel has none.
-    pub no_fast_way: Option<String>,
     pub networks: Vec<Network>,
     pub uplink: Option<Uplink>,
     /// The kernel has no IPv6.

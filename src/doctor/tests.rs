@@ -82,7 +82,6 @@ fn every_other_fault_is_named_by_one_finding() {
         ("look", found(|facts| facts.blind = Some("no socket".into()))),
         ("look", found(|facts| facts.looked = false)),
         ("blocked", found(|facts| facts.blockers = vec![blocker])),
-        ("fast", found(|facts| facts.no_fast_way = Some("the kernel has not: a rule with fwd".into()))),
         ("warning", found(|facts| facts.networks[0].warnings = vec!["parent eth0 is down".into()])),
         ("mtu", found(|facts| facts.networks[0].size = Some((9000, way())))),
         ("ipv6", found(|facts| facts.without_ipv6 = true)),

@@ -67,10 +67,6 @@ pub trait Firewall: Send + Sync {
     async fn compare(&self, all: &BTreeSet<Entry>) -> Result<Vec<String>, FirewallError>;
     /// Who else drops what passes this host from or to our networks, in other tables of nftables (those of iptables-nft among them).
     async fn blockers(&self, ours: &Ours) -> Result<Vec<Blocker>, FirewallError>;
-    /// Why packets between containers of a network without a bridge take no fast way here, if there are such and the kernel has none.
-    fn no_fast_way(&self) -> Option<String> {
-        None
-    }
     /// Takes our tables and our way through iptables' `FORWARD` away.
     async fn clear(&self) -> Result<(), FirewallError>;
     /// Follows packets on this host, until the value is dropped.

@@ -36,8 +36,8 @@ pub struct Nftables {
 
 /// Whether packets may take the fast way, see [`fast`].
 struct Fast {
-    /// Why this kernel has none.
-    missing: Option<String>,
+    /// This kernel has none.
+    missing: bool,
     /// There are packets that could take it.
     wanted: AtomicBool,
     /// Somebody else's rules have a say in what becomes of them, and stand on the long way.
@@ -50,7 +50,7 @@ impl Fast {
         if let Some(why) = &missing {
             tracing::info!(why, "packets between containers of overlay networks pass all of the host's filters: there is no fast way here");
         }
-        Fast { missing, wanted: false.into(), blocked: false.into() }
+        Fast { missing: missing.is_some(), wanted: false.into(), blocked: false.into() }
     }
 
     /// Looks whether somebody else drops what could go by it. In the namespace of the socket.
@@ -60,16 +60,16 @@ impl Fast {
     }
 
     fn is_used(&self) -> bool {
-        self.missing.is_none() && self.wanted.load(Ordering::Relaxed)
+        !self.missing && self.wanted.load(Ordering::Relaxed)
     }
 
     fn tables(&self) -> Vec<Table> {
-        [Some(Table::Inet), self.missing.is_none().then_some(Table::Netdev)].into_iter().flatten().collect()
+        [Some(Table::Inet), (!self.missing).then_some(Table::Netdev)].into_iter().flatten().collect()
     }
 
     /// Leaves out what is not to be in the kernel now.
     fn allowed(&self, mut elements: BTreeSet<Element>, blocked: bool) -> BTreeSet<Element> {
-        if self.missing.is_some() || blocked {
+        if self.missing || blocked {
             elements.retain(|element| !element.set.is_fast());
         }
         elements
@@ -147,10 +147,6 @@ impl Firewall for Nftables {
             Ok(differences)
         })
         .await
-    }
-
-    fn no_fast_way(&self) -> Option<String> {
-        self.fast.missing.clone().filter(|_| self.fast.wanted.load(Ordering::Relaxed))
     }
 
     async fn blockers(&self, ours: &Ours) -> Result<Vec<Blocker>, FirewallError> {

@@ -68,7 +68,6 @@ impl Sources {
         facts.firewall = firewall;
         let failing = history.last.iter().flat_map(|look| &look.failed).find(|failed| failed.in_firewall);
         facts.firewall_failing = failing.filter(|_| !facts.firewall.is_empty()).map(|failed| failed.why.clone());
-        facts.no_fast_way = self.firewall.no_fast_way();
         let blockers = self.firewall.blockers(&ours(planned)).await.map_err(|error| error.to_string())?;
         facts.blockers = if forwarded(planned).next().is_some() { blockers.into_iter().map(blocker).collect() } else { Vec::new() };
         Ok(())
