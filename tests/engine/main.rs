@@ -1,6 +1,6 @@
 //! The suite on real Docker Engines: every test is a function of an engine, and runs on each of them under that engine's name.
 //!
-//! `engine_20_10::…` is the oldest, `engine_28_5::…` the newest; `make test ENGINE="26.1"` runs it on another.
+//! `engine_20_10::…` is the oldest of Debian's, `engine_28_5::…` the newest; `make test ENGINE="26.1"` runs it on another.
 
 #[path = "../lab/mod.rs"]
 mod lab;
@@ -42,6 +42,8 @@ macro_rules! on_every_engine {
         mod engine_20_10 { $(#[test] fn $test() { crate::$module::$test(crate::lab::Engine::V20_10) })* }
         mod engine_26_1 { $(#[test] fn $test() { crate::$module::$test(crate::lab::Engine::V26_1) })* }
         mod engine_28_5 { $(#[test] fn $test() { crate::$module::$test(crate::lab::Engine::V28_5) })* }
+        mod engine_29_7 { $(#[test] fn $test() { crate::$module::$test(crate::lab::Engine::V29_7) })* }
+        mod engine_29_7_nftables { $(#[test] fn $test() { crate::$module::$test(crate::lab::Engine::V29_7Nftables) })* }
     };
 }
 

@@ -60,7 +60,7 @@ pub fn a_container_has_the_mtu_and_the_interface_names_asked_for(engine: Engine)
     w.network("plain", 3, "");
     run(&w.host, "c4", "--network plain");
     w.inside("c4").sh("ip link show eth0").says("mtu 1500");
-    if engine == Engine::V28_5 {
+    if engine >= Engine::V28_5 {
         named_by_the_user(&w);
     }
 }
@@ -276,11 +276,11 @@ pub fn links_moved_by_the_engine_pass_the_core_tests(engine: Engine) {
 
 pub fn links_made_directly_pass_the_core_tests(engine: Engine) {
     // engines before 28.0 have no sandbox yet when they ask: theirs are moved by the engine
-    core(engine, "", "-o attach=direct", if engine == Engine::V28_5 { "net" } else { "eth" });
+    core(engine, "", "-o attach=direct", if engine >= Engine::V28_5 { "net" } else { "eth" });
 }
 
 pub fn links_made_directly_by_default_pass_the_core_tests(engine: Engine) {
-    core(engine, "RSNET_ATTACH=direct", "", if engine == Engine::V28_5 { "net" } else { "eth" });
+    core(engine, "RSNET_ATTACH=direct", "", if engine >= Engine::V28_5 { "net" } else { "eth" });
 }
 
 pub fn addresses_come_from_dockers_ipam_as_for_its_own_bridge(engine: Engine) {

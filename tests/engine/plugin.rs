@@ -215,7 +215,7 @@ pub fn links_made_straight_in_the_sandbox_work_through_the_plugin(engine: Engine
     scene.serve("web", "--network blue -p 8080:80");
     host.docker("run -d --name shell --network blue box sleep 1000").ok();
     // engines up to 27 have no sandbox yet when they ask: theirs is the other way
-    let link = if engine == Engine::V28_5 { "net0" } else { "eth0" };
+    let link = if engine >= Engine::V28_5 { "net0" } else { "eth0" };
     host.docker("exec shell ip -o addr").says(link);
     host.docker("exec shell ip -o route").says(&format!("default via 10.20.0.1 dev {link}"));
     reaches(host, "shell", "web");

@@ -26,7 +26,7 @@ const RSNET_SOCKET: &str = "/run/docker/plugins/rsnet.sock";
 const HANGS: &str = "120";
 
 /// A Docker Engine to test on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Engine {
     /// Of this machine's own Debian 12.
     V20_10,
@@ -34,6 +34,10 @@ pub enum Engine {
     V26_1,
     /// Of Debian sid: 28.5 or later.
     V28_5,
+    /// In no Debian yet: the root is one that somebody put there.
+    V29_7,
+    /// The same, which filters with nftables and not with iptables.
+    V29_7Nftables,
 }
 
 impl Engine {
@@ -43,7 +47,21 @@ impl Engine {
             Engine::V20_10 => "20.10",
             Engine::V26_1 => "26.1",
             Engine::V28_5 => "28.5",
+            Engine::V29_7 | Engine::V29_7Nftables => "29.7",
         }
+    }
+
+    /// What it is started with, whatever a test asks for besides.
+    fn flags(self) -> &'static str {
+        match self {
+            Engine::V29_7Nftables => "--firewall-backend=nftables",
+            _ => "",
+        }
+    }
+
+    /// With nftables it does not turn forwarding on: it wants to find it so.
+    fn needs_forwarding(self) -> bool {
+        self == Engine::V29_7Nftables
     }
 
     /// The root file system it runs from; panics if this machine does not have it.
@@ -52,9 +70,10 @@ impl Engine {
             Engine::V20_10 => "/",
             Engine::V26_1 => "/var/cache/rsnet/engine-trixie",
             Engine::V28_5 => "/var/cache/rsnet/engine-sid",
+            Engine::V29_7 | Engine::V29_7Nftables => "/var/cache/rsnet/engine-29",
         });
         let (dockerd, version) = (root.join("usr/sbin/dockerd"), self.version());
-        let missing = format!("{} is missing: `make deps engines ENGINE={version}` brings it", dockerd.display());
+        let missing = format!("{} is missing: `make deps engines ENGINE={version}` brings it or says how", dockerd.display());
         assert!(dockerd.exists(), "no Docker Engine {version} on this machine: {missing}");
         root
     }
@@ -130,6 +149,7 @@ impl HostSpec {
 pub struct Host {
     pub name: String,
     lab: Arc<Inner>,
+    engine: Option<Engine>,
     flags: Mutex<String>,
     dockerd: Mutex<Option<Process>>,
     rsnet: Mutex<Option<Process>>,
@@ -149,6 +169,7 @@ impl Host {
         let mut host = Host {
             name: spec.name.clone(),
             lab: lab.clone(),
+            engine: spec.engine,
             flags: Mutex::new(spec.flags.clone()),
             dockerd: Mutex::default(),
             rsnet: Mutex::default(),
@@ -338,8 +359,11 @@ impl Host {
     /// Starts dockerd and waits until it answers. The image `box` is there then.
     #[track_caller]
     pub fn start_dockerd(&self) {
-        let flags = self.flags.lock().expect("no panic while held").clone();
-        let mut process = self.spawn("dockerd", &format!("dockerd -H unix://{DOCKER_SOCKET} {flags}"));
+        let (engine, flags) = (self.engine.expect("it has an engine"), self.flags.lock().expect("no panic while held").clone());
+        if engine.needs_forwarding() {
+            self.sh("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.default.forwarding=1 net.ipv6.conf.all.forwarding=1").ok();
+        }
+        let mut process = self.spawn("dockerd", &format!("dockerd -H unix://{DOCKER_SOCKET} {} {flags}", engine.flags()));
         wait_until(&format!("dockerd of {} to answer", self.name), PATIENCE, || {
             if let Some(status) = process.ended() {
                 panic!("dockerd of {} ended: {status}\n{}", self.name, tail(&process.log));
