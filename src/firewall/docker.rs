@@ -10,6 +10,9 @@
 //!
 //! As these rules stand before Docker's walls, or may, the way to Docker's bridges is closed in our table. Their names are a user's choice, so they
 //! are read from Docker's chains.
+//!
+//! Docker with its nftables backend (Engine 29) has a table of its own for each family, which drops what is for or from its bridges and lets
+//! all else by: nothing of ours is in its way. Its bridges' names are read from there as well: they are in the names of its chains.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -33,9 +36,19 @@ pub const COMMENT: &str = "rsnet: decided in table inet rsnet";
 const NLM_F_CREATE: u16 = 0x400;
 const DROP_POLICY: u32 = 0;
 
+/// The tables `ip` and `ip6` of Docker's nftables backend.
+pub const NATIVE: &str = "docker-bridges";
+/// How the name of the chain begins that decides there what goes to a bridge; the bridge's name is the rest.
+const INTO: &str = "filter-forward-in__";
+
 /// A chain that is not there for every published port, so that its changes are worth a look.
 pub fn depends_on(chain: &str) -> bool {
     [USER, FORWARD].contains(&chain) || is_dockers(chain) && chain != "DOCKER"
+}
+
+/// The bridge whose chain in [`NATIVE`] this is.
+pub fn bridge_of(chain: &str) -> Option<IfName> {
+    chain.strip_prefix(INTO)?.parse().ok()
 }
 
 /// A chain in which Docker alone writes.
@@ -94,7 +107,10 @@ pub fn dockers(socket: &Socket, family: Family) -> io::Result<BTreeSet<IfName>> 
     let in_dockers = |rule: &Reply| find_string(&rule.attributes, 2).is_some_and(is_dockers);
     let rules = socket.dump(&request(family, message::GETRULE, vec![string(1, TABLE)]))?;
     let names = rules.iter().filter(|rule| in_table(rule) && in_dockers(rule)).filter_map(|rule| out_interface(&rule.attributes));
-    Ok(names.filter_map(|name| name.parse().ok()).collect())
+    let chains = socket.dump(&request(family, message::GETCHAIN, vec![string(1, NATIVE)]))?;
+    let native = chains.iter().filter(|chain| find_string(&chain.attributes, 1) == Some(NATIVE));
+    let native = native.filter_map(|chain| bridge_of(find_string(&chain.attributes, 3)?));
+    Ok(names.filter_map(|name| name.parse().ok()).chain(native).collect())
 }
 
 fn rules_of(links: &Links) -> Vec<Attribute> {

@@ -70,6 +70,8 @@ fn concerns(event: &Reply, own: u32, wary: bool) -> bool {
     match find_string(&event.attributes, 1) {
         Some(TABLE) => [INET, NETDEV].contains(&event.family),
         Some(docker::TABLE) if of_ip => chain(event).is_none_or(docker::depends_on),
+        // a bridge came or went; each published port is a rule, which is of no matter
+        Some(docker::NATIVE) if of_ip => !is_rule(event) && chain(event).is_none_or(|chain| docker::bridge_of(chain).is_some()),
         Some(table) => wary && filters(event, table, of_ip),
         None => false,
     }
@@ -80,6 +82,10 @@ fn filters(event: &Reply, table: &str, of_ip: bool) -> bool {
     let of_forwarding = of_ip || event.family == INET;
     let elsewhere = of_ip && ["nat", "mangle", "raw", "security"].contains(&table);
     of_forwarding && chain(event) != Some("") && !elsewhere && !table.starts_with("rsnet-")
+}
+
+fn is_rule(event: &Reply) -> bool {
+    [message::NEWRULE, message::DELRULE].contains(&event.kind)
 }
 
 /// The chain that an event is about; none for a table.

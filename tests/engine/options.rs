@@ -25,9 +25,11 @@ impl World {
     }
 
     fn refused(&self, options: &str) -> Output {
-        // a bridge's carrier is told a moment after it is made
-        let told = || self.host.sh("! ip -br link | grep '^rsb-.* UNKNOWN'");
-        wait_until("bridges to be up or down", PATIENCE, || if told().code == 0 { Ok(()) } else { Err(told().to_string()) });
+        // a bridge's carrier is told a moment after it is made, and rsnet's table a moment after rsnet listens
+        let told = || self.host.sh("! ip -br link | grep '^rsb-.* UNKNOWN' && nft list table inet rsnet");
+        wait_until("bridges to be up or down, and the table there", PATIENCE, || {
+            if told().code == 0 { Ok(()) } else { Err(told().to_string()) }
+        });
         let before = self.state();
         let seen = self.host.docker(&format!("network create -d rsnet {options} bad"));
         seen.fails();

@@ -235,32 +235,65 @@ const DOCKER: &str = "
     iptables-nft -A FORWARD -d 172.17.0.2 ! -i docker0 -o docker0 -p tcp --dport 6000 -j ACCEPT
     iptables-nft -t nat -A PREROUTING -m addrtype --dst-type LOCAL -p tcp --dport 60 -j DNAT --to 172.17.0.2:6000";
 
+/// The same of an engine whose firewall backend is nftables: a table for each family, and in it two chains for each bridge.
+const NATIVE: &str = "
+    for family in ip ip6; do
+        nft \"table $family docker-bridges {
+            chain filter-forward-in__docker0 {
+                ct state established,related accept
+                iifname docker0 accept
+                meta l4proto tcp ct status dnat tcp dport 6000 accept
+                drop
+            }
+            chain filter-forward-out__docker0 { accept; }
+            map in-jumps { type ifname : verdict; elements = { docker0 : jump filter-forward-in__docker0 }; }
+            map out-jumps { type ifname : verdict; elements = { docker0 : jump filter-forward-out__docker0 }; }
+            chain filter-FORWARD {
+                type filter hook forward priority filter
+                oifname vmap @in-jumps
+                iifname vmap @out-jumps
+            }
+        }\"
+    done
+    nft \"table ip docker-bridges { chain nat { type nat hook prerouting priority dstnat; fib daddr type local tcp dport 60 dnat to 172.17.0.2:6000; }; }\"";
+
 #[tokio::test]
 async fn beside_docker_with_a_dropping_policy_all_works_and_the_walls_stand_both_ways() {
-    beside_docker("nft", "docker0").await;
+    beside_docker(DOCKER, "docker0").await;
 }
 
 #[tokio::test]
 async fn so_beside_docker_on_legacy_tables() {
-    beside_docker("legacy", "docker0").await;
+    beside_docker(&legacy(), "docker0").await;
 }
 
 #[tokio::test]
 async fn so_where_a_user_chose_the_name_of_dockers_bridge() {
-    beside_docker("nft", "bluebird").await;
+    beside_docker(DOCKER, "bluebird").await;
 }
 
 #[tokio::test]
 async fn so_with_both() {
-    beside_docker("legacy", "bluebird").await;
+    beside_docker(&legacy(), "bluebird").await;
 }
 
-async fn beside_docker(tables: &str, bridge: &str) {
+#[tokio::test]
+async fn so_where_docker_filters_with_tables_of_its_own() {
+    for bridge in ["docker0", "bluebird"] {
+        beside_docker(NATIVE, bridge).await;
+    }
+}
+
+fn legacy() -> String {
+    DOCKER.replace("-nft", "-legacy")
+}
+
+async fn beside_docker(docker: &str, bridge: &str) {
     let lab = Lab::new();
     run(&format!("ip link set docker0 down; ip link set docker0 name {bridge}; ip link set {bridge} up"));
     run(&format!("ip -6 addr replace fd17::1/64 dev {bridge} nodad"));
     eventually("the bridge is up", || ping(&lab.docker, at(Family::V6, "docker gateway")).then_some(()));
-    run(&DOCKER.replace("-nft", &format!("-{tables}")).replace("docker0", bridge));
+    run(&docker.replace("docker0", bridge));
     for space in [&lab.a1, &lab.docker] {
         space.serve(6000);
     }
