@@ -49,6 +49,13 @@ pub fn what_is_deleted_by_hand_is_back_within_a_second_where_rsnet_made_the_link
     damage(engine, "RSNET_ATTACH=direct");
 }
 
+/// Damage in chains of Docker's.
+const AMONG_DOCKERS: &[&str] = &[
+    "iptables -F DOCKER-USER",
+    "iptables -D FORWARD 2",
+    "iptables -D FORWARD -j DOCKER-USER; iptables -A FORWARD -j DOCKER-USER; iptables -I FORWARD -j DOCKER-USER",
+];
+
 fn damage(engine: Engine, settings: &str) {
     let lab = Lab::new();
     let lan = lab.segment(["10.77.0.0/24", "fd77::/64"]);
@@ -56,7 +63,8 @@ fn damage(engine: Engine, settings: &str) {
     let station = lab.station("s1", &[&lan]);
     host.start_rsnet_with(settings);
     two_containers(&host);
-    host.sh("iptables -S FORWARD").says("-P FORWARD DROP");
+    let among_dockers = if engine.uses_iptables() { AMONG_DOCKERS } else { &[] };
+    host.sh("iptables -S FORWARD").says(if engine.uses_iptables() { "-P FORWARD DROP" } else { "-P FORWARD ACCEPT" });
     let (before, inside_before) = (standing(&host), inside(&host, "server"));
     let (br, rsv) = (bridge(&host), veth(&host, "server"));
     for damage in [
@@ -83,10 +91,10 @@ fn damage(engine: Engine, settings: &str) {
         "nft insert rule inet rsnet forward drop".to_string(),
         "nft flush table inet rsnet".to_string(),
         "nft delete table inet rsnet".to_string(),
-        "iptables -F DOCKER-USER".to_string(),
-        "iptables -D FORWARD 2".to_string(),
-        "iptables -D FORWARD -j DOCKER-USER; iptables -A FORWARD -j DOCKER-USER; iptables -I FORWARD -j DOCKER-USER".to_string(),
-    ] {
+    ]
+    .into_iter()
+    .chain(among_dockers.iter().map(|damage| damage.to_string()))
+    {
         comes_back(&host, &before, standing, &damage);
     }
     assert_eq!(inside(&host, "server"), inside_before, "the container's own end is as before");

@@ -26,6 +26,15 @@ fn is(seen: &[String], wanted: &[&str]) -> Result<(), String> {
     if seen == wanted { Ok(()) } else { Err(format!("{seen:?}")) }
 }
 
+/// A drop where the engine has administrators put one.
+fn administrators(engine: Engine) -> (&'static str, &'static str) {
+    if engine.uses_iptables() {
+        return ("iptables -I DOCKER-USER -i rsb-+ -j DROP", "iptables -D DOCKER-USER -i rsb-+ -j DROP");
+    }
+    let table = "nft 'table inet admin { chain f { type filter hook forward priority -1; iifname \"rsb-*\" drop; }; }'";
+    (table, "nft delete table inet admin")
+}
+
 pub fn each_fault_of_a_host_is_one_finding_and_a_healthy_one_has_none(engine: Engine) {
     let mut cluster = Cluster::new(engine, 2, "");
     cluster.create("--subnet 10.50.0.0/16 -o mtu=1450 wide");
@@ -41,7 +50,8 @@ pub fn each_fault_of_a_host_is_one_finding_and_a_healthy_one_has_none(engine: En
     }
     let h1 = &cluster.hosts[0];
     named(h1, "iptables -I FORWARD -j DROP", "iptables -D FORWARD -j DROP", "blocked");
-    named(h1, "iptables -I DOCKER-USER -i rsb-+ -j DROP", "iptables -D DOCKER-USER -i rsb-+ -j DROP", "blocked");
+    let (harm, undo) = administrators(engine);
+    named(h1, harm, undo, "blocked");
     let mine = "nft add table inet mine && nft 'add chain inet mine f { type filter hook forward priority 9; policy drop; }'";
     named(h1, mine, "nft delete table inet mine", "blocked");
     let card = h1.sh("ip -o route get 10.77.0.200 | sed 's/.* dev \\([^ ]*\\).*/\\1/'").ok().trim().to_owned();

@@ -151,7 +151,8 @@ pub fn the_bridge_is_named_as_asked_and_has_no_ipv4_if_inhibited(engine: Engine)
     // the name is no mark: what is published works as on any other
     reaches(w.outside(), tcp(w.host.ipv6(), 8080));
     w.clear("net");
-    w.host.sh("ip link show mybridge").fails();
+    let gone = || w.host.sh("! ip link show mybridge");
+    wait_until("the bridge to go", PATIENCE, || if gone().succeeded() { Ok(()) } else { Err(gone().to_string()) });
 
     w.network("short", 2, "-o bridge_name=other0 -o inhibit_ipv4=false");
     w.host.sh("ip -br addr show other0").says("172.30.2.1/24");

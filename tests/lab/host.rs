@@ -59,9 +59,10 @@ impl Engine {
         }
     }
 
-    /// With nftables it does not turn forwarding on: it wants to find it so.
-    fn needs_forwarding(self) -> bool {
-        self == Engine::V29_7Nftables
+    /// It filters with iptables: there are `DOCKER-USER` and a `FORWARD` that drops, and it turns forwarding on itself. With nftables it wants
+    /// to find that turned on.
+    pub fn uses_iptables(self) -> bool {
+        self != Engine::V29_7Nftables
     }
 
     /// The root file system it runs from; panics if this machine does not have it.
@@ -360,7 +361,7 @@ impl Host {
     #[track_caller]
     pub fn start_dockerd(&self) {
         let (engine, flags) = (self.engine.expect("it has an engine"), self.flags.lock().expect("no panic while held").clone());
-        if engine.needs_forwarding() {
+        if !engine.uses_iptables() {
             self.sh("sysctl -q -w net.ipv4.ip_forward=1 net.ipv6.conf.default.forwarding=1 net.ipv6.conf.all.forwarding=1").ok();
         }
         let mut process = self.spawn("dockerd", &format!("dockerd -H unix://{DOCKER_SOCKET} {} {flags}", engine.flags()));
