@@ -93,6 +93,8 @@ pub struct Agent {
     cluster: Arc<Cluster>,
     /// A pool that hosts share has little left.
     short: Notify,
+    /// A network that hosts share is there.
+    joined: Notify,
     /// A network that hosts share is gone.
     left: Notify,
     /// A container came to a network or left it.

@@ -53,8 +53,9 @@ impl Agent {
         }
         addressing.confine(&cluster.views().borrow(), &state.blocks());
         let (state, addressing) = (Mutex::new(state), tokio::sync::Mutex::new(addressing));
-        let (locks, names, strangers, short, left, moved) = Default::default();
-        let agent = Agent { kernel, store, reconciler, state, addressing, locks, names, strangers, cluster, short, left, moved, settings };
+        let (locks, names, strangers, short, joined, left, moved) = Default::default();
+        let agent =
+            Agent { kernel, store, reconciler, state, addressing, locks, names, strangers, cluster, short, joined, left, moved, settings };
         agent.forget_vanished().await?;
         agent.expect_all();
         Ok(agent)

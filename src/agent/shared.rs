@@ -81,6 +81,7 @@ impl Agent {
             tokio::select! {
                 () = tokio::time::sleep(AGAIN), if taken.is_err() => {}
                 changed = views.changed() => if changed.is_err() { return },
+                () = self.joined.notified() => {}
                 () = self.short.notified() => self.grow().await,
             }
         }

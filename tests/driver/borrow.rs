@@ -1,4 +1,4 @@
-//! Hosts whose blocks are full borrow addresses of others.
+//! Hosts that share a network: they hear of each other, and where their blocks are full they borrow addresses.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use rsnet::agent::{Agent, Settings};
 use rsnet::cluster::{Cluster, Identity, Times, Uplink};
-use rsnet::kernel::fake::Fake as FakeKernel;
+use rsnet::kernel::fake::{Call, Effect, Fake as FakeKernel};
+use rsnet::model::Object;
 use rsnet::reconcile::Reconciler;
 use rsnet::store::Leases;
 use rsnet::store::embedded::Embedded;
@@ -29,6 +30,7 @@ const ROOM: usize = 10;
 /// A host that goes on by itself, with a disk of its own and a store that it shares.
 struct Host {
     cluster: Arc<Cluster>,
+    kernel: Arc<FakeKernel>,
     router: Router,
     _tasks: JoinSet<()>,
     _disk: TempDir,
@@ -36,6 +38,13 @@ struct Host {
 
 impl Host {
     async fn start(shared: &Arc<Embedded>, name: &str) -> Self {
+        let host = Host::alone(shared, name).await;
+        host.make_network().await;
+        host
+    }
+
+    /// Without the network.
+    async fn alone(shared: &Arc<Embedded>, name: &str) -> Self {
         let disk = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(&disk.path().join("state.redb")).unwrap());
         let ms = Duration::from_millis;
@@ -46,16 +55,14 @@ impl Host {
         let kernel = Arc::new(FakeKernel::new());
         let reconciler = Arc::new(Reconciler::new(kernel.clone(), Arc::<rsnet::firewall::fake::Fake>::default()));
         let settings = Settings { shared: true, ..Settings::default() };
-        let agent = Arc::new(Agent::load(kernel, store, reconciler, cluster.clone(), settings).await.unwrap());
+        let agent = Arc::new(Agent::load(kernel.clone(), store, reconciler, cluster.clone(), settings).await.unwrap());
         cluster.lend_by(agent.clone());
         let mut tasks = JoinSet::new();
         let follower = agent.clone();
         tasks.spawn(cluster.clone().run());
         tasks.spawn(async move { follower.follow().await });
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
-        let host = Host { cluster, router, _tasks: tasks, _disk: disk };
-        host.make_network().await;
-        host
+        Host { cluster, kernel, router, _tasks: tasks, _disk: disk }
     }
 
     async fn call(&self, call: &str, body: Value) -> Result<Value, String> {
@@ -90,6 +97,11 @@ impl Host {
         self.call("IpamDriver.ReleaseAddress", json!({ "PoolID": SUBNET, "Address": address })).await.unwrap();
     }
 
+    /// Whether its containers' packets go to others.
+    fn leads_on(&self) -> bool {
+        self.kernel.objects().values().any(|object| matches!(object, Object::Neighbour { .. }))
+    }
+
     /// Single addresses that it holds of others' blocks.
     fn borrowed(&self) -> usize {
         let view = self.cluster.views().borrow().clone();
@@ -112,6 +124,11 @@ async fn three() -> (TempDir, Vec<Host>) {
         hosts.push(Host::start(&shared, name).await);
     }
     (disk, hosts)
+}
+
+/// Whether a host has heard of another on the network.
+fn has_heard(cluster: &Cluster) -> bool {
+    cluster.views().borrow().networks.first().is_some_and(|network| !network.share.peers.is_empty())
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -144,6 +161,34 @@ async fn a_host_has_every_address_that_is_free_anywhere_and_gives_it_back() {
         }
         until("all to have their own again", || hosts.iter().all(|host| host.borrowed() + host.lent() == 0)).await;
     }
+}
+
+/// The first host's kernel is so slow that the other is heard of before the network is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_while_a_network_is_made_is_reached_when_it_is() {
+    let disk = tempfile::tempdir().unwrap();
+    let shared = Arc::new(Embedded::open(&disk.path().join("shared.redb")).unwrap());
+    let first = Arc::new(Host::alone(&shared, "a").await);
+    let (cluster, mut waited) = (first.cluster.clone(), false);
+    let slow = move |_: &Call| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !waited && !has_heard(&cluster) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // who follows what is heard has had a turn
+        std::thread::sleep(Duration::from_millis(if waited { 0 } else { 200 }));
+        waited = true;
+        false
+    };
+    first.kernel.fail_matching(slow, Effect::None);
+    let making = tokio::spawn({
+        let first = first.clone();
+        async move { first.make_network().await }
+    });
+    until("the first to take part", || !first.cluster.views().borrow().networks.is_empty()).await;
+    let _second = Host::start(&shared, "b").await;
+    making.await.unwrap();
+    until("the first to lead packets to the second", || first.leads_on()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
