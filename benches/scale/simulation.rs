@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use rsnet::cluster::{Cluster, Identity, Times, Uplink, View, Wanted};
 use rsnet::model::Member;
 use rsnet::store::Consul;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::Options;
@@ -23,9 +24,11 @@ const QUIET: Duration = Duration::from_secs(20);
 
 pub fn measure(options: &Options, report: &mut Report) {
     let servers = consul(options.servers);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut world = World { servers, networks: networks(options.networks), hosts: vec![], rows: Arc::default() };
+    let runtime = |threads| tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
+    let (all, apart) = (runtime(2), runtime(1));
+    all.block_on(async {
+        let apart = apart.handle().clone();
+        let mut world = World { servers, networks: networks(options.networks), hosts: vec![], apart, rows: Arc::default() };
         world.run(options.hosts, report).await;
     });
 }
@@ -57,6 +60,8 @@ struct World {
     servers: Vec<Server>,
     networks: Vec<Wanted>,
     hosts: Vec<Host>,
+    /// Where the host that does something alone is: in the field it is a machine, and does not stand in line with those who hear of it.
+    apart: Handle,
     rows: Arc<AtomicU64>,
 }
 
@@ -64,6 +69,7 @@ struct Host {
     name: String,
     cluster: Arc<Cluster>,
     store: Arc<Consul>,
+    on: Handle,
     /// The cluster's part, and the counting kernel's.
     tasks: [JoinHandle<()>; 2],
 }
@@ -72,9 +78,8 @@ impl World {
     async fn run(&mut self, count: usize, report: &mut Report) {
         let (failed, mut joined) = (Arc::new(AtomicU64::new(0)), Duration::ZERO);
         self.line(report, "all join at once", Some(60.0), async |world| {
-            for n in 0..count {
-                world.start(n);
-            }
+            world.start(0, &world.apart.clone());
+            (1..count).for_each(|n| world.start(n, &Handle::current()));
             (0..count).for_each(|n| drop(world.join(n, failed.clone())));
             let start = Instant::now();
             world.until("all to take part", |host| host.view().networks.len() == world.networks.len()).await;
@@ -92,15 +97,16 @@ impl World {
         self.line(report, "nothing happens, for 20 s", None, async |_| tokio::time::sleep(QUIET).await).await;
         let last = count;
         self.line(report, "one more joins", Some(2.0), async |world| {
-            let n = world.start(last);
-            let join = world.join(n, failed.clone());
+            world.start(last, &world.apart.clone());
+            let join = world.join(last, failed.clone());
             world.until("all to know one more", |host| host.knows(count, world.networks.len())).await;
             join.await.expect("a host joins");
         })
         .await;
         self.line(report, "one claims one more block", Some(2.0), async |world| {
             let subnet = world.networks[0].subnets[0];
-            let block = world.hosts[0].cluster.grow(subnet).await.expect("a block");
+            let cluster = world.hosts[0].cluster.clone();
+            let block = world.apart.spawn(async move { cluster.grow(subnet).await }).await.expect("a task").expect("a block");
             let name = world.hosts[0].name.clone();
             world.until("all to know a block", |host| host.name == name || host.peer(0, &name, |peer| peer.blocks.contains(&block))).await;
         })
@@ -114,7 +120,8 @@ impl World {
         })
         .await;
         self.line(report, "it is forgotten", Some(2.0), async |world| {
-            world.hosts[0].cluster.forget(&name).await.expect("to forget a dead host");
+            let (cluster, name) = (world.hosts[0].cluster.clone(), name.clone());
+            world.apart.spawn(async move { cluster.forget(&name).await }).await.expect("a task").expect("to forget a dead host");
             world.until("all to forget it", |host| host.knows(count - 1, world.networks.len())).await;
         })
         .await;
@@ -136,23 +143,22 @@ impl World {
         self.servers.iter().map(|server| memory(server.id())).sum()
     }
 
-    /// A host that comes; which of the hosts it is.
-    fn start(&mut self, n: usize) -> usize {
+    /// A host that comes.
+    fn start(&mut self, n: usize, on: &Handle) {
         let identity = Identity { host: format!("host-{n:04}"), id: format!("{:032x}", rand::random::<u128>()) };
         let store = Arc::new(self.servers[n % self.servers.len()].store());
         let name = identity.host.clone();
         let cluster = Cluster::new(store.clone(), identity, Times::default()).expect("a sound name");
         let number = u32::try_from(n).expect("few hosts");
         cluster.leave_by(Uplink { vtep: IpAddr::from(Ipv4Addr::from_bits(0xac10_0001 + number)), mtu: 1500, on_link: None });
-        let tasks = [tokio::spawn(cluster.clone().run()), tokio::spawn(count_rows(cluster.clone(), self.rows.clone()))];
-        self.hosts.push(Host { name, cluster, store, tasks });
-        self.hosts.len() - 1
+        let tasks = [on.spawn(cluster.clone().run()), on.spawn(count_rows(cluster.clone(), self.rows.clone()))];
+        self.hosts.push(Host { name, cluster, store, on: on.clone(), tasks });
     }
 
     /// Has it join all networks, one after the other, as somebody who types `docker network create` until it works.
     fn join(&self, at: usize, failed: Arc<AtomicU64>) -> JoinHandle<()> {
         let (cluster, networks) = (self.hosts[at].cluster.clone(), self.networks.clone());
-        tokio::spawn(async move {
+        self.hosts[at].on.spawn(async move {
             for wanted in networks {
                 while let Err(error) = cluster.join(&wanted).await {
                     if failed.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -164,12 +170,14 @@ impl World {
         })
     }
 
-    /// Waits until something holds on all hosts.
+    /// Waits until something has held on each host: it holds on from then on.
     async fn until(&self, what: &str, holds: impl Fn(&Host) -> bool) {
-        let (deadline, mut last) = (Instant::now() + PATIENCE, Instant::now());
+        let (deadline, mut last, mut waiting) = (Instant::now() + PATIENCE, Instant::now(), &self.hosts[..]);
         loop {
-            let Some(at) = self.hosts.iter().position(|host| !holds(host)) else { return };
-            assert!(Instant::now() < deadline, "waited for {what}: {} does not", self.hosts[at].name);
+            let done = waiting.iter().take_while(|host| holds(host)).count();
+            waiting = &waiting[done..];
+            let Some(host) = waiting.first() else { return };
+            assert!(Instant::now() < deadline, "waited for {what}: {} does not", host.name);
             if last.elapsed() > Duration::from_secs(5) {
                 last = Instant::now();
                 let done = self.hosts.iter().filter(|host| holds(host)).count();
@@ -219,18 +227,19 @@ async fn count_rows(cluster: Arc<Cluster>, rows: Arc<AtomicU64>) {
 }
 
 /// Both in the order of their names.
-fn differing(peers: &[Member], before: &[Member]) -> u64 {
+fn differing(peers: &[Arc<Member>], before: &[Arc<Member>]) -> u64 {
     let (mut now, mut old, mut rows) = (peers.iter().peekable(), before.iter().peekable(), 0);
     loop {
         let order = match (now.peek(), old.peek()) {
             (None, None) => return rows,
             (Some(_), None) => std::cmp::Ordering::Less,
             (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(now), Some(old)) if Arc::ptr_eq(now, old) => std::cmp::Ordering::Equal,
             (Some(now), Some(old)) => now.host.cmp(&old.host),
         };
         let now = if order.is_le() { now.next() } else { None };
         let old = if order.is_ge() { old.next() } else { None };
-        rows += if now == old { 0 } else { now.or(old).map_or(0, rows_of) };
+        rows += if now == old { 0 } else { now.or(old).map_or(0, |peer| rows_of(peer)) };
     }
 }
 

@@ -98,7 +98,7 @@ impl Agent {
             blocks: member.blocks.clone(),
             in_use,
         };
-        let peers = share.peers.iter().map(|peer| of(peer, None));
+        let peers = share.others().map(|peer| of(peer, None));
         std::iter::once(of(&share.mine, Some(in_use))).chain(peers).collect()
     }
 }

@@ -10,8 +10,8 @@ use super::error::Error;
 use super::record::{Networks, Records, alive_key, block_key, blocks_of, decode, encode, networks_key, records, singles_key, unchanged};
 use super::side::Side;
 use super::text::list;
-use super::view::Network;
-use super::{Cluster, State, Wanted};
+use super::view::{Network, Told};
+use super::{Cluster, Wanted};
 use crate::model::{Agreement, Share};
 use crate::store::{Entry, Expect, Op, StoreError};
 
@@ -56,7 +56,7 @@ impl Cluster {
     async fn join_alone(&self, wanted: &Wanted) -> Result<Share, Error> {
         let _alone = self.writes.lock().await;
         let agreement = wanted.agreement();
-        if let Some(share) = self.known(|state| self.joined(state, &agreement)) {
+        if let Some(share) = self.joined(&agreement) {
             return Ok(share);
         }
         let mut sides = wanted.sides();
@@ -65,15 +65,14 @@ impl Cluster {
         info!(subnets = list(&agreement.subnets), vni, "takes part in a network that hosts share");
         self.change(|state| {
             state.unsettled.retain(|subnet| !agreement.subnets.contains(subnet));
-            let standing = self.standing(state, &network);
             state.networks.push(network);
-            standing.map(|standing| standing.share).ok_or(Error::NoWay)
-        })
+        });
+        self.joined(&agreement).ok_or(Error::NoWay)
     }
 
-    fn joined(&self, state: &State, agreement: &Agreement) -> Option<Share> {
-        let network = state.networks.iter().find(|network| network.wanted.agreement() == *agreement)?;
-        Some(self.standing(state, network)?.share)
+    fn joined(&self, agreement: &Agreement) -> Option<Share> {
+        let of = |told: &Told| (told.network.wanted.agreement() == *agreement).then(|| told.standing.share.clone());
+        self.known(|state| state.told.iter().find_map(of))
     }
 
     /// The network's number. Every claim relies on the record from which that was read: a network is not removed under it.
@@ -206,7 +205,7 @@ impl Cluster {
         let put = |block, expect| Op::Put(block_key(side.subnet, block), encode(&Side::record(&self.me, rand::random())), expect);
         let avoided = self.known(|state| {
             let heard = looked.is_none() || state.roll.rebuilding.is_some();
-            let held = state.roll.held(&self.me.host, side.subnet).filter(|_| heard);
+            let held = state.roll.held(side.subnet).filter(|_| heard);
             held.flat_map(|held| held.blocks).copied().collect::<BTreeSet<_>>()
         });
         if let Some((block, expect)) = side.free(&self.me, records, &avoided).next() {

@@ -227,8 +227,8 @@ impl State {
     }
 
     /// What follows for the hosts from what was heard of them, in whichever order.
-    fn review_hosts(&mut self, me: &Owner) {
-        if self.roll.review(&me.host) {
+    fn review_hosts(&mut self) {
+        if self.roll.review() {
             let host = |(name, known): (&String, &Known)| Host {
                 name: name.clone(),
                 vtep: known.record.vtep,
@@ -249,7 +249,8 @@ impl Cluster {
             return Err(Error::Name { host });
         }
         let me = Owner { host, id };
-        let (state, views) = (Mutex::default(), watch::Sender::new(Arc::default()));
+        let state = State { roll: Roll::new(&me.host), ..State::default() };
+        let (state, views) = (Mutex::new(state), watch::Sender::new(Arc::default()));
         let (work, enrol, reread, lender) = (Notify::new(), Notify::new(), Notify::new(), OnceLock::new());
         let (writes, lease) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(None));
         let told = Mutex::default();
@@ -309,7 +310,7 @@ impl Cluster {
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut state);
-        state.review_hosts(&self.me);
+        state.review_hosts();
         if !state.unsettled.is_empty() || state.unsettled_networks || state.unsettled_record {
             self.work.notify_one();
         }
@@ -335,18 +336,13 @@ impl Cluster {
 
     fn standings(&self, state: &mut State) -> Vec<Arc<Standing>> {
         let Some(uplink) = &state.uplink else { return vec![] };
-        let mut before = std::mem::take(&mut state.told);
-        let roll = &state.roll;
-        let tell = |network: &Network| match before.iter().position(|told| told.is_of(network, uplink, roll, &self.times)) {
-            Some(at) => before.swap_remove(at),
-            None => Told::new(network, uplink, roll, network.standing(&self.me, uplink, roll, &self.times)),
+        let (mut before, news) = (std::mem::take(&mut state.told), state.roll.news());
+        let tell = |network: &Network| match before.iter().position(|told| told.is_of(network, uplink)) {
+            Some(at) => before.swap_remove(at).hear(&news, &self.me, &state.roll, &self.times),
+            None => Told::new(network, &self.me, uplink, &state.roll, &self.times),
         };
         state.told = state.networks.iter().map(tell).collect();
         state.told.iter().map(|told| told.standing.clone()).collect()
-    }
-
-    fn standing(&self, state: &State, network: &Network) -> Option<Standing> {
-        Some(network.standing(&self.me, state.uplink.as_ref()?, &state.roll, &self.times))
     }
 
     /// No answer is waited for without end: what the store then still does is found and set right later.
@@ -362,11 +358,10 @@ fn remembered(mut side: Side, held: &Share) -> Side {
     side
 }
 
-/// What this host's disk has of another, until the store says what is.
+/// What this host's disk has of another.
 fn remember(roll: &mut Roll, peer: &Member, sides: &[Side]) {
     let empty = || HostRecord { id: String::new(), vtep: peer.vtep, blocks: BTreeMap::new(), own: vec![] };
-    let known = roll.hosts.entry(peer.host.clone()).or_insert_with(|| Known { record: empty().into(), version: 0 });
-    let record = Arc::make_mut(&mut known.record);
+    let mut record = roll.hosts.get(&peer.host).map_or_else(empty, |known| (*known.record).clone());
     for side in sides {
         let blocks: Vec<IpNet> = peer.blocks.iter().copied().filter(|block| side.subnet.contains(block)).collect();
         if !blocks.is_empty() {
@@ -375,4 +370,5 @@ fn remember(roll: &mut Roll, peer: &Member, sides: &[Side]) {
         let own = peer.homes.iter().copied().filter(|home| side.own.is_some() && side.subnet.contains(home));
         record.own.extend(own);
     }
+    roll.remember(&peer.host, record);
 }

@@ -114,8 +114,8 @@ pub fn hosts() -> Prefix {
 }
 
 /// Those of one shard.
-pub fn hosts_in(shard: &str) -> Prefix {
-    below(&format!("cluster/host/{shard}"))
+pub fn hosts_in(shard: u64) -> Prefix {
+    below(&format!("cluster/host/{shard:02}"))
 }
 
 /// One small value for each shard, another one after each change of a record in it.
@@ -127,8 +127,8 @@ pub fn changed() -> Prefix {
 const SHARDS: u64 = 64;
 
 /// The shard that a host's record is in.
-pub fn shard(host: &str) -> String {
-    format!("{:02}", hash(&[host]) % SHARDS)
+pub fn shard(host: &str) -> u64 {
+    hash(&[host]) % SHARDS
 }
 
 pub fn alive() -> Prefix {
@@ -170,12 +170,12 @@ pub fn asks_of(host: &str) -> Prefix {
 }
 
 pub fn host_key(host: &str) -> Key {
-    sound(Key::new(format!("cluster/host/{}/{host}", shard(host))))
+    sound(Key::new(format!("cluster/host/{:02}/{host}", shard(host))))
 }
 
 /// Says that a host's record is another.
 pub fn tell_changed(host: &str) -> Op {
-    let key = sound(Key::new(format!("cluster/changed/{}", shard(host))));
+    let key = sound(Key::new(format!("cluster/changed/{:02}", shard(host))));
     Op::Put(key, format!("{:016x}", rand::random::<u64>()).into(), Expect::Any)
 }
 
@@ -234,8 +234,8 @@ pub fn alive_at(key: &Key) -> Option<&str> {
 }
 
 /// The shard of a key below `cluster/changed`.
-pub fn shard_at(key: &Key) -> Option<&str> {
-    last(key, 3)
+pub fn shard_at(key: &Key) -> Option<u64> {
+    last(key, 3)?.parse().ok()
 }
 
 /// The last segment of a key that has so many; others are not known here.

@@ -1,6 +1,7 @@
 //! Which hosts there are and what each holds, as this host last heard. Pure: what the store says in, in whichever order; who counts out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -25,22 +26,13 @@ pub struct Held<'a> {
     pub blocks: &'a [IpNet],
 }
 
-/// Blocks that passed from one host to another of whom only the latter was heard since, or whose former holder is kept without the
-/// store: they belong to the one whose record is the newest.
-pub fn doubled<'a>(held: &[Held<'a>]) -> BTreeMap<IpNet, &'a str> {
-    let mut all: Vec<IpNet> = held.iter().flat_map(|held| held.blocks).copied().collect();
-    all.sort_unstable();
-    let twice: BTreeSet<IpNet> = all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
-    let of = |held: &Held<'a>, block: &IpNet| (held.known.version, *block, held.host);
-    let mut holders: Vec<_> =
-        held.iter().flat_map(|held| held.blocks.iter().filter(|block| twice.contains(block)).map(move |block| of(held, block))).collect();
-    holders.sort_unstable();
-    holders.into_iter().map(|(_, block, host)| (block, host)).collect()
-}
+/// Of which hosts there is news, by subnet.
+pub type News = BTreeMap<IpNet, BTreeSet<String>>;
 
 /// What this host knows of all hosts, itself among them.
 #[derive(Default)]
 pub struct Roll {
+    me: String,
     /// Those that the store has a record of, and others for as long as that is worth keeping.
     pub hosts: BTreeMap<String, Known>,
     /// Whether the store has said which there are.
@@ -53,26 +45,39 @@ pub struct Roll {
     alive_is_heard: bool,
     /// Hosts that were seen dead ever since.
     pub gone: BTreeMap<String, (Instant, SystemTime)>,
-    /// How often it was heard that something of a subnet is another's.
-    turns: BTreeMap<IpNet, u64>,
+    /// The others' blocks by subnet, each with how many hosts say that it is theirs.
+    holders: BTreeMap<IpNet, BTreeMap<IpNet, usize>>,
+    /// Subnets and blocks that several say are theirs, or said so when the news was last asked for.
+    doubled: BTreeSet<(IpNet, IpNet)>,
+    news: News,
     /// Hosts came, went or moved since the last review.
-    news: bool,
+    is_new: bool,
 }
 
 impl Roll {
+    pub fn new(me: &str) -> Self {
+        Self { me: me.to_owned(), ..Self::default() }
+    }
+
+    /// What this host's disk has of another, until the store says what is.
+    pub fn remember(&mut self, name: &str, record: HostRecord) {
+        let before = self.hosts.insert(name.to_owned(), Known { record: record.into(), version: 0 });
+        self.touch(before, name);
+    }
+
     /// What the store says of the hosts in scope, all at one time. Those that are heard to be another than before.
     pub fn hear(&mut self, in_scope: impl Fn(&str) -> bool, heard: BTreeMap<String, Known>) -> Vec<String> {
         self.is_heard = true;
         for (_, known) in self.hosts.iter_mut().filter(|(name, _)| in_scope(name) && !heard.contains_key(*name)) {
-            self.news |= std::mem::take(&mut known.version) > 0;
+            self.is_new |= std::mem::take(&mut known.version) > 0;
         }
         let mut differing = vec![];
         for (name, now) in heard {
             let (vtep, record) = (now.record.vtep, now.record.clone());
             let before = self.hosts.insert(name.clone(), now);
-            self.news |= before.as_ref().is_none_or(|before| before.version == 0 || before.record.vtep != vtep);
+            self.is_new |= before.as_ref().is_none_or(|before| before.version == 0 || before.record.vtep != vtep);
             if before.as_ref().map(|before| &before.record) != Some(&record) {
-                self.touch(before.map(|before| before.record), &name);
+                self.touch(before, &name);
                 differing.push(name);
             }
         }
@@ -81,23 +86,23 @@ impl Roll {
 
     /// Who is there; none: the store does not say. What is counted are times in which a host was seen dead throughout. How many came or went.
     pub fn hear_alive(&mut self, alive: Option<BTreeSet<String>>) -> usize {
-        (self.alive_is_heard, self.news) = (alive.is_some(), true);
-        let before = std::mem::take(&mut self.alive);
-        self.alive = alive.unwrap_or_else(|| before.clone());
+        (self.alive_is_heard, self.is_new) = (alive.is_some(), true);
+        let Some(alive) = alive else { return 0 };
+        let before = std::mem::replace(&mut self.alive, alive);
         self.alive.symmetric_difference(&before).count()
     }
 
     /// What follows from all that was heard, in whichever order. A store that does not say what this host wrote has lost what the others
     /// wrote as well, or said it before: then nobody is dropped. Whether there was anything to review.
-    pub fn review(&mut self, me: &str) -> bool {
-        if !std::mem::take(&mut self.news) {
+    pub fn review(&mut self) -> bool {
+        if !std::mem::take(&mut self.is_new) {
             return false;
         }
-        if self.rebuilding.is_none() && self.hosts.get(me).is_some_and(|known| known.version > 0) {
+        if self.rebuilding.is_none() && self.hosts.get(&self.me).is_some_and(|known| known.version > 0) {
             let forgotten: Vec<String> = self.hosts.iter().filter(|(_, known)| known.version == 0).map(|(name, _)| name.clone()).collect();
             for name in forgotten {
                 let before = self.hosts.remove(&name);
-                self.touch(before.map(|before| before.record), &name);
+                self.touch(before, &name);
             }
         }
         let (now, before) = ((Instant::now(), SystemTime::now()), std::mem::take(&mut self.gone));
@@ -108,30 +113,79 @@ impl Roll {
 
     /// Until when what the store lost still counts; none: all that it does not say is dropped.
     pub fn rebuild(&mut self, until: Option<Instant>) {
-        (self.rebuilding, self.news) = (until, true);
+        (self.rebuilding, self.is_new) = (until, true);
     }
 
-    /// Another number after each change of what is known of the subnet.
-    pub fn turn(&self, subnet: IpNet) -> u64 {
-        self.turns.get(&subnet).copied().unwrap_or_default()
+    /// Who may have something else of a subnet than when this was asked last.
+    pub fn news(&mut self) -> News {
+        let mut news = std::mem::take(&mut self.news);
+        for (subnet, block) in &self.doubled {
+            let holders = self.held(*subnet).filter(|held| held.blocks.contains(block)).map(|held| held.host.to_owned());
+            news.entry(*subnet).or_default().extend(holders);
+        }
+        let holders = &self.holders;
+        self.doubled.retain(|(subnet, block)| holders[subnet].get(block).is_some_and(|count| *count > 1));
+        news
+    }
+
+    pub fn others(&self) -> impl Iterator<Item = (&String, &Known)> {
+        self.hosts.iter().filter(|(host, _)| **host != self.me)
     }
 
     /// Which blocks of a subnet the others have, each as often as it was heard.
-    pub fn held<'a>(&'a self, me: &'a str, subnet: IpNet) -> impl Iterator<Item = Held<'a>> + 'a {
-        let others = self.hosts.iter().filter(move |(host, _)| *host != me);
-        others.filter_map(move |(host, known)| Some(Held { host, known, blocks: known.record.blocks.get(&subnet)? }))
+    pub fn held(&self, subnet: IpNet) -> impl Iterator<Item = Held<'_>> {
+        self.others().filter_map(move |(host, known)| Some(Held { host, known, blocks: known.record.blocks.get(&subnet)? }))
     }
 
-    /// Notes which subnets a host's record changed.
-    fn touch(&mut self, before: Option<Arc<HostRecord>>, name: &str) {
-        let (before, now) = (before.as_deref(), self.hosts.get(name).map(|known| &*known.record));
+    /// Which of the others' blocks of a subnet lie in this one.
+    pub fn within(&self, subnet: IpNet, block: IpNet) -> impl Iterator<Item = IpNet> {
+        let last = IpNet::from(block.broadcast());
+        self.holders.get(&subnet).into_iter().flat_map(move |blocks| blocks.range(block..=last)).map(|(within, _)| *within)
+    }
+
+    /// Whether a block that is in a host's record is that host's. One that passed to another while only the latter was heard since, or whose
+    /// former holder is kept without the store, is in both: it belongs to the one whose record is the newest.
+    pub fn is_theirs(&self, host: &str, subnet: IpNet, block: IpNet) -> bool {
+        let newest = || self.held(subnet).filter(|held| held.blocks.contains(&block)).max_by_key(|held| (held.known.version, held.host));
+        !self.doubled.contains(&(subnet, block)) || newest().is_some_and(|newest| newest.host == host)
+    }
+
+    /// Notes of which subnets a host's record changed what is known.
+    fn touch(&mut self, before: Option<Known>, name: &str) {
+        if name == self.me {
+            return;
+        }
+        let (before, now) = (before.map(|before| before.record), self.hosts.get(name).map(|known| known.record.clone()));
         let subnets = before.iter().chain(&now).flat_map(|record| record.blocks.keys());
-        let differs = |subnet: &&IpNet| told_of(before, subnet) != told_of(now, subnet);
-        let touched: BTreeSet<IpNet> = subnets.filter(differs).copied().collect();
-        for subnet in touched {
-            *self.turns.entry(subnet).or_default() += 1;
+        let differs = |subnet: &&IpNet| told_of(before.as_deref(), subnet) != told_of(now.as_deref(), subnet);
+        for subnet in subnets.filter(differs).copied().collect::<BTreeSet<_>>() {
+            self.news.entry(subnet).or_default().insert(name.to_owned());
+            self.count(subnet, &blocks(before.as_deref(), subnet), &blocks(now.as_deref(), subnet));
         }
     }
+
+    fn count(&mut self, subnet: IpNet, before: &BTreeSet<IpNet>, now: &BTreeSet<IpNet>) {
+        let holders = self.holders.entry(subnet).or_default();
+        for block in now.difference(before) {
+            let count = holders.entry(*block).or_default();
+            *count += 1;
+            if *count > 1 {
+                self.doubled.insert((subnet, *block));
+            }
+        }
+        for block in before.difference(now) {
+            if let Entry::Occupied(mut count) = holders.entry(*block) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
+    }
+}
+
+fn blocks(record: Option<&HostRecord>, subnet: IpNet) -> BTreeSet<IpNet> {
+    record.and_then(|record| record.blocks.get(&subnet)).into_iter().flatten().copied().collect()
 }
 
 /// What a record says of a subnet.
@@ -156,7 +210,7 @@ mod tests {
     }
 
     fn hosts(roll: &mut Roll) -> Vec<String> {
-        roll.review("me");
+        roll.review();
         roll.hosts.keys().cloned().collect()
     }
 
@@ -167,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_store_that_lost_everything_takes_no_host_away_until_the_rebuilding_is_over() {
-        let mut roll = Roll::default();
+        let mut roll = Roll::new("me");
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2], 2), ("b", &[3], 3)]));
         roll.hear(|_| true, said(&[]));
         assert_eq!(hosts(&mut roll), ["a", "b", "me"], "it may also be older than this host's record");
@@ -180,8 +234,8 @@ mod tests {
 
     #[test]
     fn a_forgotten_host_is_gone_and_what_is_remembered_goes_when_the_store_says_what_is() {
-        let mut roll = Roll::default();
-        roll.hosts.insert("old".to_owned(), known(&[5], 0));
+        let mut roll = Roll::new("me");
+        roll.remember("old", (*known(&[5], 0).record).clone());
         assert_eq!(hosts(&mut roll), ["old"]);
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2], 2)]));
         assert_eq!(hosts(&mut roll), ["a", "me"]);
@@ -191,19 +245,22 @@ mod tests {
 
     #[test]
     fn a_block_that_two_are_heard_to_have_is_that_of_the_newest_record() {
-        let mut roll = Roll::default();
+        let mut roll = Roll::new("me");
         let subnet = SUBNET.parse().unwrap();
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2, 3], 2), ("b", &[4], 3)]));
-        let doubled = |roll: &Roll| {
-            doubled(&roll.held("me", subnet).collect::<Vec<_>>()).into_iter().map(|(net, host)| (net, host.to_owned())).collect::<Vec<_>>()
-        };
-        assert_eq!(doubled(&roll), []);
+        let block = "10.0.0.48/28".parse().unwrap();
+        let theirs = |roll: &Roll| ["a", "b"].map(|host| roll.is_theirs(host, subnet, block));
+        let news = |roll: &mut Roll| roll.news().remove(&subnet).unwrap_or_default().into_iter().collect::<Vec<_>>();
+        assert_eq!((news(&mut roll), theirs(&roll)), (vec!["a".to_owned(), "b".to_owned()], [true, true]));
         roll.hear(|name| name == "b", said(&[("b", &[4, 3], 9)]));
-        assert_eq!(doubled(&roll), [("10.0.0.48/28".parse().unwrap(), "b".to_owned())]);
+        assert_eq!((news(&mut roll), theirs(&roll)), (vec!["a".to_owned(), "b".to_owned()], [false, true]));
         // what the store has lost is older than all that it has
         roll.rebuild(Some(Instant::now()));
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2, 3], 2)]));
-        assert_eq!(doubled(&roll), [("10.0.0.48/28".parse().unwrap(), "a".to_owned())]);
+        assert_eq!((news(&mut roll), theirs(&roll)), (vec!["a".to_owned(), "b".to_owned()], [true, false]));
+        roll.hear(|name| name == "b", said(&[("b", &[4], 10)]));
+        assert_eq!((news(&mut roll), theirs(&roll)), (vec!["a".to_owned(), "b".to_owned()], [true, true]));
+        assert_eq!(news(&mut roll), Vec::<String>::new());
     }
 
     proptest! {
@@ -211,11 +268,11 @@ mod tests {
         #[test]
         fn whatever_the_order_of_readings_the_last_ones_count(acts in prop::collection::vec((0usize..4, any::<bool>(), 0u8..16), 1..60)) {
             let names = ["a", "b", "c", "me"];
-            let (mut roll, mut store, mut version) = (Roll::default(), BTreeMap::new(), 0);
+            let (mut roll, mut store, mut version) = (Roll::new("me"), BTreeMap::new(), 0);
             let read = |roll: &mut Roll, store: &BTreeMap<String, Known>, name: &str| {
                 let found = store.iter().filter(|(of, _)| *of == name).map(|(of, known)| (of.clone(), known.clone())).collect();
                 roll.hear(|of| of == name, found);
-                roll.review("me");
+                roll.review();
             };
             store.insert("me".to_owned(), known(&[0], 1));
             for (who, write, block) in acts {

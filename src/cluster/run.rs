@@ -68,7 +68,7 @@ impl Cluster {
     /// find that out before it believes that others' are. Of how many hosts it was another than before.
     async fn read_hosts(&self, read: Option<&Shards>, now: &Shards) -> Result<usize, StoreError> {
         let changed = read.map(|read| differing(read, now)).filter(|changed| changed.len() <= FEW);
-        let prefixes = changed.as_ref().map_or_else(|| vec![hosts()], |changed| changed.iter().map(|shard| hosts_in(shard)).collect());
+        let prefixes = changed.as_ref().map_or_else(|| vec![hosts()], |changed| changed.iter().copied().map(hosts_in).collect());
         let entries = try_join_all(prefixes.iter().map(|prefix| self.store.list(prefix))).await?.concat();
         let in_scope = |host: &str| changed.as_ref().is_none_or(|changed| changed.contains(&shard(host)));
         let hear = |state: &mut State| {
@@ -231,16 +231,16 @@ impl Cluster {
 }
 
 /// The shards of the hosts' records, each with the value that is another after each change.
-type Shards = BTreeMap<String, Vec<u8>>;
+type Shards = BTreeMap<u64, Vec<u8>>;
 
 /// So many changed shards are read one by one; of more all are, in one.
 const FEW: usize = 16;
 
 fn shards(entries: Vec<Entry>) -> Shards {
-    entries.into_iter().filter_map(|entry| Some((shard_at(&entry.key)?.to_owned(), entry.value))).collect()
+    entries.into_iter().filter_map(|entry| Some((shard_at(&entry.key)?, entry.value))).collect()
 }
 
-fn differing(before: &Shards, now: &Shards) -> BTreeSet<String> {
+fn differing(before: &Shards, now: &Shards) -> BTreeSet<u64> {
     before.keys().chain(now.keys()).filter(|shard| before.get(*shard) != now.get(*shard)).cloned().collect()
 }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::blocks;
 use super::hash::hash;
 use super::record::Owner;
-use super::roll::{Held, Roll, doubled};
+use super::roll::{Known, News, Roll};
 use super::side::Side;
 use super::{Times, Uplink};
 use crate::model::{Mac, Member, Share};
@@ -74,12 +74,11 @@ pub fn mac(host: &str, vni: u32) -> Mac {
 }
 
 impl Network {
-    pub fn standing(&self, me: &Owner, uplink: &Uplink, roll: &Roll, times: &Times) -> Standing {
+    fn standing(&self, me: &Owner, uplink: &Uplink, peers: Vec<Arc<Member>>, roll: &Roll, times: &Times) -> Standing {
         let Uplink { vtep, mtu, on_link } = uplink.clone();
-        let held: Vec<(&Side, Vec<Held>)> = self.sides.iter().map(|side| (side, roll.held(&me.host, side.subnet).collect())).collect();
-        let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers: self.peers(&held) };
+        let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers };
         let lost = self.sides.iter().flat_map(|side| side.lost.clone()).collect();
-        let kept = held.iter().flat_map(|(side, held)| kept(side, held, me, roll)).collect();
+        let kept = self.sides.iter().flat_map(|side| kept(side, roll)).collect();
         Standing { subnets: self.wanted.agreement().subnets, share, kept, heard_within: heard_within(roll, times), lost }
     }
 
@@ -89,27 +88,19 @@ impl Network {
         Member { host: me.host.clone(), vtep, mac: mac(&me.host, self.vni), homes, blocks }
     }
 
-    /// The others, each where its record says that it is.
-    fn peers(&self, held: &[(&Side, Vec<Held>)]) -> Vec<Member> {
-        let mut peers: BTreeMap<&str, Member> = BTreeMap::new();
-        for (side, held) in held {
-            let doubled = doubled(held);
-            for Held { host, known, blocks } in held {
-                let is_theirs = |block: &IpNet| !side.mine.contains(block) && doubled.get(block).is_none_or(|owner| owner == host);
-                let blocks: Vec<IpNet> = blocks.iter().copied().filter(is_theirs).collect();
-                if blocks.is_empty() {
-                    continue;
-                }
-                let peer = peers.entry(*host).or_insert_with(|| self.peer(host, known.record.vtep));
-                peer.homes.extend(side.home_in(&blocks).into_iter().chain(on_segment(side, &known.record.own)));
-                peer.blocks.extend(blocks);
+    /// One of the others, where its record says that it is; none: it has nothing of the network.
+    fn peer(&self, host: &str, known: &Known, roll: &Roll) -> Option<Arc<Member>> {
+        let (mut homes, mut blocks) = (vec![], vec![]);
+        for side in &self.sides {
+            let held = known.record.blocks.get(&side.subnet).into_iter().flatten().copied();
+            let theirs: Vec<IpNet> = held.filter(|block| !side.mine.contains(block) && roll.is_theirs(host, side.subnet, *block)).collect();
+            if !theirs.is_empty() {
+                homes.extend(side.home_in(&theirs).into_iter().chain(on_segment(side, &known.record.own)));
+                blocks.extend(theirs);
             }
         }
-        peers.into_values().collect()
-    }
-
-    fn peer(&self, host: &str, vtep: IpAddr) -> Member {
-        Member { host: host.to_owned(), vtep, mac: mac(host, self.vni), homes: vec![], blocks: vec![] }
+        let (vtep, mac) = (known.record.vtep, mac(host, self.vni));
+        (!blocks.is_empty()).then(|| Member { host: host.to_owned(), vtep, mac, homes, blocks }.into())
     }
 }
 
@@ -118,36 +109,47 @@ fn heard_within(roll: &Roll, times: &Times) -> Duration {
     times.pause(roll.hosts.len()) + times.breath
 }
 
-/// What was told of a network, and all that it was told from: as long as that is the same, it is not made again.
+/// What was told of a network, and what of this host it was told from.
 pub struct Told {
-    network: Network,
+    pub network: Network,
     uplink: Uplink,
-    /// What was known of the others, see [`Roll::turn`].
-    turns: Vec<u64>,
     pub standing: Arc<Standing>,
 }
 
 impl Told {
-    pub fn new(network: &Network, uplink: &Uplink, roll: &Roll, standing: Standing) -> Self {
-        Told { network: network.clone(), uplink: uplink.clone(), turns: turns(network, roll), standing: Arc::new(standing) }
+    pub fn new(network: &Network, me: &Owner, uplink: &Uplink, roll: &Roll, times: &Times) -> Self {
+        let peers = roll.others().filter_map(|(host, known)| network.peer(host, known, roll)).collect();
+        let standing = network.standing(me, uplink, peers, roll, times);
+        Told { network: network.clone(), uplink: uplink.clone(), standing: standing.into() }
     }
 
-    pub fn is_of(&self, network: &Network, uplink: &Uplink, roll: &Roll, times: &Times) -> bool {
-        let same = self.network == *network && self.uplink == *uplink && self.turns == turns(network, roll);
-        same && self.standing.heard_within == heard_within(roll, times)
+    pub fn is_of(&self, network: &Network, uplink: &Uplink) -> bool {
+        self.network == *network && self.uplink == *uplink
     }
-}
 
-fn turns(network: &Network, roll: &Roll) -> Vec<u64> {
-    network.sides.iter().map(|side| roll.turn(side.subnet)).collect()
+    /// What was heard since costs as much as there is of it, not as there are hosts.
+    pub fn hear(mut self, news: &News, me: &Owner, roll: &Roll, times: &Times) -> Self {
+        let hosts: BTreeSet<&String> = self.network.sides.iter().filter_map(|side| news.get(&side.subnet)).flatten().collect();
+        if hosts.is_empty() && self.standing.heard_within == heard_within(roll, times) {
+            return self;
+        }
+        let mut peers = self.standing.share.peers.clone();
+        for host in hosts {
+            let at = peers.binary_search_by(|peer| peer.host.cmp(host));
+            let peer = roll.hosts.get(host).and_then(|known| self.network.peer(host, known, roll));
+            peers.splice(at.map_or_else(|at| at..at, |at| at..at + 1), peer);
+        }
+        self.standing = self.network.standing(me, &self.uplink, peers, roll, times).into();
+        self
+    }
 }
 
 /// The addresses of hosts, and what was lent.
-fn kept(side: &Side, held: &[Held], me: &Owner, roll: &Roll) -> Vec<IpAddr> {
-    let lent = held.iter().flat_map(|held| held.blocks).filter(|net| side.is_single(**net)).map(IpNet::addr);
-    let hosts = side.own.as_ref().map_or_else(|| homes(side), |own| hosts_on_segment(side, own, me, roll));
+fn kept(side: &Side, roll: &Roll) -> Vec<IpAddr> {
+    let lent = side.mine.iter().flat_map(|block| roll.within(side.subnet, *block)).filter(|net| side.is_single(*net)).map(|net| net.addr());
+    let hosts = side.own.as_ref().map_or_else(|| homes(side), |own| hosts_on_segment(side, own, roll));
     let within = |address: &IpAddr| side.mine.iter().any(|block| block.contains(address));
-    let kept: BTreeSet<IpAddr> = lent.chain(hosts).filter(within).collect();
+    let kept: BTreeSet<IpAddr> = lent.chain(hosts.into_iter().filter(within)).collect();
     kept.into_iter().collect()
 }
 
@@ -159,13 +161,69 @@ fn homes(side: &Side) -> Vec<IpAddr> {
 }
 
 /// What the hosts themselves have there, and the routers.
-fn hosts_on_segment(side: &Side, own: &[IpAddr], me: &Owner, roll: &Roll) -> Vec<IpAddr> {
-    let others = roll.hosts.iter().filter(|(name, _)| **name != me.host);
-    let theirs = others.flat_map(|(_, known)| on_segment(side, &known.record.own));
+fn hosts_on_segment(side: &Side, own: &[IpAddr], roll: &Roll) -> Vec<IpAddr> {
+    let theirs = roll.others().flat_map(|(_, known)| on_segment(side, &known.record.own));
     own.iter().chain(&side.reserved).copied().chain(theirs).collect()
 }
 
 /// Which of a host's addresses are on the segment.
 fn on_segment<'a>(side: &'a Side, own: &'a [IpAddr]) -> impl Iterator<Item = IpAddr> + 'a {
     own.iter().copied().filter(|own| side.own.is_some() && side.subnet.contains(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::record::HostRecord;
+    use super::super::{Uplink, Wanted};
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    /// Two subnets of one network, and one that this host has no part in.
+    const SUBNETS: [&str; 3] = ["10.0.0.0/24", "10.0.1.0/24", "10.0.2.0/24"];
+
+    fn network() -> Network {
+        let side = |subnet: IpNet| Side { mine: vec![blocks::block_of(28, subnet.addr())], ..Side::new(subnet, None) };
+        let sides = SUBNETS[..2].iter().map(|subnet| side(net(subnet))).collect();
+        Network { wanted: Wanted { subnets: SUBNETS[..2].iter().map(|subnet| net(subnet)).collect(), ..Wanted::default() }, vni: 7, sides }
+    }
+
+    /// Blocks of 16 addresses and single addresses, of few enough that hosts meet.
+    fn record(vtep: u8, held: &[(usize, u8, bool)]) -> HostRecord {
+        let mut record = HostRecord { id: "1".into(), vtep: [192, 0, 2, vtep].into(), blocks: BTreeMap::new(), own: vec![] };
+        for (subnet, at, single) in held {
+            let block = IpNet::new([10, 0, *subnet as u8, at * 16].into(), if *single { 32 } else { 28 }).unwrap();
+            let blocks = record.blocks.entry(net(SUBNETS[*subnet])).or_default();
+            blocks.retain(|held| *held != block);
+            blocks.push(block);
+        }
+        record
+    }
+
+    fn held() -> impl Strategy<Value = Option<Vec<(usize, u8, bool)>>> {
+        prop::option::weighted(0.8, prop::collection::vec((0usize..3, 0u8..5, any::<bool>()), 0..5))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_step_by_step_is_what_would_be_told_at_once(acts in prop::collection::vec((0usize..4, 1u8..3, held()), 1..60)) {
+            let me = Owner { host: "me".into(), id: "1".into() };
+            let uplink = Uplink { vtep: [192, 0, 2, 9].into(), mtu: 1500, on_link: None };
+            let (mut roll, times, network) = (Roll::new("me"), Times::default(), network());
+            let mut told = Told::new(&network, &me, &uplink, &roll, &times);
+            for (version, (who, vtep, held)) in (1u64..).zip(acts) {
+                let name = ["a", "b", "c", "me"][who];
+                let known = held.map(|held| Known { record: record(vtep, &held).into(), version });
+                roll.hear(|of| of == name, known.into_iter().map(|known| (name.to_owned(), known)).collect());
+                roll.review();
+                told = told.hear(&roll.news(), &me, &roll, &times);
+                let afresh = Told::new(&network, &me, &uplink, &roll, &times);
+                prop_assert_eq!(&told.standing, &afresh.standing);
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -41,8 +42,8 @@ pub struct Share {
     #[serde(default)]
     pub on_link: Option<OnLink>,
     pub mine: Member,
-    /// The other hosts of the network, by name.
-    pub peers: Vec<Member>,
+    /// The other hosts of the network, by name. What stays as it was of one is shared with what was heard before: there are many.
+    pub peers: Vec<Arc<Member>>,
 }
 
 impl Share {
@@ -50,6 +51,11 @@ impl Share {
     pub fn here(&self) -> Share {
         let Share { vni, mtu, ref on_link, ref mine, .. } = *self;
         Share { vni, mtu, on_link: on_link.clone(), mine: Member { blocks: vec![], ..mine.clone() }, peers: vec![] }
+    }
+
+    /// The other hosts of the network.
+    pub fn others(&self) -> impl Iterator<Item = &Member> {
+        self.peers.iter().map(AsRef::as_ref)
     }
 
     /// Bytes that a tunnel puts around a packet: VXLAN's header, UDP's, that of IPv4 or IPv6 and the inner Ethernet's (RFC 7348, section 5).

@@ -75,15 +75,14 @@ impl Local {
     }
 
     pub(super) fn peer(&self, host: &str) -> Option<&Member> {
-        self.network.share.as_ref()?.peers.iter().find(|peer| peer.host == host)
+        self.network.share.as_ref()?.others().find(|peer| peer.host == host)
     }
 
     pub(super) fn holder(&self, address: IpAddr) -> Option<&Member> {
         self.network
             .share
             .as_ref()?
-            .peers
-            .iter()
+            .others()
             .find(|peer| peer.blocks.iter().any(|block| block.contains(&address)) || peer.homes.contains(&address))
     }
 

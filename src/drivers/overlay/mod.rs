@@ -42,7 +42,7 @@ impl Overlay {
         let tunnel = tunnel(share);
         let homes = share.mine.homes.iter().map(|home| Object::Address { link: tunnel.clone(), address: IpNet::from(*home) });
         let nowhere = self.spec.sides.iter().map(|side| nowhere(side.subnet));
-        let peers = share.peers.iter().flat_map(|peer| self.towards(share, peer, &tunnel));
+        let peers = share.others().flat_map(|peer| self.towards(share, peer, &tunnel));
         Plan::new(
             [self.link(share)].into_iter().chain(homes).chain(nowhere).chain(peers),
             self.entries().chain(self.members(share)).chain(self.paths(share)),
@@ -92,7 +92,7 @@ impl Overlay {
             )
         };
         let direct = self.spec.transport == Transport::Direct;
-        share.peers.iter().filter(move |_| direct).filter(none).map(warning)
+        share.others().filter(move |_| direct).filter(none).map(warning)
     }
 
     /// What a tunnel puts around a packet must fit in as well.
@@ -111,7 +111,7 @@ impl Overlay {
     /// Who may send by the tunnel: the other hosts that have something of the network.
     fn members(&self, share: &Share) -> impl Iterator<Item = Entry> {
         let (port, vni) = (self.spec.port, share.vni);
-        let peers = share.peers.iter().map(move |peer| Entry::Member { vtep: peer.vtep, port, vni });
+        let peers = share.others().map(move |peer| Entry::Member { vtep: peer.vtep, port, vni });
         [Entry::Tunnel { port, vni }].into_iter().chain(peers)
     }
 
@@ -199,7 +199,7 @@ impl Overlay {
     /// Who has an address that is not this host's to give.
     fn holder<'s>(&self, share: &'s Share, address: IpAddr) -> Option<&'s str> {
         let has = |member: &&Member| member.blocks.iter().any(|block| block.contains(&address));
-        share.peers.iter().find(has).map(|peer| peer.host.as_str())
+        share.others().find(has).map(|peer| peer.host.as_str())
     }
 }
 

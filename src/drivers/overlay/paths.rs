@@ -18,14 +18,13 @@ impl Overlay {
         // what is larger than the way takes must be told so, by the long way
         let fits = |out: &IfName| *out == link || mtu <= share.mtu;
         let ways: BTreeMap<IpNet, (IpNet, IfName, IpAddr)> = share
-            .peers
-            .iter()
+            .others()
             .flat_map(|peer| peer.blocks.iter().map(move |block| (peer, *block)))
             .filter_map(|(peer, block)| Some((block, subnet(block)?, self.way_to(share, peer, block, &link)?)))
             .filter(|(_, _, (out, _))| fits(out))
             .map(|(block, subnet, (out, via))| (block, (subnet, out.clone(), via)))
             .collect();
-        let all: BTreeSet<IpNet> = share.peers.iter().chain([&share.mine]).flat_map(|member| member.blocks.iter().copied()).collect();
+        let all: BTreeSet<IpNet> = share.others().chain([&share.mine]).flat_map(|member| member.blocks.iter().copied()).collect();
         ways.into_iter().flat_map(move |(block, (subnet, link, via))| {
             let entry = move |(first, last)| Entry::Remote { subnet, first, last, link: link.clone(), via, mtu };
             rest(block, &all).into_iter().map(entry)

@@ -19,7 +19,7 @@ fn member(host: &str, last: u8, blocks: &[&str]) -> Member {
 
 fn share() -> Share {
     let mine = member("h1", 1, &["10.50.0.64/26", "fd00:50::1:0/112"]);
-    let peers = vec![member("h2", 2, &["10.50.0.128/26", "fd00:50::2:0/112", "10.50.3.0/26", "10.50.0.9/32"])];
+    let peers = vec![member("h2", 2, &["10.50.0.128/26", "fd00:50::2:0/112", "10.50.3.0/26", "10.50.0.9/32"]).into()];
     let on_link = Some(OnLink { link: IfName::of("eth", "0"), subnet: "192.0.2.0/29".parse().unwrap() });
     Share { vni: 4097, mtu: 1500, on_link, mine, peers }
 }
@@ -164,7 +164,7 @@ fn what_cannot_be_is_refused_by_name() {
 fn of_other_hosts_and_of_blocks_no_containers_plan_depends() {
     let (before, mut after) = (network(&[("transport", "auto")]), network(&[("transport", "auto")]));
     let share = after.share.as_mut().unwrap();
-    share.peers.push(member("h3", 3, &["10.50.4.0/26", "fd00:50::4:0/112"]));
+    share.peers.push(member("h3", 3, &["10.50.4.0/26", "fd00:50::4:0/112"]).into());
     share.mine.blocks.push("10.50.5.0/26".parse().unwrap());
     assert!(before.is_alike_here(&after) && before != after);
     let plan = |network: &Network| open(network).unwrap().endpoint(&endpoint(Way::Engine));
