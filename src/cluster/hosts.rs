@@ -14,7 +14,7 @@ use super::record::{
 };
 use super::roll::{Known, Roll};
 use super::side::Side;
-use super::{Cluster, State};
+use super::{Cluster, State, unless_contended};
 use crate::store::{Entry, Expect, Key, Lease, Op, PORTABLE_OPS, StoreError};
 
 /// A deletion counts twice, one operation looks whether the host is gone, and one tells all of it.
@@ -96,7 +96,7 @@ impl Cluster {
     /// this host's record: who takes something away from it does.
     pub(super) fn tell_held(&self, with: &[Side]) -> Vec<Op> {
         let told = |state: &State| {
-            let expect = state.own.map_or(Expect::Absent, Expect::Version);
+            let expect = Expect::found(state.own);
             let record = state.record(&self.me, with)?;
             Some(vec![Op::Put(host_key(&self.me.host), encode(&record), expect), tell_changed(&self.me.host)])
         };
@@ -121,6 +121,15 @@ impl Cluster {
             self.change(|state| state.own = versions.get(own).copied().flatten());
         }
         Ok(())
+    }
+
+    /// The same where a conflict may be that this host's own record is not as it last wrote it; none: there was one, look again.
+    pub(super) async fn commit_own(&self, ops: Vec<Op>) -> Result<Option<()>, StoreError> {
+        let done = unless_contended(self.commit(ops).await)?;
+        if done.is_none() {
+            self.change(|state| state.unsettled_record = true);
+        }
+        Ok(done)
     }
 
     pub(super) fn own_key(&self) -> Key {

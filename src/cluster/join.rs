@@ -1,6 +1,7 @@
 //! Taking part in a network, and one more block of it.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
 use ipnet::IpNet;
 use tracing::{info, warn};
@@ -11,19 +12,9 @@ use super::record::{Networks, Records, alive_key, block_key, blocks_of, decode, 
 use super::side::Side;
 use super::text::list;
 use super::view::{Network, Told};
-use super::{Cluster, Wanted};
+use super::{Cluster, Wanted, contend, unless_contended};
 use crate::model::{Agreement, Share};
 use crate::store::{Entry, Expect, Op, StoreError};
-
-/// So often others may be faster.
-const TRIES: usize = 100;
-
-/// What a claim comes to.
-enum Claim {
-    Done(IpNet),
-    /// A record that it relied on is another by now.
-    Stale,
-}
 
 /// What the store says of a subnet, and of the single addresses in it whether one was claimed since.
 #[derive(Default)]
@@ -45,8 +36,7 @@ impl Cluster {
     /// tells what is. Within 10 s, also while the store is down; what was claimed before it failed is given back.
     pub async fn join(&self, wanted: &Wanted) -> Result<Share, Error> {
         let subnets = wanted.agreement().subnets;
-        let action = format!("join the network of {}", list(&subnets));
-        let joined = self.within(action, self.join_alone(wanted)).await;
+        let joined = self.within(joining(wanted), self.join_alone(wanted)).await;
         if joined.is_err() {
             self.change(|state| state.unsettled.extend(subnets));
         }
@@ -59,8 +49,7 @@ impl Cluster {
         if let Some(share) = self.joined(&agreement) {
             return Ok(share);
         }
-        let mut sides = wanted.sides();
-        let vni = self.first_blocks(wanted, &mut sides).await?;
+        let (vni, sides) = self.first_blocks(wanted).await?;
         let network = Network { wanted: wanted.clone(), vni, sides };
         info!(subnets = list(&agreement.subnets), vni, "takes part in a network that hosts share");
         self.change(|state| {
@@ -75,47 +64,42 @@ impl Cluster {
         self.known(|state| state.told.iter().find_map(of))
     }
 
-    /// The network's number. Every claim relies on the record from which that was read: a network is not removed under it.
-    async fn first_blocks(&self, wanted: &Wanted, sides: &mut [Side]) -> Result<u32, Error> {
-        'again: for _ in 0..TRIES {
+    /// The network's number, and its sides with a block each. Every claim relies on the record from which the number was read: a network is not
+    /// removed under it.
+    async fn first_blocks(&self, wanted: &Wanted) -> Result<(u32, Vec<Side>), Error> {
+        let claim = || async {
             self.prepare().await?;
-            let (vni, record) = self.admitted(wanted, None).await?;
-            sides.iter_mut().for_each(|side| side.mine.clear());
+            let ((vni, record), mut sides) = (self.admitted(wanted, None).await?, wanted.sides());
             for at in 0..sides.len() {
-                match self.claim_block(sides, at, Some(&record)).await? {
-                    Claim::Done(block) => sides[at].mine.push(block),
-                    Claim::Stale => continue 'again,
-                }
+                let Some(block) = self.claim_block(&sides, at, Some(&record)).await? else { return Ok(None) };
+                sides[at].mine.push(block);
             }
-            return Ok(vni);
-        }
-        Err(Error::Contended { action: format!("join the network of {}", list(&wanted.agreement().subnets)) })
+            Ok(Some((vni, sides)))
+        };
+        contend(&joining(wanted), claim).await
     }
 
     /// The network's number, and the record of all networks in which it stands.
     pub(super) async fn admitted(&self, wanted: &Wanted, held: Option<u32>) -> Result<(u32, Entry), Error> {
-        let action = || format!("join the network of {}", list(&wanted.agreement().subnets));
         // What was heard is good enough to rely on where nothing has to be changed: if it is old, the claim fails.
         if let Some(heard) = self.known(|state| state.heard_networks.clone())
             && let Ok((vni, None)) = admit(&decode(&heard).unwrap_or_default(), wanted, held, &self.me.host)
         {
             return Ok((vni, heard));
         }
-        for _ in 0..TRIES {
-            let (networks, entry) = self.networks().await.map_err(Error::store(action()))?;
+        let action = joining(wanted);
+        let admitted = || async {
+            let (networks, entry) = self.networks().await.map_err(Error::store(&action))?;
             let (vni, changed) = admit(&networks, wanted, held, &self.me.host)?;
-            let (Some(entry), None) = (entry.clone(), &changed) else {
-                let expect = entry.map_or(Expect::Absent, |entry| Expect::Version(entry.version));
-                let value = encode(&changed.unwrap_or(networks));
-                match self.store.put(&networks_key(), value.clone(), expect).await {
-                    Ok(version) => return Ok((vni, Entry { key: networks_key(), value, version })),
-                    Err(StoreError::Conflict { .. }) => continue,
-                    Err(error) => return Err(Error::store(action())(error)),
-                }
-            };
-            return Ok((vni, entry));
-        }
-        Err(Error::Contended { action: action() })
+            if let (Some(entry), None) = (&entry, &changed) {
+                return Ok(Some((vni, entry.clone())));
+            }
+            let (key, value) = (networks_key(), encode(&changed.unwrap_or(networks)));
+            let put = self.store.put(&key, value.clone(), Expect::found(entry.map(|entry| entry.version))).await;
+            let version = unless_contended(put).map_err(Error::store(&action))?;
+            Ok(version.map(|version| (vni, Entry { key, value, version })))
+        };
+        contend(&action, admitted).await
     }
 
     pub(super) async fn networks(&self) -> Result<(Networks, Option<Entry>), StoreError> {
@@ -126,7 +110,7 @@ impl Cluster {
 
     /// One more block of a subnet of a network that this host takes part in.
     pub async fn grow(&self, subnet: IpNet) -> Result<IpNet, Error> {
-        let grown = self.within(format!("claim a block of {subnet}"), self.grow_alone(subnet)).await;
+        let grown = self.within(claiming("a block", subnet), self.grow_alone(subnet)).await;
         if grown.is_err() {
             self.change(|state| state.unsettled.insert(subnet));
         }
@@ -135,13 +119,13 @@ impl Cluster {
 
     async fn grow_alone(&self, subnet: IpNet) -> Result<IpNet, Error> {
         let _alone = self.writes.lock().await;
-        for _ in 0..TRIES {
+        let claim = || async {
             self.prepare().await?;
-            let Claim::Done(block) = self.claim_block(&[self.known_side(subnet)?], 0, None).await? else { continue };
-            let still = self.change(|state| state.side(subnet).map(|side| side.mine.push(block)).is_some());
-            return if still { Ok(block) } else { Err(Error::NotJoined { subnet }) };
-        }
-        Err(Error::Contended { action: format!("claim a block of {subnet}") })
+            self.claim_block(&[self.known_side(subnet)?], 0, None).await
+        };
+        let block = contend(&claiming("a block", subnet), claim).await?;
+        let still = self.change(|state| state.side(subnet).map(|side| side.mine.push(block)).is_some());
+        if still { Ok(block) } else { Err(Error::NotJoined { subnet }) }
     }
 
     pub(super) fn known_side(&self, subnet: IpNet) -> Result<Side, Error> {
@@ -160,42 +144,67 @@ impl Cluster {
         Ok(Looked { records: self.read(subnet).await?, singles })
     }
 
-    /// One more block for one of the sides. Who joins tries the first without a look at the records, which may be many: the store refuses what is
-    /// not free, and all of it where single addresses were claimed since the look.
-    async fn claim_block(&self, sides: &[Side], at: usize, relied: Option<&Entry>) -> Result<Claim, Error> {
-        let (side, subnet) = (&sides[at], sides[at].subnet);
-        let mut looked = None;
-        if relied.is_none() || self.choice(side, None).is_none() {
-            looked = Some(self.look(subnet).await?);
+    /// One more block for one of the sides; none: a record that it relied on is another by now. Who joins tries the first without a look at the
+    /// records, which may be many: the store refuses what is not free, and all of it where single addresses were claimed since the look.
+    async fn claim_block(&self, sides: &[Side], at: usize, relied: Option<&Entry>) -> Result<Option<IpNet>, Error> {
+        if relied.is_some()
+            && let Some(choice) = self.choice(&sides[at], None)
+            && let Some(done) = self.try_choice(sides, at, relied, choice, None).await?
+        {
+            return Ok(done);
         }
-        for _ in 0..TRIES {
-            let choice = self.choice(side, looked.as_ref()).ok_or(Error::Exhausted { subnet })?;
-            let block = choice.block;
-            let failed = || Error::store(format!("claim {block} of {subnet}"));
-            let mut ops = vec![choice.claim, unchanged(singles_key(subnet), looked.as_ref().and_then(|looked| looked.singles.as_ref()))];
-            ops.extend(relied.map(|entry| unchanged(entry.key.clone(), Some(entry))));
-            let mut with = sides.to_vec();
-            with[at].mine.push(block);
-            ops.extend(self.tell_held(&with));
-            if let Some(host) = choice.from {
-                ops.push(Op::Delete(alive_key(&host), Expect::Absent));
-                ops.extend(self.tell_taken(&host, subnet, block).await.map_err(failed())?);
-            }
-            match self.commit(ops).await {
-                Ok(()) => return Ok(Claim::Done(block)),
-                Err(StoreError::Conflict { key, .. }) if key == networks_key() => {
-                    self.change(|state| state.heard_networks = None);
-                    return Ok(Claim::Stale);
-                }
-                Err(StoreError::Conflict { key, .. }) if key == self.own_key() => {
-                    self.change(|state| state.unsettled_record = true);
-                    return Ok(Claim::Stale);
-                }
-                Err(StoreError::Conflict { .. }) => looked = Some(self.look(subnet).await?),
-                Err(error) => return Err(failed()(error)),
-            }
+        let claim = || async {
+            let subnet = sides[at].subnet;
+            let looked = self.look(subnet).await?;
+            let choice = self.choice(&sides[at], Some(&looked)).ok_or(Error::Exhausted { subnet })?;
+            self.try_choice(sides, at, relied, choice, looked.singles.as_ref()).await
+        };
+        contend(&claiming("a block", sides[at].subnet), claim).await
+    }
+
+    /// None: look again; none within: a record that it relied on is another by now.
+    async fn try_choice(
+        &self,
+        sides: &[Side],
+        at: usize,
+        relied: Option<&Entry>,
+        choice: Choice,
+        singles: Option<&Entry>,
+    ) -> Result<Option<Option<IpNet>>, Error> {
+        let (block, subnet) = (choice.block, sides[at].subnet);
+        let failed = Error::store(claiming(block, subnet));
+        let mut ops = vec![unchanged(singles_key(subnet), singles)];
+        ops.extend(relied.map(|entry| unchanged(entry.key.clone(), Some(entry))));
+        match self.claim_ops(sides, at, choice).await {
+            Ok(more) => ops.extend(more),
+            Err(error) => return Err(failed(error)),
         }
-        Err(Error::Contended { action: format!("claim a block of {subnet}") })
+        match self.commit(ops).await {
+            Ok(()) => Ok(Some(Some(block))),
+            Err(StoreError::Conflict { key, .. }) if key == networks_key() => {
+                self.change(|state| state.heard_networks = None);
+                Ok(Some(None))
+            }
+            Err(StoreError::Conflict { key, .. }) if key == self.own_key() => {
+                self.change(|state| state.unsettled_record = true);
+                Ok(Some(None))
+            }
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The claim, and what is told of it.
+    async fn claim_ops(&self, sides: &[Side], at: usize, choice: Choice) -> Result<Vec<Op>, StoreError> {
+        let mut with = sides.to_vec();
+        with[at].mine.push(choice.block);
+        let mut ops = vec![choice.claim];
+        ops.extend(self.tell_held(&with));
+        if let Some(host) = choice.from {
+            ops.push(Op::Delete(alive_key(&host), Expect::Absent));
+            ops.extend(self.tell_taken(&host, sides[at].subnet, choice.block).await?);
+        }
+        Ok(ops)
     }
 
     /// The next block to try: one that is free, else one whose owner is gone for long.
@@ -228,10 +237,9 @@ impl Cluster {
         let (networks, entry) = self.networks().await.map_err(failed())?;
         let (Some(at), Some(entry)) = (of(&networks, subnet), entry) else { return Ok(()) };
         let marked = encode(&super::admit::marked(&networks, at, true));
-        let version = match self.store.put(&networks_key(), marked, Expect::Version(entry.version)).await {
-            Err(StoreError::Conflict { .. }) => return Err(Error::Contended { action: format!("remove the network of {subnet}") }),
-            version => version.map_err(failed())?,
-        };
+        let contended = || Error::Contended { action: format!("remove the network of {subnet}") };
+        let version = unless_contended(self.store.put(&networks_key(), marked, Expect::Version(entry.version)).await);
+        let version = version.map_err(failed())?.ok_or_else(contended)?;
         for subnet in &networks.networks[at].agreement.subnets {
             if !self.read(*subnet).await?.is_empty() {
                 return Ok(());
@@ -239,15 +247,21 @@ impl Cluster {
         }
         let fewer = Op::Put(networks_key(), encode(&super::admit::without(&networks, at)), Expect::Version(version));
         let singles = networks.networks[at].agreement.subnets.iter().map(|subnet| Op::Delete(singles_key(*subnet), Expect::Any));
-        match self.store.commit([fewer].into_iter().chain(singles).collect()).await {
-            // Somebody joined this network, or one beside it was made: then it is tried again.
-            Err(StoreError::Conflict { .. }) => Err(Error::Contended { action: format!("remove the network of {subnet}") }),
-            done => done.map(drop).map_err(failed()),
-        }
+        let removed = unless_contended(self.store.commit([fewer].into_iter().chain(singles).collect()).await);
+        // Somebody joined this network, or one beside it was made: then it is tried again.
+        removed.map_err(failed())?.map(drop).ok_or_else(contended)
     }
 
     /// Whether a block is one of those that an address may be asked of.
     pub(super) fn holds(&self, subnet: IpNet, address: std::net::IpAddr) -> bool {
         self.known(|state| state.sides().any(|side| side.subnet == subnet && side.mine.contains(&side.block_of(address))))
     }
+}
+
+fn joining(wanted: &Wanted) -> String {
+    format!("join the network of {}", list(&wanted.agreement().subnets))
+}
+
+fn claiming(what: impl Display, subnet: IpNet) -> String {
+    format!("claim {what} of {subnet}")
 }

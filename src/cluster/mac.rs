@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use tracing::error;
 
-use super::Cluster;
 use super::error::Error;
 use super::record::{MacRecord, alive_key, decode, encode, mac_at, mac_key, macs_of};
-use super::settle::{AT_ONCE, TRIES};
+use super::settle::AT_ONCE;
+use super::{Cluster, contend, unless_contended};
 use crate::model::Mac;
-use crate::store::{Entry, Expect, Op, StoreError};
+use crate::store::{Entry, Expect, Op};
 
 /// A MAC of this host's.
 #[derive(Clone, Debug)]
@@ -56,24 +56,19 @@ impl Cluster {
         }
         self.register().await?;
         let failed = || Error::store(format!("claim MAC {mac} in {subnet}"));
-        for _ in 0..TRIES {
+        let claim = || async {
             let found = self.store.get(&mac_key(subnet, mac)).await.map_err(failed())?;
             let ops = self.mac_ops(subnet, mac, at, found.as_ref())?;
-            match self.store.commit(ops).await {
-                Ok(_) => {
-                    self.resume_mac(subnet, mac, at);
-                    return Ok(());
-                }
-                Err(StoreError::Conflict { .. }) => {}
-                Err(cause) => return Err(failed()(cause)),
-            }
-        }
-        Err(Error::Contended { action: format!("claim MAC {mac} in {subnet}") })
+            unless_contended(self.store.commit(ops).await).map_err(failed())
+        };
+        contend(&format!("claim MAC {mac} in {subnet}"), claim).await?;
+        self.resume_mac(subnet, mac, at);
+        Ok(())
     }
 
     /// It is free, or this host's, or that of one that is gone for long: the transaction says that it still is.
     fn mac_ops(&self, subnet: IpNet, mac: Mac, at: &str, found: Option<&Entry>) -> Result<Vec<Op>, Error> {
-        let expect = found.map_or(Expect::Absent, |entry| Expect::Version(entry.version));
+        let expect = Expect::found(found.map(|entry| entry.version));
         let record = MacRecord { owner: self.me.clone(), at: at.to_owned() };
         let put = Op::Put(mac_key(subnet, mac), encode(&record), expect);
         let Some(other) = found.and_then(decode::<MacRecord>).filter(|found| found.owner.host != self.me.host) else {

@@ -35,7 +35,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::model::{Agreement, Mac, Member, OnLink, Segment, Share};
-use crate::store::{Entry, Lease, Leases};
+use crate::store::{Entry, Lease, Leases, StoreError};
 
 pub use error::Error;
 pub use view::{Host, Standing, View};
@@ -117,6 +117,8 @@ pub struct Times {
     pub limit: Duration,
 }
 
+/// So often others may be faster.
+const TRIES: usize = 100;
 /// Breaths.
 const LONGEST_PAUSE: usize = 32;
 
@@ -349,6 +351,27 @@ impl Cluster {
     async fn within<T>(&self, action: String, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let limit = self.times.limit;
         tokio::time::timeout(limit, call).await.unwrap_or(Err(Error::Slow { action, limit }))
+    }
+}
+
+/// Tries until it is done; none: what it relied on was another's by then.
+async fn contend<T, A>(action: &str, attempt: impl Fn() -> A) -> Result<T, Error>
+where
+    A: Future<Output = Result<Option<T>, Error>>,
+{
+    for _ in 0..TRIES {
+        if let Some(done) = attempt().await? {
+            return Ok(done);
+        }
+    }
+    Err(Error::Contended { action: action.to_owned() })
+}
+
+/// What was done, or none: somebody else was faster.
+fn unless_contended<T>(done: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match done {
+        Err(StoreError::Conflict { .. }) => Ok(None),
+        done => done.map(Some),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Making the store say what this host holds: after a restart, after the store lost its records, after what it did not take in time.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use tokio::time::Instant;
@@ -11,13 +12,13 @@ use super::error::Error;
 use super::record::{HostRecord, Records, block_at, block_key, encode, subnet_at, tell_single};
 use super::side::{Side, Write};
 use super::text::list;
-use super::{Cluster, State};
+use super::{Cluster, State, contend, unless_contended};
 use crate::store::{Expect, Op, PORTABLE_OPS, StoreError};
+
+const ACTION: &str = "write what this host holds";
 
 /// A deletion counts twice, a single address as well; and three say what of it all hosts are told.
 pub(super) const AT_ONCE: usize = (PORTABLE_OPS - 3) / 2;
-/// So often others may be faster.
-pub(super) const TRIES: usize = 20;
 
 impl Cluster {
     /// Gives the blocks back and forgets the network. If the store does not take it now it is done later.
@@ -35,7 +36,7 @@ impl Cluster {
     /// was done.
     pub(super) async fn settle(&self, subnets: BTreeSet<IpNet>) -> bool {
         self.change(|state| state.unsettled.retain(|subnet| !subnets.contains(subnet)));
-        let settled = self.within("write what this host holds".to_owned(), self.settle_alone(&subnets)).await;
+        let settled = self.within(ACTION.to_owned(), self.settle_alone(&subnets)).await;
         if let Err(error) = &settled {
             self.tell(error);
             self.change(|state| {
@@ -59,38 +60,45 @@ impl Cluster {
     /// The blocks first, then the record that tells of them: while it is gone, the others go on with the one before. Whoever calls is alone
     /// in writing.
     pub(super) async fn settle_now(&self, subnets: &BTreeSet<IpNet>) -> Result<(), Error> {
-        let failed = || Error::store("write what this host holds");
-        let mut left = BTreeSet::new();
-        for _ in 0..TRIES {
-            let found = self.own_record().await.map_err(failed())?;
-            let subnets = self.change(|state| self.doubtful(state, found.as_ref(), subnets));
-            let mut ops = vec![];
-            for subnet in subnets {
-                self.settle_macs(subnet).await?;
-                let records = self.read(subnet).await?;
-                let (joined, writes) = self.decide(subnet, &records);
-                let alone = !joined && records.values().all(|found| found.block.owner.host == self.me.host);
-                if alone && (!writes.is_empty() || self.made(subnet).await.map_err(failed())?) {
-                    left.insert(subnet);
-                }
-                ops.extend(writes.into_iter().map(|write| write_ops(subnet, write)));
-            }
-            let whole = ops.len() <= AT_ONCE;
-            let mut ops: Vec<Op> = ops.into_iter().take(AT_ONCE).flatten().collect();
-            let told = self.known(|state| state.record(&self.me, &[]));
-            if whole && found != told {
-                ops.extend(self.tell_held(&[]));
-            }
-            match self.commit(ops).await {
-                Ok(()) if whole => {
-                    self.change(|state| state.unsettled_record = told != state.record(&self.me, &[]));
-                    return self.retire_all(left).await;
-                }
-                Ok(()) | Err(StoreError::Conflict { .. }) => {}
-                Err(cause) => return Err(failed()(cause)),
-            }
+        let left = Mutex::default();
+        contend(ACTION, || self.settle_some(subnets, &left)).await?;
+        for subnet in left.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            self.retire(subnet).await?;
         }
-        Err(Error::Contended { action: "write what this host holds".to_owned() })
+        Ok(())
+    }
+
+    /// As much as one commit takes; none: that was not all, or somebody else was faster. Which networks nobody is left in then, too.
+    async fn settle_some(&self, subnets: &BTreeSet<IpNet>, left: &Mutex<BTreeSet<IpNet>>) -> Result<Option<()>, Error> {
+        let found = self.own_record().await.map_err(Error::store(ACTION))?;
+        let subnets = self.change(|state| self.doubtful(state, found.as_ref(), subnets));
+        let mut writes = vec![];
+        for subnet in subnets {
+            let (changes, alone) = self.changes(subnet).await?;
+            left.lock().unwrap_or_else(PoisonError::into_inner).extend(alone.then_some(subnet));
+            writes.extend(changes.into_iter().map(|write| write_ops(subnet, write)));
+        }
+        let whole = writes.len() <= AT_ONCE;
+        let mut ops: Vec<Op> = writes.into_iter().take(AT_ONCE).flatten().collect();
+        let told = self.known(|state| state.record(&self.me, &[]));
+        if whole && found != told {
+            ops.extend(self.tell_held(&[]));
+        }
+        let done = unless_contended(self.commit(ops).await).map_err(Error::store(ACTION))?.filter(|()| whole);
+        if done.is_some() {
+            self.change(|state| state.unsettled_record = told != state.record(&self.me, &[]));
+        }
+        Ok(done)
+    }
+
+    /// What to write of a subnet, and whether with that it is nobody's any more.
+    async fn changes(&self, subnet: IpNet) -> Result<(Vec<Write>, bool), Error> {
+        self.settle_macs(subnet).await?;
+        let records = self.read(subnet).await?;
+        let (joined, writes) = self.decide(subnet, &records);
+        let alone = !joined && records.values().all(|found| found.block.owner.host == self.me.host);
+        let left = alone && (!writes.is_empty() || self.made(subnet).await.map_err(Error::store(ACTION))?);
+        Ok((writes, left))
     }
 
     /// The subnets whose blocks have to be looked at: these, and those of which this host's record does not say what it holds. If it is gone,
@@ -132,13 +140,6 @@ impl Cluster {
     async fn made(&self, subnet: IpNet) -> Result<bool, StoreError> {
         let (networks, _) = self.networks().await?;
         Ok(of(&networks, subnet).is_some_and(|at| networks.networks[at].made_by == self.me.host))
-    }
-
-    async fn retire_all(&self, subnets: BTreeSet<IpNet>) -> Result<(), Error> {
-        for subnet in subnets {
-            self.retire(subnet).await?;
-        }
-        Ok(())
     }
 
     /// The same for the record of all networks: puts back those of this host's that are not there.

@@ -13,11 +13,9 @@ use tracing::debug;
 use super::error::Error;
 use super::record::{Ask, Owner, Records, ask_key, asked, block_key, decode, encode, tell_single};
 use super::side::Side;
-use super::{Cluster, Lender, blocks};
+use super::{Cluster, Lender, blocks, contend};
 use crate::store::{Entry, Expect, Key, Op, StoreError};
 
-/// So often others may be faster.
-const TRIES: usize = 20;
 /// Between two looks for the answer.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -60,28 +58,26 @@ impl Cluster {
     /// for single addresses afterwards.
     async fn claim_free(&self, subnet: IpNet, address: IpAddr) -> Result<Found, Error> {
         let _alone = self.writes.lock().await;
-        for _ in 0..TRIES {
+        let action = format!("claim {address} in {subnet}");
+        let claim = || async {
             self.prepare().await?;
             let side = self.known_side(subnet)?;
             if side.mine.iter().any(|block| block.contains(&address)) {
-                return Ok(Found::Ours);
+                return Ok(Some(Found::Ours));
             }
             let records = self.read(subnet).await?;
             if let Some(owner) = side.owner(&records, address).filter(|owner| **owner != self.me) {
-                return strangers(&side, &records, address, owner);
+                return strangers(&side, &records, address, owner).map(Some);
             }
-            match self.commit(self.single_ops(&side, address, &records)).await {
-                Ok(()) => return self.hold_single(subnet, address).map(|()| Found::Ours),
-                Err(StoreError::Conflict { .. }) => self.change(|state| state.unsettled_record = true),
-                Err(cause) => return Err(Error::store(format!("claim {address} in {subnet}"))(cause)),
-            }
-        }
-        Err(Error::Contended { action: format!("claim {address} in {subnet}") })
+            let done = self.commit_own(self.single_ops(&side, address, &records)).await.map_err(Error::store(&action))?;
+            done.map(|()| self.hold_single(subnet, address).map(|()| Found::Ours)).transpose()
+        };
+        contend(&action, claim).await
     }
 
     fn single_ops(&self, side: &Side, address: IpAddr, records: &Records) -> Vec<Op> {
         let subnet = side.subnet;
-        let expect = |net: IpNet| records.get(&net).map_or(Expect::Absent, |found| Expect::Version(found.version));
+        let expect = |net: IpNet| Expect::found(records.get(&net).map(|found| found.version));
         let (single, block) = (blocks::single(address), side.block_of(address));
         let claim = Op::Put(block_key(subnet, single), encode(&Side::record(&self.me, rand::random())), expect(single));
         // A block that the store still says is this host's is about to be given back.
@@ -92,15 +88,14 @@ impl Cluster {
 
     /// The store says that it is this host's: all hosts are told. Whoever calls is alone in writing.
     async fn hold_given(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
-        for _ in 0..TRIES {
+        let action = format!("claim {address} in {subnet}");
+        let hold = || async {
             self.prepare().await?;
-            match self.commit(self.tell_held(&[with_single(self.known_side(subnet)?, address)])).await {
-                Ok(()) => return self.hold_single(subnet, address),
-                Err(StoreError::Conflict { .. }) => self.change(|state| state.unsettled_record = true),
-                Err(cause) => return Err(Error::store(format!("claim {address} in {subnet}"))(cause)),
-            }
-        }
-        Err(Error::Contended { action: format!("claim {address} in {subnet}") })
+            let told = self.tell_held(&[with_single(self.known_side(subnet)?, address)]);
+            let done = self.commit_own(told).await.map_err(Error::store(&action))?;
+            done.map(|()| self.hold_single(subnet, address)).transpose()
+        };
+        contend(&action, hold).await
     }
 
     fn hold_single(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {

@@ -62,7 +62,7 @@ impl Secret {
     async fn read(&self) -> Result<(), Failure> {
         let (shared, own) = (Key::new(SHARED)?, Key::new(OWN)?);
         let found = self.shared.get(&shared).await?;
-        let expect = found.as_ref().map_or(Expect::Absent, |entry| Expect::Version(entry.version));
+        let expect = Expect::found(found.as_ref().map(|entry| entry.version));
         let heard = found.and_then(|entry| text(entry.value));
         let secret = match heard {
             Some(secret) => secret,

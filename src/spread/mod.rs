@@ -199,7 +199,7 @@ impl Spread {
     }
 
     async fn announce(&self, known: &Known, here: &Here, birth: u64, used: Vec<String>) -> Result<(), Error> {
-        let (name, expect) = (&known.name, known.record.as_ref().map_or(Expect::Absent, |(_, version)| Expect::Version(*version)));
+        let (name, expect) = (&known.name, Expect::found(known.record.as_ref().map(|(_, version)| *version)));
         let record = Record { birth, by: self.host.clone(), at: now(), spec: here.spec.clone(), used };
         self.write(name, &record, expect).await?;
         info!(network = %name, "the other hosts are told to have this network");

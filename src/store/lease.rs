@@ -69,7 +69,7 @@ impl Leases for Embedded {
     async fn hold(&self, lease: &Lease, key: &Key, value: Vec<u8>) -> Result<u64, StoreError> {
         self.renew(lease).await?;
         let mark = holder_record(key)?;
-        let seen = self.get(&mark).await?.map_or(Expect::Absent, |entry| Expect::Version(entry.version));
+        let seen = Expect::found(self.get(&mark).await?.map(|entry| entry.version));
         if self.holder(key).await?.is_some_and(|holder| holder != *lease) {
             return Err(StoreError::Held { key: key.clone() });
         }

@@ -59,6 +59,11 @@ pub enum Expect {
 }
 
 impl Expect {
+    /// That a key is as it was found, with this version or not there.
+    pub fn found(version: Option<u64>) -> Self {
+        version.map_or(Expect::Absent, Expect::Version)
+    }
+
     /// Whether it holds for a key found with `version`.
     pub fn holds(self, version: Option<u64>) -> bool {
         match self {
