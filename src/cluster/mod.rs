@@ -26,11 +26,12 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -310,7 +311,7 @@ impl Cluster {
 
     /// Changes what is known, and tells it if it shows.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let result = change(&mut state);
         state.review_hosts();
         if !state.unsettled.is_empty() || state.unsettled_networks || state.unsettled_record {
@@ -327,7 +328,7 @@ impl Cluster {
 
     /// Looks at what is known.
     fn known<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&self.state.lock())
     }
 
     /// A view costs what changed, not what there is: a thousand hosts have thousands of peers each.

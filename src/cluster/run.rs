@@ -221,7 +221,7 @@ impl Cluster {
     }
 
     fn known_quietly(&self, text: &str) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut told = self.told.lock();
         let news = *told != text;
         if news {
             text.clone_into(&mut told);

@@ -1,9 +1,9 @@
 //! Making the store say what this host holds: after a restart, after the store lost its records, after what it did not take in time.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -62,7 +62,7 @@ impl Cluster {
     pub(super) async fn settle_now(&self, subnets: &BTreeSet<IpNet>) -> Result<(), Error> {
         let left = Mutex::default();
         contend(ACTION, || self.settle_some(subnets, &left)).await?;
-        for subnet in left.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for subnet in left.into_inner() {
             self.retire(subnet).await?;
         }
         Ok(())
@@ -75,7 +75,7 @@ impl Cluster {
         let mut writes = vec![];
         for subnet in subnets {
             let (changes, alone) = self.changes(subnet).await?;
-            left.lock().unwrap_or_else(PoisonError::into_inner).extend(alone.then_some(subnet));
+            left.lock().extend(alone.then_some(subnet));
             writes.extend(changes.into_iter().map(|write| write_ops(subnet, write)));
         }
         let whole = writes.len() <= AT_ONCE;

@@ -30,7 +30,7 @@ pub struct Nftables {
     /// The port of `socket`, by which our own changes are known.
     port: u32,
     /// Hears of changes since the opening.
-    events: std::sync::Mutex<Option<TokioSocket>>,
+    events: parking_lot::Mutex<Option<TokioSocket>>,
     fast: Arc<Fast>,
 }
 
@@ -162,7 +162,7 @@ impl Firewall for Nftables {
 
     fn changes(&self) -> mpsc::Receiver<()> {
         let (wake, woken) = mpsc::channel(1);
-        let events = self.events.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let events = self.events.lock().take();
         if let Some(events) = events {
             let (own, fast) = (self.port, self.fast.clone());
             let wary = move || fast.is_used();
