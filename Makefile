@@ -1,6 +1,7 @@
 # rsnet: what there is to type. Each command is a script in scripts/ or one line here.
 
-# The Docker Engines that `make test` runs on: 20.10 (this machine's own Debian 12), 26.1 (trixie), 28.5 (sid).
+# The Docker Engines that `make test` runs on: 20.10 (this machine's own Debian 12), 26.1 (trixie), 28.5 (sid);
+# and, where there is a root of it, 29.7 and 29.7-nftables (scripts/engines).
 ENGINE ?= 20.10 28.5
 export ENGINE
 
