@@ -216,12 +216,15 @@ async fn what_others_change_wakes_and_what_we_change_does_not() {
         "nft flush chain ip filter DOCKER-USER",
         "nft add chain ip filter FORWARD",
         "nft add chain ip filter DOCKER-BRIDGE",
+        "nft add table ip6 docker-bridges; nft add chain ip6 docker-bridges filter-forward-in__bluebird",
     ] {
         run(theirs);
         tokio::time::timeout(Duration::from_secs(2), changes.recv()).await.expect(theirs).expect(theirs);
         firewall.converge(&one_of_each()).await.unwrap();
         while changes.try_recv().is_ok() {}
     }
+    run("nft add rule ip6 docker-bridges filter-forward-in__bluebird tcp dport 80 accept");
+    assert!(tokio::time::timeout(Duration::from_millis(200), changes.recv()).await.is_err(), "a port that Docker publishes");
     run("nft add element inet rsnet segments { eth0 }");
     tokio::time::timeout(Duration::from_secs(2), changes.recv()).await.expect("an element").expect("an element");
 }
