@@ -54,6 +54,7 @@ impl Agent {
         info!(network = %network.id, mode = drivers::kind_name(&network.options), "network created");
         mode.warnings().iter().for_each(|warning| warn!(network = %network.id, "{warning}"));
         self.state.lock().networks.insert(network.id.clone(), Live::new(network, mode, Origin::new(false)));
+        self.joined.notify_one();
         self.confine().await;
         Ok(())
     }
