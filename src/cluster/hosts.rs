@@ -1,7 +1,6 @@
 //! This host among the others: its lease, its record, who else is there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -9,8 +8,8 @@ use tracing::{info, warn};
 
 use super::error::Error;
 use super::record::{
-    HostRecord, Owner, alive_at, alive_key, block_at, block_key, blocks, decode, encode, host_at, host_key, mac_at, macs, subnet_at,
-    tell_changed, tell_single, without_block,
+    HostRecord, Owner, alive_at, alive_key, block_at, blocks, decode, encode, host_at, host_key, mac_at, macs, subnet_at, tell_changed,
+    without_block,
 };
 use super::roll::{Known, Roll};
 use super::side::Side;
@@ -237,12 +236,6 @@ impl Cluster {
         let is_known = |entry: &Entry| block_at(&entry.key).is_some() || mac_at(&entry.key).is_some();
         let entries = blocks.into_iter().chain(macs).filter(is_known);
         Ok(entries.filter(|entry| decode::<Owner>(entry).is_some_and(|owner| owner.host == host)).collect())
-    }
-
-    /// Gives an address to another host, see [`super::single`].
-    pub(super) fn grant_ops(&self, subnet: IpNet, address: IpAddr, to: &Owner) -> Vec<Op> {
-        let record = Side::record(to, rand::random());
-        vec![Op::Put(block_key(subnet, super::blocks::single(address)), encode(&record), Expect::Absent), tell_single(subnet)]
     }
 }
 

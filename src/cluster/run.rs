@@ -45,22 +45,27 @@ impl Cluster {
                         },
                         () = self.reread.notified() => read = None,
                     }
-                    while read.as_ref() != Some(&now) {
-                        let began = Instant::now();
-                        match self.read_hosts(read.as_ref(), &now).await {
-                            Ok(news) => {
-                                read = Some(now.clone());
-                                sleep(self.rest(news, began.elapsed())).await;
-                            }
-                            Err(error) => {
-                                debug!("{error}");
-                                sleep(self.times.again).await;
-                            }
-                        }
-                    }
+                    self.catch_up(&mut read, &now).await;
                 }
             }
             sleep(self.times.again).await;
+        }
+    }
+
+    /// Reads until what was read is as new as what was heard.
+    async fn catch_up(&self, read: &mut Option<Shards>, now: &Shards) {
+        while read.as_ref() != Some(now) {
+            let began = Instant::now();
+            match self.read_hosts(read.as_ref(), now).await {
+                Ok(news) => {
+                    *read = Some(now.clone());
+                    sleep(self.rest(news, began.elapsed())).await;
+                }
+                Err(error) => {
+                    debug!("{error}");
+                    sleep(self.times.again).await;
+                }
+            }
         }
     }
 
@@ -212,21 +217,12 @@ impl Cluster {
     /// Says what failed behind an answer, each thing once until something else fails.
     pub(super) fn tell(&self, error: &Error) {
         let text = error.to_string();
-        let news = self.known_quietly(&text);
-        if news {
-            warn!("{text}");
-        } else {
+        let before = std::mem::replace(&mut *self.told.lock(), text.clone());
+        if before == text {
             debug!("{text}");
+        } else {
+            warn!("{text}");
         }
-    }
-
-    fn known_quietly(&self, text: &str) -> bool {
-        let mut told = self.told.lock();
-        let news = *told != text;
-        if news {
-            text.clone_into(&mut told);
-        }
-        news
     }
 }
 

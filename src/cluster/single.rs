@@ -54,8 +54,7 @@ impl Cluster {
         }
     }
 
-    /// Claims it if nobody has its block. That is looked at in the same transaction; who claims the block at the same moment looks
-    /// for single addresses afterwards.
+    /// Claims it if nobody has its block. That is looked at in the same transaction, which also says so to whoever claims the block meanwhile.
     async fn claim_free(&self, subnet: IpNet, address: IpAddr) -> Result<Found, Error> {
         let _alone = self.writes.lock().await;
         let action = format!("claim {address} in {subnet}");
@@ -237,16 +236,16 @@ impl Cluster {
             }
         };
         let done = Op::Delete(entry.key.clone(), Expect::Version(entry.version));
-        let given = self.store.commit([done].into_iter().chain(self.grant_ops(ask.subnet, address, &ask.who)).collect()).await;
+        let record = encode(&Side::record(&ask.who, rand::random()));
+        let give = Op::Put(block_key(ask.subnet, blocks::single(address)), record, Expect::Absent);
+        let given = self.store.commit(vec![done, give, tell_single(ask.subnet)]).await;
         // Of every other failure it is not known whether it is done: then the address stays lent until the next start.
         if let Err(StoreError::Conflict { .. }) = &given {
             lender.restore(address).await;
         }
         given.map(drop)
     }
-}
 
-impl Cluster {
     /// The address that another host may have, kept for it.
     async fn lent(&self, lender: &Arc<dyn Lender>, subnet: IpNet, wanted: IpAddr, to: &str) -> Result<IpAddr, String> {
         let address = if wanted == subnet.network() { lender.lend_any(subnet, to).await? } else { wanted };
