@@ -111,6 +111,7 @@ fn the_debian_package_is_upgraded_and_put_back_without_a_packet_lost() {
     install("0.1.0").ok();
     for file in [
         "/lib/systemd/system/rsnet.service",
+        "/lib/systemd/network/05-rsnet.network",
         "/usr/share/man/man1/rsnet-serve.1.gz",
         "/usr/share/doc/rsnet/copyright",
         "/usr/share/doc/rsnet/licences.txt.gz",
@@ -122,6 +123,8 @@ fn the_debian_package_is_upgraded_and_put_back_without_a_packet_lost() {
         host.sh(&format!("test -s {file}")).ok();
     }
     host.sh("bash -c '. /usr/share/bash-completion/completions/rsnet; complete -p rsnet'").ok();
+    // as in an image that is being built: systemd does not run, and is to start rsnet when it will
+    host.sh("cd /etc/systemd/system && test -h sockets.target.wants/rsnet.socket && test -h multi-user.target.wants/rsnet.service").ok();
     let mut rsnet = serve(&host);
     carries_a_network(&host);
     host.docker("network create -d rsnet --ipam-driver rsnet --subnet 10.20.0.0/24 blue").ok();
@@ -142,4 +145,5 @@ fn the_debian_package_is_upgraded_and_put_back_without_a_packet_lost() {
     assert!(rsnet.end_by(Signal::SIGTERM).success());
     host.sh("dpkg -r rsnet && test -e /var/lib/rsnet/state.redb && test ! -e /usr/bin/rsnet").ok();
     host.sh("dpkg -P rsnet && test ! -e /var/lib/rsnet && test ! -e /etc/default/rsnet").ok();
+    host.sh("test -z \"$(find /etc/systemd/system -name 'rsnet.*')\"").ok();
 }
