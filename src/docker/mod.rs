@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::{EventsOptionsBuilder, InspectNetworkOptions, ListContainersOptionsBuilder, ListNetworksOptions};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -372,7 +372,8 @@ async fn ask_patiently(socket: &Path) -> Result<Engine, Error> {
     let ours = networks.filter(|network| network.driver.as_deref().is_some_and(is_ours));
     let networks = ours.filter_map(|network| Some((network.id?, network.name?))).collect();
     let mut containers = HashMap::new();
-    for container in engine.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await? {
+    let all = engine.list_containers(Some(ListContainersOptionsBuilder::new().all(true).build())).await?;
+    for container in all.into_iter().filter(|container| !has_ended(container)) {
         let name = container.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
         let places = container.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
         let name = name.trim_start_matches('/');
@@ -381,6 +382,11 @@ async fn ask_patiently(socket: &Path) -> Result<Engine, Error> {
         containers.extend(there.map(|(endpoint, network)| (endpoint, Place { container: name.to_owned(), network })));
     }
     Ok(Engine { version, networks, containers })
+}
+
+/// Where the engine was killed, or its time to end was over, what ended with it still has its endpoints in the engine's list.
+fn has_ended(container: &ContainerSummary) -> bool {
+    matches!(container.state, Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::DEAD))
 }
 
 async fn connect(socket: &Path) -> Result<Docker, Error> {

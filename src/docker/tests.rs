@@ -75,7 +75,12 @@ async fn as_json(mut response: Response) -> Response {
 }
 
 async fn list_running(State(engine): State<Engine>) -> String {
-    json!(engine.running().keys().map(|id| json!({ "Id": id })).collect::<Vec<_>>()).to_string()
+    let network = |id: &str| json!({ "blue": { "NetworkID": "ab12", "EndpointID": format!("ef{id}") } });
+    let shown = |(id, name): (&String, &String)| {
+        let state = if name == "ended" { "exited" } else { "running" };
+        json!({ "Id": id, "Names": [format!("/{name}")], "State": state, "NetworkSettings": { "Networks": network(id) } })
+    };
+    json!(engine.running().iter().map(shown).collect::<Vec<_>>()).to_string()
 }
 
 async fn inspect_one(State(engine): State<Engine>, PathOf(id): PathOf<String>) -> Response {
@@ -209,4 +214,11 @@ async fn an_engine_that_is_at_its_end_is_waited_for_and_its_successor_asked_at_o
     assert_eq!(began.elapsed().as_secs(), 0);
     std::fs::remove_dir_all(run.path().join("systemd")).unwrap();
     assert_eq!(awake::awake(&socket, first).await, None, "nobody would start it");
+}
+
+#[tokio::test]
+async fn what_ended_with_a_killed_engine_has_no_endpoints_though_the_engine_lists_them() {
+    let (directory, engine) = (tempfile::tempdir().unwrap(), Engine::new(&[("1", "one"), ("2", "ended")]));
+    let told = ask(&engine.serve(directory.path())).await.unwrap();
+    assert_eq!(told.containers.keys().collect::<Vec<_>>(), ["ef1"]);
 }
