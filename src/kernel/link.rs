@@ -322,6 +322,7 @@ fn explain_vlan(error: io::Error, wire: &mut Wire, parent: &IfName, id: u16) -> 
                 "this kernel has no VLANs (802.1Q), or {parent} takes none: load the module 8021q, or give a parent without a number: {error}"
             )
         }
+        Some(Errno::ENETDOWN) => format!("{parent}, on which it is to stand, is down; `ip link set {parent} up` brings it up: {error}"),
         // a link has each of its VLANs once, whatever they are called
         Some(Errno::EEXIST) => match vlan_of(wire, parent, id) {
             Some(name) => format!("VLAN {id} of {parent} exists, as {name}; give that as the parent: {error}"),
