@@ -37,7 +37,7 @@ pub(super) fn delete(wire: &mut Wire, sysctls: &Sysctls, links: Vec<(&IfName, Op
     }
     // those in sandboxes may have their parents among the others
     let outcome = away.chunks(TOGETHER).map(|some| delete_away(sysctls, some)).fold(Ok(()), Result::and);
-    here.chunks(TOGETHER).map(|some| delete_here(wire, group, some)).fold(outcome, Result::and)
+    here.chunks(TOGETHER).map(|some| delete_here(wire, sysctls, group, some)).fold(outcome, Result::and)
 }
 
 fn failed(link: &str, cause: io::Error) -> KernelError {
@@ -51,17 +51,19 @@ fn unused(links: &[Seen]) -> u32 {
     (GROUP + 1..).find(|number| !taken.contains(number)).unwrap_or(u32::MAX)
 }
 
-fn delete_here(wire: &mut Wire, group: u32, links: &[&Seen]) -> Result<(), KernelError> {
-    let mark = |seen: &&Seen| mark(wire, group, seen).map_err(|cause| failed(&format!("link {}", seen.name), cause));
+fn delete_here(wire: &mut Wire, sysctls: &Sysctls, group: u32, links: &[&Seen]) -> Result<(), KernelError> {
+    let mark = |seen: &&Seen| mark(wire, sysctls, group, seen).map_err(|cause| failed(&format!("link {}", seen.name), cause));
     let marked = links.iter().map(mark).fold(Ok(()), Result::and);
     let request = RouteNetlinkMessage::DelLink(link::message(0, vec![LinkAttribute::Group(group)]));
     let gone = link::absent_is_none(wire.change(request, 0)).map_err(|cause| failed("links", cause));
     marked.and(gone.map(drop))
 }
 
-/// A half-made link is ours by its group alone, which is therefore left to it: it is deleted at once.
-fn mark(wire: &mut Wire, group: u32, seen: &Seen) -> io::Result<()> {
+/// A half-made link is ours by its group alone, which is therefore left to it: it is deleted at once. So is one whose parent has something to say
+/// then.
+fn mark(wire: &mut Wire, sysctls: &Sysctls, group: u32, seen: &Seen) -> io::Result<()> {
     match seen.is_complete() {
+        true if macvlan::is_alone(seen) => macvlan::give_back(sysctls, seen, || link::remove(wire, seen.index)),
         true => link::absent_is_none(link::set(wire, link::message(seen.index, vec![LinkAttribute::Group(group)]))).map(drop),
         false if seen.is_ours() => link::remove(wire, seen.index),
         false => Err(link::foreign(seen)),

@@ -318,11 +318,16 @@ pub(super) fn delete(sysctls: &Sysctls, host: &IfName, namespace: &File) -> io::
     give_back(sysctls, &child, || within(namespace, || link::remove(&mut Wire::open()?, child.index)))
 }
 
+/// Whether its parent has its MAC: in mode passthru.
+pub(super) fn is_alone(child: &Seen) -> bool {
+    matches!(child.macvlan, Some((MacVlanMode::Passthrough, _)))
+}
+
 /// Removes a child. In mode passthru its parent had its MAC and takes its own back, and is made to say so: the host's neighbours on the segment
 /// would else send to the other for up to a minute.
 pub(super) fn give_back(sysctls: &Sysctls, child: &Seen, remove: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let Some(parent) = child.peer.filter(|_| matches!(child.macvlan, Some((MacVlanMode::Passthrough, _)))) else { return remove() };
-    let parent = link::find_index(&mut Wire::open()?, parent)?.map(|parent| parent.name).unwrap_or_default();
+    let Some(parent) = child.peer.filter(|_| is_alone(child)) else { return remove() };
+    let Some(Seen { name: parent, .. }) = link::find_index(&mut Wire::open()?, parent)? else { return remove() };
     let notify = [format!("ipv4/conf/{parent}/arp_notify"), format!("ipv6/conf/{parent}/ndisc_notify")];
     let before = notify.map(|path| (sysctls.read(&path), path));
     for (_, path) in &before {
@@ -345,7 +350,7 @@ pub(super) fn seen_as(host: IfName, parent: &IfName, seen: &Seen, mtu: u32) -> O
     Some(Attachment { host, alias: seen.alias.clone(), kind, mac: Mac::from([0; 6]), mtu: Some(mtu), place: Place::Host })
 }
 
-/// What a link in another namespace, whose parent is the host's, tells of itself: (attachment, whether it is gone).
+/// What a link in another namespace, whose parent is the host's, tells of itself.
 pub(super) fn told(seen: &Seen, links: &Links) -> Option<Attachment> {
     let away = is_child(seen) && seen.is_complete() && seen.peer_away;
     let parent = links.get(seen.peer.filter(|_| away)?)?;

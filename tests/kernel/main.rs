@@ -792,11 +792,15 @@ async fn a_parent_that_gets_its_mac_back_tells_its_neighbours() {
     let own = json("ip -j link show uplink")[0]["address"].clone();
     for place in [in_sandbox("aa", 7, &sandbox).place, Place::Host] {
         let wanted = Object::Attachment(child(MacvlanMode::Passthru, place));
-        host.put(&wanted).await;
-        run(&inside(&lan, &format!("ip neigh replace 10.9.0.1 dev segment lladdr {} nud stale", mac(7))));
-        host.kernel.delete(&wanted.key()).await.unwrap();
-        poll("the neighbour to know the host by its own MAC", || heard() == own);
-        assert_eq!(run("cat /proc/sys/net/ipv4/conf/uplink/arp_notify").trim(), "0", "the host's own setting");
+        let other = Object::Link(bridge());
+        host.put(&other).await;
+        for together in [vec![wanted.key()], vec![wanted.key(), other.key()]] {
+            host.put(&wanted).await;
+            run(&inside(&lan, &format!("ip neigh replace 10.9.0.1 dev segment lladdr {} nud stale", mac(7))));
+            host.kernel.delete_all(&together).await.unwrap();
+            poll("the neighbour to know the host by its own MAC", || heard() == own);
+            assert_eq!(run("cat /proc/sys/net/ipv4/conf/uplink/arp_notify").trim(), "0", "the host's own setting");
+        }
     }
 }
 
