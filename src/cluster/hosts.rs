@@ -33,7 +33,7 @@ impl Cluster {
     pub(super) async fn prepare(&self) -> Result<(), Error> {
         self.register().await?;
         if !self.known(|state| state.roll.is_heard) {
-            self.read_all_hosts().await.map_err(Error::store("read which hosts there are"))?;
+            self.read_changes().await.map_err(Error::store("read which hosts there are"))?;
         }
         if self.known(|state| state.unsettled_record) { self.settle_now(&[].into()).await } else { Ok(()) }
     }
@@ -167,8 +167,8 @@ impl Cluster {
     }
 
     /// The records of the hosts in scope. That of this host, or one that says what this host holds too, may be older than what this host
-    /// wrote last: that is looked at where nothing is being written. Of how many hosts it is another than before.
-    pub(super) fn hear_hosts(&self, state: &mut State, in_scope: impl Fn(&str) -> bool, entries: &[Entry]) -> usize {
+    /// wrote last: that is looked at where nothing is being written.
+    pub(super) fn hear_hosts(&self, state: &mut State, in_scope: impl Fn(&str) -> bool, entries: &[Entry]) {
         let heard = decoded(&state.roll, entries, &self.me.host);
         if in_scope(&self.me.host) {
             let mine = heard.get(&self.me.host).map(|known| &*known.record);
@@ -186,16 +186,18 @@ impl Cluster {
         };
         let contested: Vec<_> = others.flat_map(contested).collect();
         state.unsettled.extend(contested);
-        differing.len()
     }
 
-    /// Who is there; an error: nobody knows. How many came or went.
-    pub(super) fn heard_alive(&self, heard: Result<Vec<Key>, StoreError>) -> usize {
+    /// Who is there; an error: nobody knows. Whether the store said it.
+    pub(super) fn heard_alive(&self, heard: Result<Vec<Key>, StoreError>) -> bool {
         let alive = heard.ok().map(|keys| keys.iter().filter_map(alive_at).map(str::to_owned).collect::<BTreeSet<_>>());
-        if alive.as_ref().is_some_and(|alive| !alive.contains(&self.me.host)) {
+        // while it is out of touch it enrols anyway
+        if alive.as_ref().is_some_and(|alive| !alive.contains(&self.me.host)) && self.known(|state| state.in_touch) {
             self.enrol.notify_one();
         }
-        self.change(|state| state.roll.hear_alive(alive))
+        let is_said = alive.is_some();
+        self.change(|state| state.roll.hear_alive(alive));
+        is_said
     }
 
     /// Frees all that a dead host had.

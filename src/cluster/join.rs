@@ -35,10 +35,10 @@ impl Cluster {
     /// Takes part in a network: makes its record if this host is the first, and claims a block of each subnet. Again with the same, it
     /// tells what is. Within 10 s, also while the store is down; what was claimed before it failed is given back.
     pub async fn join(&self, wanted: &Wanted) -> Result<Share, Error> {
-        let subnets = wanted.agreement().subnets;
         let joined = self.within(joining(wanted), self.join_alone(wanted)).await;
         if joined.is_err() {
-            self.change(|state| state.unsettled.extend(subnets));
+            // of a block whose claim was not answered it tells
+            self.change(|state| state.unsettled_record = true);
         }
         joined
     }
@@ -94,6 +94,8 @@ impl Cluster {
             if let (Some(entry), None) = (&entry, &changed) {
                 return Ok(Some((vni, entry.clone())));
             }
+            // until this host has joined: nobody else removes what it makes
+            self.change(|state| state.unsettled.extend(wanted.agreement().subnets));
             let (key, value) = (networks_key(), encode(&changed.unwrap_or(networks)));
             let put = self.store.put(&key, value.clone(), Expect::found(entry.map(|entry| entry.version))).await;
             let version = unless_contended(put).map_err(Error::store(&action))?;

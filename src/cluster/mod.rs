@@ -124,7 +124,13 @@ const TRIES: usize = 100;
 const LONGEST_PAUSE: usize = 32;
 
 impl Times {
-    /// The longest rest between two readings of a prefix that has so many records and changes all the time.
+    /// How long one who hears that something changed waits before it reads what: who changed it has mostly more to change. A quarter of a second
+    /// where a thousand hosts read it, nothing where there are few.
+    pub fn lull(&self, records: usize) -> Duration {
+        self.pause(records).saturating_sub(self.breath) / 32
+    }
+
+    /// How long hosts that change at the same time, where there are so many, are left to it before one reads what they changed.
     pub fn pause(&self, records: usize) -> Duration {
         let breaths = (1 + records / 64).min(LONGEST_PAUSE);
         self.breath * u32::try_from(breaths).unwrap_or(1)
@@ -163,6 +169,7 @@ pub struct Cluster {
     /// Whoever reads blocks in order to write them is alone in that.
     writes: tokio::sync::Mutex<()>,
     lease: tokio::sync::Mutex<Option<Lease>>,
+    read: tokio::sync::Mutex<run::Reading>,
     /// There is something to write.
     work: Notify,
     /// This host's own records are to be written again.
@@ -255,9 +262,8 @@ impl Cluster {
         let state = State { roll: Roll::new(&me.host), ..State::default() };
         let (state, views) = (Mutex::new(state), watch::Sender::new(Arc::default()));
         let (work, enrol, reread, lender) = (Notify::new(), Notify::new(), Notify::new(), OnceLock::new());
-        let (writes, lease) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(None));
-        let told = Mutex::default();
-        Ok(Arc::new(Cluster { store, me, times, state, views, writes, lease, work, enrol, reread, lender, told }))
+        let (writes, lease, read, told) = Default::default();
+        Ok(Arc::new(Cluster { store, me, times, state, views, writes, lease, read, work, enrol, reread, lender, told }))
     }
 
     /// Who answers for this host's addresses. The first one counts.

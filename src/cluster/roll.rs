@@ -59,15 +59,21 @@ impl Roll {
         Self { me: me.to_owned(), ..Self::default() }
     }
 
+    /// How many hosts there are, with those of which nothing but that is known.
+    pub fn size(&self) -> usize {
+        self.hosts.len().max(self.alive.len())
+    }
+
     /// What this host's disk has of another, until the store says what is.
     pub fn remember(&mut self, name: &str, record: HostRecord) {
         let before = self.hosts.insert(name.to_owned(), Known { record: record.into(), version: 0 });
         self.touch(before, name);
     }
 
-    /// What the store says of the hosts in scope, all at one time. Those that are heard to be another than before.
+    /// What the store says of the hosts in scope, all at one time. Those that are heard to be another than before. Who comes is there, until it
+    /// is heard again who is.
     pub fn hear(&mut self, in_scope: impl Fn(&str) -> bool, heard: BTreeMap<String, Known>) -> Vec<String> {
-        self.is_heard = true;
+        let were_heard = std::mem::replace(&mut self.is_heard, true);
         for (_, known) in self.hosts.iter_mut().filter(|(name, _)| in_scope(name) && !heard.contains_key(*name)) {
             self.is_new |= std::mem::take(&mut known.version) > 0;
         }
@@ -75,6 +81,9 @@ impl Roll {
         for (name, now) in heard {
             let (vtep, record) = (now.record.vtep, now.record.clone());
             let before = self.hosts.insert(name.clone(), now);
+            if were_heard && before.is_none() {
+                self.alive.insert(name.clone());
+            }
             self.is_new |= before.as_ref().is_none_or(|before| before.version == 0 || before.record.vtep != vtep);
             if before.as_ref().map(|before| &before.record) != Some(&record) {
                 self.touch(before, &name);
@@ -84,12 +93,10 @@ impl Roll {
         differing
     }
 
-    /// Who is there; none: the store does not say. What is counted are times in which a host was seen dead throughout. How many came or went.
-    pub fn hear_alive(&mut self, alive: Option<BTreeSet<String>>) -> usize {
+    /// Who is there; none: the store does not say. What is counted are times in which a host was seen dead throughout.
+    pub fn hear_alive(&mut self, alive: Option<BTreeSet<String>>) {
         (self.alive_is_heard, self.is_new) = (alive.is_some(), true);
-        let Some(alive) = alive else { return 0 };
-        let before = std::mem::replace(&mut self.alive, alive);
-        self.alive.symmetric_difference(&before).count()
+        self.alive = alive.unwrap_or_else(|| std::mem::take(&mut self.alive));
     }
 
     /// What follows from all that was heard, in whichever order. A store that does not say what this host wrote has lost what the others

@@ -31,36 +31,34 @@ impl Cluster {
         while tasks.join_next().await.is_some() {}
     }
 
-    /// Hears of which hosts the records changed, and reads those.
+    /// Hears that hosts' records changed, and reads those.
     async fn follow_hosts(self: Arc<Self>) {
-        let (mut read, mut now) = (None, Shards::new());
         loop {
-            if let Ok(mut snapshots) = self.store.watch(&changed()).await {
+            if let Ok(mut wakes) = self.store.wakes(&changed()).await {
                 loop {
                     tokio::select! {
-                        heard = snapshots.next() => match heard {
-                            Some(Ok(entries)) => now = shards(entries),
-                            Some(Err(error)) => debug!("{error}"),
+                        woken = wakes.next() => match woken {
+                            Some(Ok(())) => sleep(self.lull()).await,
+                            Some(Err(error)) => {
+                                debug!("{error}");
+                                continue;
+                            }
                             None => break,
                         },
-                        () = self.reread.notified() => read = None,
+                        () = self.reread.notified() => self.read.lock().await.shards = None,
                     }
-                    self.catch_up(&mut read, &now).await;
+                    self.catch_up().await;
                 }
             }
             sleep(self.times.again).await;
         }
     }
 
-    /// Reads until what was read is as new as what was heard.
-    async fn catch_up(&self, read: &mut Option<Shards>, now: &Shards) {
-        while read.as_ref() != Some(now) {
-            let began = Instant::now();
-            match self.read_hosts(read.as_ref(), now).await {
-                Ok(news) => {
-                    *read = Some(now.clone());
-                    sleep(self.rest(news, began.elapsed())).await;
-                }
+    /// Reads what is new, and tries until that is done.
+    async fn catch_up(&self) {
+        loop {
+            match self.read_changes().await {
+                Ok(()) => return sleep(self.times.breath).await,
                 Err(error) => {
                     debug!("{error}");
                     sleep(self.times.again).await;
@@ -69,9 +67,35 @@ impl Cluster {
         }
     }
 
+    /// What one host changes is read at once. Where many change at a time they are left to it first, see [`Times::pause`]: a thousand that come at
+    /// once would otherwise have each of them read what the others are only beginning to write. A store that many read, and that is slow to
+    /// answer, has more to do than that.
+    pub(super) async fn read_changes(&self) -> Result<(), StoreError> {
+        let mut read = self.read.lock().await;
+        let mut now = self.shards().await?;
+        let many = read.shards.as_ref().is_some_and(|before| differing(before, &now).len() > FEW);
+        if many {
+            let pause = self.pause();
+            sleep((20 * read.took).clamp(pause, 4 * pause)).await;
+            now = self.shards().await?;
+        }
+        let began = Instant::now();
+        if read.shards.as_ref() != Some(&now) {
+            self.read_hosts(read.shards.as_ref(), &now).await?;
+            read.shards = Some(now);
+        }
+        read.took = if many { began.elapsed() } else { Duration::ZERO };
+        Ok(())
+    }
+
+    async fn shards(&self) -> Result<Shards, StoreError> {
+        let entries = self.store.list(&changed()).await?;
+        Ok(entries.into_iter().filter_map(|entry| Some((shard_at(&entry.key)?, entry.value))).collect())
+    }
+
     /// Reads the records of the shards that changed, or all. Only what was read in one go is heard: a host whose own record is gone is to
-    /// find that out before it believes that others' are. Of how many hosts it was another than before.
-    async fn read_hosts(&self, read: Option<&Shards>, now: &Shards) -> Result<usize, StoreError> {
+    /// find that out before it believes that others' are.
+    async fn read_hosts(&self, read: Option<&Shards>, now: &Shards) -> Result<(), StoreError> {
         let changed = read.map(|read| differing(read, now)).filter(|changed| changed.len() <= FEW);
         let prefixes = changed.as_ref().map_or_else(|| vec![hosts()], |changed| changed.iter().copied().map(hosts_in).collect());
         let entries = try_join_all(prefixes.iter().map(|prefix| self.store.list(prefix))).await?.concat();
@@ -81,37 +105,38 @@ impl Cluster {
             if is_over && changed.is_none() {
                 state.roll.rebuild(None);
             }
-            self.hear_hosts(state, in_scope, &entries)
+            self.hear_hosts(state, in_scope, &entries);
         };
-        Ok(self.change(hear))
+        self.change(hear);
+        Ok(())
     }
 
-    /// The same before anything was heard, where that is not waited for.
-    pub(super) async fn read_all_hosts(&self) -> Result<(), StoreError> {
-        self.read_hosts(None, &Shards::new()).await.map(drop)
-    }
-
-    /// How long one who follows what changes rests after a reading in which of so many hosts there were news, and which took so long. What one host
-    /// changes is heard at once. The more of them change at a time, the longer they are left to it, see [`Times::pause`]: a thousand that
-    /// come at once would otherwise have each of them read what the others are only beginning to write. A store that is slow to answer has more to
-    /// do than that, if they are many: with a few hosts it has been away.
-    fn rest(&self, news: usize, took: Duration) -> Duration {
-        let records = self.known(|state| state.roll.hosts.len()).max(news).max(1);
-        let pause = self.times.pause(records);
-        let longest = (pause + 4 * took.min(pause)).min(LONGEST_REST);
-        longest.mul_f64(news as f64 / records as f64).max(self.times.breath)
-    }
-
+    /// Who is there is large, and where hosts are many less urgent than what they have: it takes a lease's time anyway until one that died is
+    /// seen to be gone, and one that comes says so by its record.
     async fn follow_alive(self: Arc<Self>) {
         loop {
-            if let Ok(mut snapshots) = self.store.watch_keys(&alive()).await {
-                while let Some(heard) = snapshots.next().await {
-                    let news = self.heard_alive(heard);
-                    sleep(self.rest(news, Duration::ZERO)).await;
+            if let Ok(mut wakes) = self.store.wakes(&alive()).await {
+                while let Some(woken) = wakes.next().await {
+                    sleep(self.pause().saturating_sub(self.times.breath)).await;
+                    let heard = match woken {
+                        Ok(()) => self.store.keys(&alive()).await,
+                        Err(error) => Err(error),
+                    };
+                    if !self.heard_alive(heard) {
+                        break;
+                    }
                 }
             }
-            sleep(self.times.again).await;
+            sleep(self.jitter(3 * self.times.again)).await;
         }
+    }
+
+    fn lull(&self) -> Duration {
+        self.known(|state| self.times.lull(state.roll.size()))
+    }
+
+    fn pause(&self) -> Duration {
+        self.known(|state| self.times.pause(state.roll.size()))
     }
 
     async fn follow_networks(self: Arc<Self>) {
@@ -226,22 +251,24 @@ impl Cluster {
     }
 }
 
+/// What was read of the hosts' records last.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// None: all are to be read.
+    shards: Option<Shards>,
+    /// How long it took, if those of many were read.
+    took: Duration,
+}
+
 /// The shards of the hosts' records, each with the value that is another after each change.
 type Shards = BTreeMap<u64, Vec<u8>>;
 
-/// So many changed shards are read one by one; of more all are, in one.
+/// So many changed shards are read one by one, and at once; of more all are, in one.
 const FEW: usize = 16;
-
-fn shards(entries: Vec<Entry>) -> Shards {
-    entries.into_iter().filter_map(|entry| Some((shard_at(&entry.key)?, entry.value))).collect()
-}
 
 fn differing(before: &Shards, now: &Shards) -> BTreeSet<u64> {
     before.keys().chain(now.keys()).filter(|shard| before.get(*shard) != now.get(*shard)).cloned().collect()
 }
-
-/// Whatever the store takes.
-const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// The record of all networks: it must have this host's.
 fn hear_networks(state: &mut State, entries: Vec<Entry>) {

@@ -106,7 +106,7 @@ impl Network {
 
 /// So long after something was written all hosts that can be reached have acted on it.
 fn heard_within(roll: &Roll, times: &Times) -> Duration {
-    times.pause(roll.hosts.len()) + times.breath
+    times.lull(roll.size()) + times.pause(roll.size()) + times.breath
 }
 
 /// What was told of a network, and what of this host it was told from.

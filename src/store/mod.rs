@@ -230,8 +230,8 @@ fn reach_text(sent: bool) -> &'static str {
 /// Whole snapshots of a prefix, see [`Store::watch`].
 pub type Snapshots = BoxStream<'static, Result<Vec<Entry>, StoreError>>;
 
-/// Whole snapshots of the keys of a prefix, see [`Store::watch_keys`].
-pub type KeySnapshots = BoxStream<'static, Result<Vec<Key>, StoreError>>;
+/// See [`Store::wakes`].
+pub type Wakes = BoxStream<'static, Result<(), StoreError>>;
 
 /// Keys and values that survive this process. Every write that returned is durable.
 #[async_trait]
@@ -251,10 +251,15 @@ pub trait Store: Send + Sync {
     /// is dropped.
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError>;
 
-    /// The same of the keys alone, for those to whom their being there says enough. What stays as it was may be told again.
-    async fn watch_keys(&self, prefix: &Prefix) -> Result<KeySnapshots, StoreError> {
-        let keys = |heard: Result<Vec<Entry>, StoreError>| heard.map(|entries| entries.into_iter().map(|entry| entry.key).collect());
-        Ok(self.watch(prefix).await?.map(keys).boxed())
+    /// Once, then whenever something of the prefix may be another. Says not what, and so costs the same however much there is: for readers who
+    /// ask for it when they have waited for more of it. Otherwise as [`Store::watch`].
+    async fn wakes(&self, prefix: &Prefix) -> Result<Wakes, StoreError> {
+        Ok(self.watch(prefix).await?.map(|heard| heard.map(drop)).boxed())
+    }
+
+    /// The keys of a prefix, for those to whom their being there says enough.
+    async fn keys(&self, prefix: &Prefix) -> Result<Vec<Key>, StoreError> {
+        Ok(self.list(prefix).await?.into_iter().map(|entry| entry.key).collect())
     }
 
     /// Writes one value and returns its version.

@@ -13,7 +13,7 @@ pub async fn all(store: &dyn Leases) {
     a_commit_may_be_as_large_as_is_portable(store).await;
     the_stores_own_key_and_doubles_are_refused(store).await;
     a_watch_yields_whole_snapshots(store).await;
-    a_watch_of_keys_yields_which_are_there(store).await;
+    who_is_woken_finds_which_keys_are_there(store).await;
     one_of_many_wins_a_key(store).await;
     a_lease_takes_its_keys_with_it(store).await;
     a_key_is_held_by_one_lease(store).await;
@@ -159,17 +159,27 @@ async fn a_watch_yields_whole_snapshots(store: &dyn Store) {
     assert_eq!(snapshot(&mut late).await, seen);
 }
 
-async fn a_watch_of_keys_yields_which_are_there(store: &dyn Store) {
-    let mut watch = store.watch_keys(&Prefix::below(&key("keys"))).await.unwrap();
+async fn who_is_woken_finds_which_keys_are_there(store: &dyn Store) {
+    let prefix = Prefix::below(&key("keys"));
+    let mut wakes = store.wakes(&prefix).await.unwrap();
     let mut until = async |wanted: &[&str]| {
         let wanted: Vec<Key> = wanted.iter().map(|text| key(text)).collect();
-        let seen = async { while watch.next().await.unwrap().unwrap() != wanted {} };
+        let seen = async {
+            loop {
+                wakes.next().await.unwrap().unwrap();
+                if store.keys(&prefix).await.unwrap() == wanted {
+                    return;
+                }
+            }
+        };
         tokio::time::timeout(std::time::Duration::from_secs(20), seen).await.expect("the keys in time");
     };
     until(&[]).await;
     for text in ["keys", "keysmith", "keys/b", "keys/a/2"] {
         store.put(&key(text), b"1".into(), Expect::Any).await.unwrap();
     }
+    until(&["keys/a/2", "keys/b"]).await;
+    store.put(&key("keys/b"), b"2".into(), Expect::Any).await.unwrap();
     until(&["keys/a/2", "keys/b"]).await;
     store.delete(&key("keys/b"), Expect::Any).await.unwrap();
     until(&["keys/a/2"]).await;

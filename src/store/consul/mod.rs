@@ -19,6 +19,7 @@ mod wire;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use hyper::StatusCode;
 use parking_lot::Mutex;
 use tokio::sync::watch::Receiver;
@@ -26,7 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::client::{Answer, Ask, Client};
 use self::watch::Query;
-use super::{Entry, Expect, FORMAT, FORMAT_KEY, Key, KeySnapshots, Op, Prefix, Snapshots, Store, StoreError, check};
+use super::{Entry, Expect, FORMAT, FORMAT_KEY, Key, Op, Prefix, Snapshots, Store, StoreError, Wakes, check};
 
 pub use catalog::{Node, Service};
 pub use client::{Contact, Traffic};
@@ -100,9 +101,7 @@ impl Store for Consul {
     }
 
     async fn list(&self, prefix: &Prefix) -> Result<Vec<Entry>, StoreError> {
-        let path = self.kv.path(prefix.as_str());
-        let ask = Ask::get(format!("kv/{path}?recurse"), format!("list {path}"));
-        let answer = self.kv.client.ask(ask).await?;
+        let answer = self.kv.ask_below(prefix, "recurse").await?;
         self.kv.believed(self.kv.entries(&answer)?).await
     }
 
@@ -115,13 +114,21 @@ impl Store for Consul {
     }
 
     async fn watch(&self, prefix: &Prefix) -> Result<Snapshots, StoreError> {
-        let query = Query { what: "recurse", read: Kv::entries };
+        let query = Query { ask: |path| format!("{path}?recurse"), read: Kv::entries };
         Ok(watch::snapshots(&self.kv, self.closed.clone(), self.lost(), prefix.clone(), query))
     }
 
-    async fn watch_keys(&self, prefix: &Prefix) -> Result<KeySnapshots, StoreError> {
-        let query = Query { what: "keys", read: Kv::keys };
-        Ok(watch::snapshots(&self.kv, self.closed.clone(), self.lost(), prefix.clone(), query))
+    /// Of keys that go on behind the next `/` Consul tells only the part before: asked without its own `/`, a prefix is one.
+    async fn wakes(&self, prefix: &Prefix) -> Result<Wakes, StoreError> {
+        let query =
+            Query { ask: |path| format!("{}?keys&separator=/", path.trim_end_matches('/')), read: |_, answer| Ok(vec![answer.index]) };
+        let changes = watch::snapshots(&self.kv, self.closed.clone(), self.lost(), prefix.clone(), query);
+        Ok(changes.map(|heard| heard.map(drop)).boxed())
+    }
+
+    async fn keys(&self, prefix: &Prefix) -> Result<Vec<Key>, StoreError> {
+        let answer = self.kv.ask_below(prefix, "keys").await?;
+        self.kv.believed(self.kv.keys(&answer)?).await
     }
 }
 
@@ -187,6 +194,11 @@ impl Kv {
     /// The path of a key, or of the start of keys, in Consul.
     fn path(&self, key: impl std::fmt::Display) -> String {
         format!("{}/{key}", self.client.settings.address.prefix)
+    }
+
+    async fn ask_below(&self, prefix: &Prefix, what: &str) -> Result<Answer, StoreError> {
+        let path = self.path(prefix.as_str());
+        self.client.ask(Ask::get(format!("kv/{path}?{what}"), format!("list {path}"))).await
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {

@@ -23,8 +23,8 @@ const BREATH: Duration = Duration::from_millis(100);
 
 /// What is read of a prefix again and again.
 pub struct Query<T> {
-    /// The parameter that asks Consul for it.
-    pub what: &'static str,
+    /// The question, from the prefix's path.
+    pub ask: fn(&str) -> String,
     /// What an answer says.
     pub read: fn(&Kv, &Answer) -> Result<Vec<T>, StoreError>,
 }
@@ -112,7 +112,7 @@ impl<T: Clone + PartialEq> Watcher<T> {
     async fn ask(&self, kv: &Kv, index: u64) -> Result<(u64, Vec<T>), StoreError> {
         let (waiting, wait) = if index > 0 { (blocking('&', index), WAIT) } else { (String::new(), Duration::ZERO) };
         let path = kv.path(self.prefix.as_str());
-        let ask = Ask::get(format!("kv/{path}?{}{waiting}", self.query.what), format!("watch {path}"));
+        let ask = Ask::get(format!("kv/{}{waiting}", (self.query.ask)(&path)), format!("watch {path}"));
         let answer = kv.client.ask_and_wait(ask, wait).await?;
         let found = kv.believed((self.query.read)(kv, &answer)?).await?;
         if answer.status == StatusCode::NOT_FOUND {
