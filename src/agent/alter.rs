@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::state::{declare_network, endpoint_owner};
+use super::state::{Known, declare_network, endpoint_owner};
 use super::{Agent, Error};
 use crate::drivers::{self, Mode};
 use crate::model::{EndpointId, Mac, Network, NetworkId};
@@ -109,8 +110,11 @@ impl Agent {
         let mut state = self.state.lock();
         let Some(live) = state.networks.get_mut(&network.id) else { return Vec::new() };
         let same = live.network.is_alike_here(&network);
+        let has = |network: &Network, address: &IpNet| network.share.as_ref().is_some_and(|share| share.mine.has(address.addr()));
+        let moved = |known: &Known| known.endpoint.addresses.iter().any(|address| has(&live.network, address) != has(&network, address));
+        let renewed = live.endpoints.iter().filter(|(_, known)| !same || moved(known)).map(|(id, _)| id.clone()).collect();
         (live.network, live.mode) = (network, mode);
-        live.endpoints.keys().filter(|_| !same).cloned().collect()
+        renewed
     }
 
     /// Makes an endpoint be as its network's mode says now. What the host refuses, the reconciler tries again.

@@ -3,7 +3,7 @@
 //! Of a container's start only what is new to this host waits: an address comes from its own blocks, and rests while others may not have
 //! heard whose it is; where the blocks are full, the start waits for the next one. What the others do reaches the host as a new plan of the network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -245,6 +245,18 @@ impl Agent {
         Hosts { in_touch: view.in_touch, hosts: view.hosts.iter().map(seen).collect() }
     }
 
+    /// Addresses of containers here that are not this host's any more, by their network, as people know it, and by whose they are, where that is known.
+    pub fn disowned(&self) -> BTreeMap<(String, Option<String>), Vec<IpAddr>> {
+        let (view, state, mut disowned) = (self.view(), self.state.lock(), BTreeMap::<_, Vec<IpAddr>>::new());
+        for (live, share) in state.networks.values().filter_map(|live| Some((live, live.network.share.as_ref()?))) {
+            let addresses = live.endpoints.values().flat_map(|known| &known.endpoint.addresses).map(IpNet::addr);
+            for address in addresses.filter(|address| !share.mine.has(*address)) {
+                disowned.entry((self.names.show(&live.network.id), owner(&view, share, address))).or_default().push(address);
+            }
+        }
+        disowned
+    }
+
     /// Frees all that a dead host had.
     pub async fn forget_host(&self, Forget { host }: &Forget) -> Result<Hosts, Error> {
         self.cluster.forget(host).await?;
@@ -283,6 +295,13 @@ impl Agent {
 
 fn heard<'v>(view: &'v View, agreement: &Agreement) -> Option<&'v Share> {
     Some(&view.of(*agreement.subnets.first()?)?.share)
+}
+
+/// Whose an address is that was this host's.
+fn owner(view: &View, share: &Share, address: IpAddr) -> Option<String> {
+    let lost = view.networks.iter().flat_map(|standing| &standing.lost).find(|(block, _)| block.contains(&address));
+    let told = lost.map(|(_, owner)| owner.clone()).filter(|owner| !owner.is_empty());
+    told.or_else(|| share.others().find(|member| member.has(address)).map(|member| member.host.clone()))
 }
 
 /// Another host's user wants an address that is in a block of this one.

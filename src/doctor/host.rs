@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Blocker, Deviation, Disk, Facts, Finding, Gone, Names, Network, Store, Tunnel, Way};
+use super::{Blocker, Deviation, Disk, Disowned, Facts, Finding, Gone, Names, Network, Store, Tunnel, Way};
 
 /// Bytes below which the disk counts as full: a record has 1 KB, and redb grows by the megabyte.
 const LITTLE: u64 = 16 << 20;
@@ -18,6 +18,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     let singles = [blind(facts), leftovers(facts), firewall(facts), forwarding(facts), reverse_path(facts), records(facts)];
     let findings = singles.into_iter().flatten().chain(drift(facts));
     let findings = findings.chain(facts.blockers.iter().map(blocked)).chain(facts.networks.iter().flat_map(|one| network(one, facts)));
+    let findings = findings.chain(facts.disowned.iter().map(disowned));
     let findings = findings.chain(facts.store.iter().flat_map(store)).chain(facts.hosts_gone.iter().map(gone));
     let findings = findings.chain(facts.names.iter().flat_map(names));
     findings.chain(facts.disk.iter().filter_map(disk)).collect()
@@ -178,6 +179,15 @@ fn gone(Gone { name, address, since }: &Gone) -> Finding {
     let meaning = "Its containers are not reached from here. Its addresses stay its own for an hour at least.";
     let remedy = format!("Start rsnet there, or its way to the store. If it will not come back: rsnet host forget {name}");
     Finding::new("host", format!("host {name} ({address}) is gone{since}"), meaning, remedy)
+}
+
+fn disowned(Disowned { network, addresses, owner }: &Disowned) -> Finding {
+    let (addresses, owner) = (list(addresses.iter().map(ToString::to_string)), owner.as_deref().unwrap_or("another"));
+    let what = format!("network {network}: containers here have addresses that belong to host {owner} now: {addresses}");
+    let meaning = "This host was out of touch with the store for so long that its addresses were given away. An overlay network leads nothing \
+                   to these containers here any more; on a macvlan network they answer beside who has the addresses now.";
+    let remedy = "Restart them (rsnet endpoints shows which): they get other addresses. Give those with --ip another one.";
+    Finding::new("disowned", what, meaning, remedy)
 }
 
 fn disk(Disk { directory, free }: &Disk) -> Option<Finding> {

@@ -58,6 +58,7 @@ pub struct Facts {
     pub tunnels: Vec<Tunnel>,
     pub store: Option<Store>,
     pub hosts_gone: Vec<Gone>,
+    pub disowned: Vec<Disowned>,
     pub names: Option<Names>,
     pub disk: Option<Disk>,
     /// Records of this host's store that are not what the daemon knows, in words.
@@ -142,6 +143,16 @@ pub struct Gone {
     pub address: IpAddr,
     /// Seconds.
     pub since: Option<u64>,
+}
+
+/// Addresses of containers here that are not this host's any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disowned {
+    /// As people know it.
+    pub network: String,
+    pub addresses: Vec<IpAddr>,
+    /// Whose they are; none: that is not known here.
+    pub owner: Option<String>,
 }
 
 /// Containers that are not told the names of other hosts' containers.

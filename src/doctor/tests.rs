@@ -40,6 +40,16 @@ fn a_healthy_host_has_no_findings() {
 }
 
 #[test]
+fn addresses_that_were_given_away_are_named_with_who_has_them() {
+    let addresses = ["10.50.0.5".parse().unwrap(), "10.50.0.6".parse().unwrap()].to_vec();
+    let disowned = Disowned { network: "blue".into(), addresses, owner: Some("h2".into()) };
+    let finding = found(|facts| facts.disowned = vec![disowned.clone()]);
+    assert!(finding.what.contains("blue") && finding.what.contains("host h2 now: 10.50.0.5, 10.50.0.6"), "{finding:?}");
+    let finding = found(|facts| facts.disowned = vec![Disowned { owner: None, ..disowned }]);
+    assert!(finding.what.contains("another"), "{finding:?}");
+}
+
+#[test]
 fn all_that_is_missing_of_a_network_is_one_finding_that_heals() {
     let lost = ["link rsb-1 is missing", "address 10.0.0.1/24 on rsb-1 is missing", "bridge port rsv-1 is altered", "route x is missing"];
     let finding = found(|facts| facts.deviations = lost.iter().map(|what| deviation(Some("blue"), what, None)).collect());

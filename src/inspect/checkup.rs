@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Sources;
 use crate::agent::Planned;
-use crate::doctor::{self, Blocker, Deviation, Disk, Facts, Finding, Gone, Names, Network, Store, Tunnel, Uplink, Way};
+use crate::doctor::{self, Blocker, Deviation, Disk, Disowned, Facts, Finding, Gone, Names, Network, Store, Tunnel, Uplink, Way};
 use crate::firewall::{Drops, Ours};
 use crate::kernel::{Underlay, describe};
 use crate::model::{IfName, LinkKind, Object, Share};
@@ -52,6 +52,7 @@ impl Sources {
         facts.blind = seen.into_iter().find_map(Result::err);
         facts.store = self.see_store();
         facts.hosts_gone = self.see_hosts();
+        facts.disowned = self.see_disowned();
         let posts = self.dns.posts();
         facts.names = Some(Names { untold: posts.failing, unsupported: posts.unsupported });
         facts.disk = embedded::free(&self.data_dir).ok().map(|free| Disk { directory: self.data_dir.display().to_string(), free });
@@ -126,6 +127,11 @@ impl Sources {
         let hosts = self.agent.hosts();
         let gone = hosts.hosts.into_iter().filter(|host| hosts.in_touch && !host.alive && host.gone_for.is_some());
         gone.map(|host| Gone { name: host.name, address: host.address, since: host.gone_for }).collect()
+    }
+
+    fn see_disowned(&self) -> Vec<Disowned> {
+        let disowned = self.agent.disowned().into_iter();
+        disowned.map(|((network, owner), addresses)| Disowned { network, addresses, owner }).collect()
     }
 
     /// Calls under way are stored before they are known.

@@ -64,7 +64,8 @@ impl Network {
         self.pools.iter().map(|pool| pool.space.as_str()).filter(|space| !space.is_empty())
     }
 
-    /// Whether all is the same that the plan of a container may depend on: not who the network's other hosts are, nor whose which block is.
+    /// Whether all is the same that the plan of a container may depend on: not who the network's other hosts are, nor whose which block is, but for
+    /// the blocks that a container's own addresses are in.
     pub fn is_alike_here(&self, other: &Network) -> bool {
         let here = |network: &Network| Network { share: network.share.as_ref().map(Share::here), ..network.clone() };
         here(self) == here(other)

@@ -86,3 +86,10 @@ pub struct Member {
     /// is one of full length.
     pub blocks: Vec<IpNet>,
 }
+
+impl Member {
+    /// Whether an address is in one of its blocks.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.blocks.iter().any(|block| block.contains(&address))
+    }
+}

@@ -147,7 +147,7 @@ impl Overlay {
             let gateway = Object::Address { link: port.clone(), address: IpNet::from(side.gateway) };
             [gateway, route(IpNet::from(address), &port, None, home(share, address))]
         };
-        self.sides(endpoint).flat_map(side).chain(self.loopback(endpoint)).collect()
+        self.held(endpoint).flat_map(side).chain(self.loopback(endpoint)).collect()
     }
 
     /// Answers of what is published on 127.0.0.1 and `::1` come in by the container's port, and the kernel looks there for these addresses.
@@ -173,6 +173,12 @@ impl Overlay {
         endpoint.addresses.iter().filter_map(move |address| Some((side(address.addr())?, address.addr())))
     }
 
+    /// The same of the addresses that are this host's. Another host took the others since: nothing leads to them by this container's port, and so
+    /// nothing that is from them gets out of it.
+    fn held<'e>(&'e self, endpoint: &'e Endpoint) -> impl Iterator<Item = (&'e Side, IpAddr)> + Clone {
+        self.sides(endpoint).filter(move |(_, address)| self.share.as_ref().is_some_and(|share| share.mine.has(*address)))
+    }
+
     fn gateways(&self, endpoint: &Endpoint) -> Vec<IpAddr> {
         let open = !self.spec.internal;
         self.sides(endpoint).filter(|_| open).map(|(side, _)| side.gateway).collect()
@@ -181,7 +187,7 @@ impl Overlay {
     /// A container of this host, to the fast way.
     fn locals<'e>(&'e self, endpoint: &'e Endpoint) -> impl Iterator<Item = Entry> {
         let link = endpoint.host_link();
-        self.sides(endpoint).map(move |(_, address)| Entry::Local { address, link: link.clone() })
+        self.held(endpoint).map(move |(_, address)| Entry::Local { address, link: link.clone() })
     }
 
     /// All that is for the subnet goes to the gateway, which is on the link: two halves are more special than the whole, which the engine
@@ -193,13 +199,12 @@ impl Overlay {
     /// Each address of the container with that of the host by which a binding leads to it.
     fn targets(&self, endpoint: &Endpoint, host: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
         let wanted = host.or(self.spec.host_binding);
-        self.sides(endpoint).filter_map(|(_, to)| Some((host_side(wanted, to)?, to))).collect()
+        self.held(endpoint).filter_map(|(_, to)| Some((host_side(wanted, to)?, to))).collect()
     }
 
     /// Who has an address that is not this host's to give.
     fn holder<'s>(&self, share: &'s Share, address: IpAddr) -> Option<&'s str> {
-        let has = |member: &&Member| member.blocks.iter().any(|block| block.contains(&address));
-        share.others().find(has).map(|peer| peer.host.as_str())
+        share.others().find(|member| member.has(address)).map(|peer| peer.host.as_str())
     }
 }
 
@@ -294,7 +299,7 @@ impl Mode for Overlay {
     /// An address is this host's to give if it is in one of its blocks. Docker's own IPAM knows nothing of blocks.
     fn check(&self, endpoint: &Endpoint) -> Result<(), String> {
         let Some(share) = &self.share else { return Ok(()) };
-        let mine = |address: &IpAddr| share.mine.blocks.iter().any(|block| block.contains(address)) && !share.mine.homes.contains(address);
+        let mine = |address: &IpAddr| share.mine.has(*address) && !share.mine.homes.contains(address);
         let Some((_, address)) = self.sides(endpoint).find(|(_, address)| !mine(address)) else { return Ok(()) };
         let holder = match self.holder(share, address) {
             Some(host) => format!("belongs to host {host}"),

@@ -114,6 +114,26 @@ fn a_peer_on_the_segment_is_reached_as_it_is_where_that_may_be() {
 }
 
 #[test]
+fn an_address_that_another_host_took_has_only_its_link_left() {
+    let taken = |blocks: &[&str]| {
+        let mut share = share();
+        share.mine.blocks.retain(|block| !blocks.contains(&block.to_string().as_str()));
+        open(&Network { share: Some(share), ..network(&[]) }).unwrap().endpoint(&endpoint(Way::Engine))
+    };
+    let text = |plan: Plan| {
+        format!("{:?} {:?}", plan.objects.values().filter(|o| !matches!(o, Object::Attachment(_))).collect::<Vec<_>>(), plan.entries)
+    };
+    let whole = open(&network(&[])).unwrap().endpoint(&endpoint(Way::Engine));
+    assert_eq!(taken(&[]), whole);
+    let half = taken(&["10.50.0.64/26"]);
+    assert_eq!(half.attachment(), whole.attachment(), "the container's link stays as it is");
+    let half = text(half);
+    assert!(!half.contains("10.50.") && !half.contains("0.0.0.0") && half.contains("to: fd00:50::1:2"), "{half}");
+    let none = taken(&["10.50.0.64/26", "fd00:50::1:0/112"]);
+    assert!(none.entries.is_empty() && !text(none.clone()).contains("Route"), "{none:?}");
+}
+
+#[test]
 fn while_join_is_answered_only_the_gateway_is_set_in_the_sandbox() {
     let Attached::Joined(sandbox) = endpoint(Way::Direct).attached else { unreachable!() };
     let joining = Endpoint { attached: Attached::Joining(sandbox), ..endpoint(Way::Direct) };
