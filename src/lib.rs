@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod driver;
 pub mod drivers;
 pub mod explain;
+pub mod fencing;
 pub mod firewall;
 pub mod inspect;
 pub mod ipam;

@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("doctor", &[]),
     ("cluster", &["model", "store"]),
     ("peers", &["cluster", "store"]),
+    ("fencing", &["cluster", "peers"]),
     ("plugin", &[]),
     ("telemetry", &[]),
     ("config", &["model", "peers", "store"]),

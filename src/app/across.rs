@@ -21,6 +21,7 @@ use crate::cluster::{Cluster, Uplink};
 use crate::config::{self, Settings};
 use crate::dns::Dns;
 use crate::docker;
+use crate::fencing;
 use crate::kernel::sandbox::Mounts;
 use crate::kernel::{Kernel, Netlink, Underlay};
 use crate::model::{NetworkId, OnLink};
@@ -75,12 +76,16 @@ impl Across {
 
     /// All that goes on for as long as the daemon runs.
     pub fn spawn(self, base: &Base, background: &mut JoinSet<()>) {
-        let Across { dns, names, explainer, spread, listening, underlay, catalog, .. } = self;
+        let Across { dns, names, peers, explainer, spread, listening, underlay, catalog } = self;
         let routes = names.routes().merge(spread::routes(spread.clone())).merge(questions(explainer));
+        let routes = routes.merge(fencing::routes(base.cluster.clone()));
         background.spawn(names.run());
         if let Some((secret, port)) = listening {
             background.spawn(secret.clone().follow());
             background.spawn(peers::serve(routes, secret, base.cluster.views(), port));
+        }
+        if let Some(peers) = peers {
+            background.spawn(fencing::run(base.cluster.clone(), peers));
         }
         if let Some(consul) = &base.consul {
             let store = consul.address().authority.clone();

@@ -87,6 +87,9 @@ impl Cluster {
         self.change(|state| {
             state.own = entry.map(|entry| entry.version);
             state.unsettled_record = found != state.record(&self.me, &[]);
+            if found.is_some() && !state.unsettled_record {
+                state.vouched = state.own;
+            }
         });
         Ok(found)
     }
@@ -117,7 +120,10 @@ impl Cluster {
         let own = ops.iter().position(|op| *op.key() == self.own_key());
         let versions = self.store.commit(ops).await?;
         if let Some(own) = own {
-            self.change(|state| state.own = versions.get(own).copied().flatten());
+            self.change(|state| {
+                state.own = versions.get(own).copied().flatten();
+                state.vouched = state.own;
+            });
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod admit;
 mod blocks;
 mod error;
 mod hash;
+mod hearsay;
 mod hosts;
 mod join;
 mod mac;
@@ -39,6 +40,7 @@ use crate::model::{Agreement, Mac, Member, OnLink, Segment, Share};
 use crate::store::{Entry, Lease, Leases, StoreError};
 
 pub use error::Error;
+pub use hearsay::{Inquiry, Taken};
 pub use view::{Host, Standing, View};
 
 use record::{HostRecord, Owner};
@@ -194,6 +196,8 @@ struct State {
     hosts: Arc<Vec<Host>>,
     /// The version of this host's own record as it last wrote or read it.
     own: Option<u64>,
+    /// The same of the last that said all that this host holds; none since its start.
+    vouched: Option<u64>,
     /// The record of all networks as last heard.
     heard_networks: Option<Entry>,
     in_touch: bool,

@@ -227,10 +227,10 @@ fn write_ops(subnet: IpNet, write: Write) -> Vec<Op> {
     }
 }
 
-fn tell_lost(before: &Side, now: &Side) {
+pub(super) fn tell_lost(before: &Side, now: &Side) {
     for (block, owner) in now.lost.iter().filter(|(block, _)| before.mine.contains(block)) {
         error!(
-            "{block} of {} belongs to host {owner} now: this host was away for too long. Remove the containers with its addresses",
+            "{block} of {} belongs to host {owner} now: this host was out of touch for too long. Restart the containers with its addresses: they get others",
             now.subnet
         );
     }

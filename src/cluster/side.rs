@@ -64,7 +64,11 @@ impl Side {
 
     /// Takes over what the store says: what others took is lost.
     pub fn hear(&mut self, me: &Owner, records: &Records) {
-        let taken: BTreeMap<IpNet, String> = self.taken(me, records).collect();
+        self.give_up(self.taken(me, records).collect());
+    }
+
+    /// What others took, and who.
+    pub fn give_up(&mut self, taken: BTreeMap<IpNet, String>) {
         self.mine.retain(|block| !taken.contains_key(block));
         self.lost.extend(taken);
     }

@@ -1,5 +1,6 @@
 //! Seeded schedules of joins, leaves, growth, cuts and ended leases: at no moment do two hosts hold one block, except for one that was
-//! taken from a host that was away for longer than the grace, until that is back.
+//! taken from a host that was away for longer than the grace, until that is back or hears of it. All the while hosts ask each other, whatever they
+//! last heard: what nobody took is lost by no word.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +48,18 @@ async fn schedule(seed: u64, takeover: bool) {
             worst
         })
     };
+    let asker = {
+        let (hosts, over) = (hosts.clone(), over.clone());
+        tokio::spawn(async move {
+            let (mut dice, mut lost) = (StdRng::seed_from_u64(seed), vec![]);
+            while !over.load(Ordering::SeqCst) {
+                let [one, other] = [(); 2].map(|()| &hosts[dice.random_range(0..hosts.len())]);
+                lost.extend(one.ask(other).into_iter().map(|block| format!("{block}: {} by the word of {}", one.name, other.name)));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            lost
+        })
+    };
     let acts = hosts.iter().enumerate().map(|(at, host)| {
         let mut dice = StdRng::seed_from_u64(seed * 100 + at as u64);
         async move {
@@ -77,6 +90,8 @@ async fn schedule(seed: u64, takeover: bool) {
     .await;
     over.store(true, Ordering::SeqCst);
     assert_eq!(checker.await.unwrap(), Vec::<String>::new(), "seed {seed}");
+    let lost = asker.await.unwrap();
+    assert!(takeover || lost.is_empty(), "seed {seed}: nobody took anything: {lost:?}");
     let held: usize = hosts.iter().map(|host| host.mine().len()).sum();
     let deadline = std::time::Instant::now() + PATIENCE;
     while recorded(&store).await.len() != held {

@@ -1,6 +1,7 @@
 //! The overlay's hosts, several in one process, on the embedded store and on a real Consul.
 
 mod consul;
+mod fencing;
 mod history;
 mod newer;
 mod scenarios;

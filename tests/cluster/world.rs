@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use rsnet::cluster::{Cluster, Identity, Lender, Standing, Times, Uplink, View, Wanted};
 use rsnet::model::Share;
 use rsnet::store::{Embedded, Entry, Key, Lease, Leases, Op, Prefix, Snapshots, Store, StoreError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -172,6 +174,12 @@ impl Host {
         self.view().of(net(subnet)).unwrap_or_else(|| panic!("{} has no part in {subnet}", self.name)).clone()
     }
 
+    /// Asks another host whose its blocks are by now, as if both could reach each other; what it loses by that.
+    pub fn ask(&self, other: &Host) -> Vec<IpNet> {
+        let Some(inquiry) = self.cluster.inquiry() else { return vec![] };
+        self.cluster.heed(&carried(&other.cluster.testimony(&carried(&inquiry))))
+    }
+
     pub fn mine(&self) -> BTreeSet<IpNet> {
         self.view().networks.iter().flat_map(|network| network.share.mine.blocks.clone()).collect()
     }
@@ -181,6 +189,11 @@ impl Host {
         let peers = self.standing(subnet).share.peers;
         peers.iter().flat_map(|peer| peer.blocks.iter().map(|block| (peer.host.clone(), *block))).collect()
     }
+}
+
+/// As it comes to another host.
+pub fn carried<T: Serialize + DeserializeOwned>(said: &T) -> T {
+    serde_json::from_slice(&serde_json::to_vec(said).unwrap()).unwrap()
 }
 
 pub fn embedded() -> (tempfile::TempDir, Arc<dyn Leases>) {

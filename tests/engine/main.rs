@@ -100,6 +100,7 @@ on_every_engine! {
     overlay::the_loss_of_consuls_leader_is_not_noticed,
     overlay::a_consul_that_comes_up_after_everything_else_finds_all_at_work,
     overlay::in_no_partition_an_address_is_held_twice,
+    overlay::a_host_that_only_consul_does_not_hear_uses_nothing_any_more_that_was_given_away,
     overlay::tunnels_leave_by_the_address_that_was_announced,
     overlay::an_underlay_of_ipv6_carries_both_families,
     overlay::a_network_of_one_host_appears_on_all_and_goes_when_nobody_uses_it,

@@ -9,12 +9,13 @@ use ipnet::IpNet;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::Cluster;
 use super::size::size;
 use super::soak::AtTheEnd;
 use super::truth::{Cut, outside, wrong};
 use super::witness::{Findings, Witness, look};
-use crate::lab::{Engine, Host, wait_until};
+use super::{CONSUL, Cluster};
+use crate::lab::{Engine, Host, PATIENCE, wait_until};
+use crate::traffic::{Place, addresses, icmp, reaches_all, reaches_none, run, serve, tcp, udp};
 
 /// Sixteen blocks of sixteen.
 const SUBNET: &str = "10.50.0.0/24";
@@ -122,6 +123,58 @@ fn schedule(cluster: &Cluster, seed: u64) -> (Findings, Vec<Cut>, usize) {
     let refused = life.refused.into_inner().expect("no panic while held");
     refused.iter().filter_map(|why| why.lines().next()).for_each(|why| println!("seed {seed}, refused: {why}"));
     (witness.tell(), cuts, life.started.into_inner())
+}
+
+/// Consul ends the host's lease now, as it would a minute later by itself.
+fn end_lease(cluster: &Cluster, host: &str) {
+    let session = format!("{CONSUL} kv get -detailed rsnet/cluster/alive/{host} | sed -n 's/^Session *//p'");
+    let request = "PUT /v1/session/destroy/%s HTTP/1.0\\r\\nContent-Length: 0\\r\\n\\r\\n";
+    cluster.consul.machine.sh(&format!("printf '{request}' $({session}) | socat -T2 - TCP:127.0.0.1:8500")).says("200 OK");
+}
+
+/// A host renews its lease every 10 s, gives an answer 8 s, and asks others within 2 s.
+const NOTICED: Duration = Duration::from_secs(45);
+
+pub fn a_host_that_only_consul_does_not_hear_uses_nothing_any_more_that_was_given_away(engine: Engine) {
+    let cluster = Cluster::new(engine, 2, "");
+    cluster.create("--subnet 10.50.0.0/16 blue");
+    let all = cluster.run("blue", "-p 8080:7");
+    let [h1, h2] = &cluster.hosts[..] else { unreachable!() };
+    let (consul, given) = (cluster.consul.machine.ipv4(), all[0][0]);
+    run(h1, "neighbour", "--network blue");
+    let (_c1, _c2) = (serve(h1, "c1", &[7]), serve(h2, "c2", &[7]));
+    let (neighbour, world) = (Place::Container(h1, "neighbour"), Place::Machine(h2));
+    let published = tcp(h1.ipv4(), 8080);
+    reaches_all(neighbour, &[udp(given, 7), udp(all[1][0], 7)]);
+    reaches_all(world, &[udp(given, 7), published]);
+
+    cut(h1, &[consul], &[consul]);
+    end_lease(&cluster, "h1");
+    h2.sh("rsnet host forget h1").ok();
+    run(h2, "heir", &format!("--network blue --ip {given}"));
+    let began = Instant::now();
+    wait_until("h1 to fence itself", NOTICED, || {
+        let seen = h1.sh("rsnet doctor");
+        if seen.stdout.contains("belong to host h2 now") { Ok(()) } else { Err(seen.to_string()) }
+    });
+    println!("{engine:?}: fenced {:.1?} after another host's container had the address", began.elapsed());
+    h1.sh("rsnet status; true").says(&format!("belong to host h2 now: {given}"));
+    let log = std::fs::read_to_string(h1.log("rsnet")).expect("read the log of rsnet");
+    assert!(log.contains("belongs to host h2 now") && log.contains("host h2, which it answers, told"), "{log}");
+    reaches_none(neighbour, &[udp(given, 7), icmp(given), udp(all[1][0], 7)]);
+    reaches_none(Place::Machine(h1), &[udp(given, 7)]);
+    reaches_none(world, &[published]);
+
+    cut(h1, &[], &[]);
+    h1.docker("rm -f neighbour").ok();
+    wait_until("c1 to start with another address", PATIENCE, || match h1.docker("restart c1") {
+        seen if seen.succeeded() => Ok(()),
+        seen => Err(seen.to_string()),
+    });
+    assert_ne!(addresses(h1, "c1", "blue")[0], given);
+    reaches_all(cluster.place(0), &[icmp(given), udp(all[1][0], 7)]);
+    let seen = h1.sh("rsnet doctor; true");
+    assert!(!seen.stdout.contains("belong to host"), "{seen}");
 }
 
 pub fn in_no_partition_an_address_is_held_twice(engine: Engine) {
