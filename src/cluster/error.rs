@@ -42,6 +42,13 @@ pub enum Error {
         "claim a block of {subnet}: all belong to other hosts; free those of a dead host by `rsnet host forget NAME`, or make a network with a larger subnet"
     )]
     Exhausted { subnet: IpNet },
+    /// Nor is there an address to begin with.
+    #[error(
+        "take part in the network of {subnet}: no block of it is free, and no other host lends an address: {}; remove containers there, free a \
+         dead host's addresses by `rsnet host forget NAME`, or make a network with a larger subnet",
+        words(.said)
+    )]
+    NoneToLodge { subnet: IpNet, said: Vec<(String, String)> },
     /// Another machine has this host's name.
     #[error("register host {host}: another machine of that name is alive{at}; give this one another RSNET_HOST, or stop that one")]
     NameTaken { host: String, at: String },

@@ -1,4 +1,4 @@
-//! Taking part in a network, and one more block of it.
+//! Taking part in a network, and one more block of it. Who finds none at first begins without, see [`super::lodge`].
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -32,8 +32,8 @@ struct Choice {
 }
 
 impl Cluster {
-    /// Takes part in a network: makes its record if this host is the first, and claims a block of each subnet. Again with the same, it
-    /// tells what is. Within 10 s, also while the store is down; what was claimed before it failed is given back.
+    /// Takes part in a network: makes its record if this host is the first, and claims a block of each subnet; where none is free it borrows
+    /// one address. Again with the same, it tells what is. Within 10 s, also while the store is down; what was claimed before it failed is given back.
     pub async fn join(&self, wanted: &Wanted) -> Result<Share, Error> {
         let joined = self.within(joining(wanted), self.join_alone(wanted)).await;
         if joined.is_err() {
@@ -49,7 +49,7 @@ impl Cluster {
         if let Some(share) = self.joined(&agreement) {
             return Ok(share);
         }
-        let (vni, sides) = self.first_blocks(wanted).await?;
+        let (vni, sides) = self.first_sides(wanted).await?;
         let network = Network { wanted: wanted.clone(), vni, sides };
         info!(subnets = list(&agreement.subnets), vni, "takes part in a network that hosts share");
         self.change(|state| {
@@ -64,19 +64,28 @@ impl Cluster {
         self.known(|state| state.told.iter().find_map(of))
     }
 
-    /// The network's number, and its sides with a block each. Every claim relies on the record from which the number was read: a network is not
-    /// removed under it.
-    async fn first_blocks(&self, wanted: &Wanted) -> Result<(u32, Vec<Side>), Error> {
+    /// The network's number, and its sides with a block each, or what there is for want of one. Every claim relies on the record from which
+    /// the number was read: a network is not removed under it.
+    async fn first_sides(&self, wanted: &Wanted) -> Result<(u32, Vec<Side>), Error> {
         let claim = || async {
             self.prepare().await?;
             let ((vni, record), mut sides) = (self.admitted(wanted, None).await?, wanted.sides());
             for at in 0..sides.len() {
-                let Some(block) = self.claim_block(&sides, at, Some(&record)).await? else { return Ok(None) };
-                sides[at].mine.push(block);
+                let Some(side) = self.first_side(&sides, at, &record).await? else { return Ok(None) };
+                sides[at] = side;
             }
             Ok(Some((vni, sides)))
         };
         contend(&joining(wanted), claim).await
+    }
+
+    /// None: a record that it relied on is another by now.
+    async fn first_side(&self, sides: &[Side], at: usize, relied: &Entry) -> Result<Option<Side>, Error> {
+        match self.claim_block(sides, at, Some(relied)).await {
+            Ok(block) => Ok(block.map(|block| with_block(&sides[at], block))),
+            Err(Error::Exhausted { .. }) => self.lodge(sides, at, relied).await,
+            Err(error) => Err(error),
+        }
     }
 
     /// The network's number, and the record of all networks in which it stands.
@@ -181,8 +190,14 @@ impl Cluster {
             Ok(more) => ops.extend(more),
             Err(error) => return Err(failed(error)),
         }
+        let done = self.commit_relying(ops).await.map_err(failed)?;
+        Ok(done.map(|done| done.map(|()| block)))
+    }
+
+    /// None: look again; none within: a record that it relied on is another by now.
+    pub(super) async fn commit_relying(&self, ops: Vec<Op>) -> Result<Option<Option<()>>, StoreError> {
         match self.commit(ops).await {
-            Ok(()) => Ok(Some(Some(block))),
+            Ok(()) => Ok(Some(Some(()))),
             Err(StoreError::Conflict { key, .. }) if key == networks_key() => {
                 self.change(|state| state.heard_networks = None);
                 Ok(Some(None))
@@ -192,14 +207,14 @@ impl Cluster {
                 Ok(Some(None))
             }
             Err(StoreError::Conflict { .. }) => Ok(None),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(error),
         }
     }
 
     /// The claim, and what is told of it.
     async fn claim_ops(&self, sides: &[Side], at: usize, choice: Choice) -> Result<Vec<Op>, StoreError> {
         let mut with = sides.to_vec();
-        with[at].mine.push(choice.block);
+        with[at] = with_block(&sides[at], choice.block);
         let mut ops = vec![choice.claim];
         ops.extend(self.tell_held(&with));
         if let Some(host) = choice.from {
@@ -258,6 +273,12 @@ impl Cluster {
     pub(super) fn holds(&self, subnet: IpNet, address: std::net::IpAddr) -> bool {
         self.known(|state| state.sides().any(|side| side.subnet == subnet && side.mine.contains(&side.block_of(address))))
     }
+}
+
+fn with_block(side: &Side, block: IpNet) -> Side {
+    let mut with = side.clone();
+    with.mine.push(block);
+    with
 }
 
 fn joining(wanted: &Wanted) -> String {

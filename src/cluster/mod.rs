@@ -15,6 +15,7 @@ mod hash;
 mod hearsay;
 mod hosts;
 mod join;
+mod lodge;
 mod mac;
 mod record;
 mod roll;
@@ -230,14 +231,14 @@ impl State {
     /// What this host tells the others: what it holds, `with` what it is about to.
     fn record(&self, me: &Owner, with: &[Side]) -> Option<HostRecord> {
         let Uplink { vtep, .. } = *self.uplink.as_ref()?;
-        let held = |side: &&Side| !side.mine.is_empty();
         let replaced = |side: &&Side| with.iter().any(|with| with.subnet == side.subnet);
-        let sides: Vec<&Side> = self.sides().filter(|side| !replaced(side)).chain(with).filter(held).collect();
+        let sides: Vec<&Side> = self.sides().filter(|side| !replaced(side)).chain(with).filter(|side| side.is_told()).collect();
         let own = sides.iter().filter_map(|side| side.own.clone()).flatten().collect();
+        let homes = sides.iter().filter_map(|side| side.lodging).collect();
         let granted =
             |side: &Side| self.granted.get(&side.subnet).into_iter().flatten().filter(|net| !side.mine.contains(net)).copied().collect();
         let blocks = sides.iter().map(|side| (side.subnet, [side.mine.clone(), granted(side)].concat())).collect();
-        Some(HostRecord { id: me.id.clone(), vtep, blocks, own })
+        Some(HostRecord { id: me.id.clone(), vtep, blocks, own, homes })
     }
 
     /// What follows for the hosts from what was heard of them, in whichever order.
@@ -389,18 +390,26 @@ fn unless_contended<T>(done: Result<T, StoreError>) -> Result<Option<T>, StoreEr
 /// A subnet as this host's disk has it.
 fn remembered(mut side: Side, held: &Share) -> Side {
     side.mine = held.mine.blocks.iter().copied().filter(|block| side.subnet.contains(block)).collect();
-    side
+    let lodging = lodgings(&side, &held.mine).next();
+    Side { lodging, ..side }
+}
+
+/// Which of a host's own addresses are no part of a block that it has.
+fn lodgings<'a>(side: &'a Side, member: &'a Member) -> impl Iterator<Item = IpAddr> + 'a {
+    let single = |home: &IpAddr| member.blocks.contains(&blocks::single(*home));
+    member.homes.iter().copied().filter(move |home| side.own.is_none() && side.subnet.contains(home) && single(home))
 }
 
 /// What this host's disk has of another.
 fn remember(roll: &mut Roll, peer: &Member, sides: &[Side]) {
-    let empty = || HostRecord { id: String::new(), vtep: peer.vtep, blocks: BTreeMap::new(), own: vec![] };
+    let empty = || HostRecord { id: String::new(), vtep: peer.vtep, blocks: BTreeMap::new(), own: vec![], homes: vec![] };
     let mut record = roll.hosts.get(&peer.host).map_or_else(empty, |known| (*known.record).clone());
     for side in sides {
         let blocks: Vec<IpNet> = peer.blocks.iter().copied().filter(|block| side.subnet.contains(block)).collect();
-        if !blocks.is_empty() {
+        if !blocks.is_empty() || side.own.is_some() {
             record.blocks.insert(side.subnet, blocks);
         }
+        record.homes.extend(lodgings(side, peer));
         let own = peer.homes.iter().copied().filter(|home| side.own.is_some() && side.subnet.contains(home));
         record.own.extend(own);
     }

@@ -42,6 +42,9 @@ pub struct HostRecord {
     /// The addresses that the host itself has on segments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub own: Vec<IpAddr>,
+    /// Which of its single addresses are the host's own, in networks where it found no block when it came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub homes: Vec<IpAddr>,
 }
 
 /// `cluster/networks/all`: every network there is, in one value, so that one compare-and-set decides about all of them.

@@ -196,9 +196,9 @@ fn blocks(record: Option<&HostRecord>, subnet: IpNet) -> BTreeSet<IpNet> {
 }
 
 /// What a record says of a subnet.
-fn told_of<'a>(record: Option<&'a HostRecord>, subnet: &IpNet) -> Option<(&'a [IpNet], IpAddr, &'a [IpAddr])> {
+fn told_of<'a>(record: Option<&'a HostRecord>, subnet: &IpNet) -> Option<(&'a [IpNet], IpAddr, [&'a [IpAddr]; 2])> {
     let record = record?;
-    Some((record.blocks.get(subnet)?, record.vtep, &record.own))
+    Some((record.blocks.get(subnet)?, record.vtep, [&record.own, &record.homes]))
 }
 
 #[cfg(test)]
@@ -213,7 +213,7 @@ mod tests {
         let block = |at: &u8| format!("10.0.0.{}/28", at * 16).parse().unwrap();
         let blocks = [(SUBNET.parse().unwrap(), blocks.iter().map(block).collect())].into();
         let vtep = "192.0.2.1".parse().unwrap();
-        Known { record: HostRecord { id: "1".into(), vtep, blocks, own: vec![] }.into(), version }
+        Known { record: HostRecord { id: "1".into(), vtep, blocks, own: vec![], homes: vec![] }.into(), version }
     }
 
     fn hosts(roll: &mut Roll) -> Vec<String> {

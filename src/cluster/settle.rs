@@ -105,7 +105,7 @@ impl Cluster {
     /// so are those of the others.
     fn doubtful(&self, state: &mut State, found: Option<&HostRecord>, subnets: &BTreeSet<IpNet>) -> BTreeSet<IpNet> {
         let found = found.filter(|found| found.id == self.me.id);
-        if found.is_none() && state.sides().any(|side| !side.mine.is_empty()) {
+        if found.is_none() && state.sides().any(Side::is_told) {
             info!("the store lost its record of this host: it is written again, and what was heard of others before counts meanwhile");
             state.roll.rebuild(Some(Instant::now() + self.times.rebuild));
         }
@@ -184,9 +184,7 @@ impl Cluster {
         error!("{why}; nothing of it is used on this host any more");
         self.change(|state| {
             let sides = state.networks.iter_mut().flat_map(|network| &mut network.sides);
-            for side in sides.filter(|side| subnets.contains(&side.subnet)) {
-                side.lost.extend(side.mine.drain(..).map(|block| (block, String::new())));
-            }
+            sides.filter(|side| subnets.contains(&side.subnet)).for_each(Side::lose_all);
         });
     }
 

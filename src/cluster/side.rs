@@ -18,11 +18,13 @@ pub struct Side {
     pub subnet: IpNet,
     /// What is cut into blocks: the subnet or a part of it.
     pub range: IpNet,
-    /// On a segment the addresses that this host itself has there; none: it has the first of its first block.
+    /// On a segment the addresses that this host itself has there; none: it has one of its own, see [`Side::home_in`].
     pub own: Option<Vec<IpAddr>>,
     pub reserved: Vec<IpAddr>,
     /// This host's, in the order in which it got them, single addresses among them.
     pub mine: Vec<IpNet>,
+    /// Which of the single addresses is the host's own: it found no block when it came.
+    pub lodging: Option<IpAddr>,
     /// What was this host's until somebody else took it, and who.
     pub lost: BTreeMap<IpNet, String>,
 }
@@ -40,7 +42,7 @@ impl Side {
         let (reserved, mine, lost) = (Vec::new(), Vec::new(), BTreeMap::new());
         let range = segment.and_then(|segment| segment.ranges.iter().copied().find(|range| subnet.contains(range))).unwrap_or(subnet);
         let own = segment.map(|segment| segment.own.iter().copied().filter(|own| subnet.contains(own)).collect());
-        Self { subnet, range, own, reserved, mine, lost }
+        Self { subnet, range, own, reserved, mine, lodging: None, lost }
     }
 
     fn length(&self) -> u8 {
@@ -52,7 +54,7 @@ impl Side {
         blocks::block_of(self.length(), address)
     }
 
-    /// Whether it is one address that was asked for, and no block.
+    /// Whether it is one address that was asked for or borrowed, and no block.
     pub fn is_single(&self, block: IpNet) -> bool {
         block.prefix_len() > self.length()
     }
@@ -71,6 +73,45 @@ impl Side {
     pub fn give_up(&mut self, taken: BTreeMap<IpNet, String>) {
         self.mine.retain(|block| !taken.contains_key(block));
         self.lost.extend(taken);
+        self.lodging = self.lodging.filter(|home| self.mine.contains(&blocks::single(*home)));
+    }
+
+    /// One more single address, the last of all.
+    pub fn hold_single(&mut self, address: IpAddr) {
+        self.mine.retain(|block| *block != blocks::single(address));
+        self.mine.push(blocks::single(address));
+    }
+
+    /// A single address that another host lent: the host's own if it has none yet.
+    pub fn hold_borrowed(&mut self, address: IpAddr) {
+        if self.is_homeless() {
+            self.lodging = Some(address);
+        }
+        self.hold_single(address);
+    }
+
+    /// Whether the host should have an address of its own on the network, and has none.
+    pub fn is_homeless(&self) -> bool {
+        self.own.is_none() && self.home().is_none()
+    }
+
+    /// Whether the others hear of it: a host on a segment is there whether it has addresses to give or not.
+    pub fn is_told(&self) -> bool {
+        self.own.is_some() || !self.mine.is_empty()
+    }
+
+    /// Gives up a single address; the host's own is not given up while it takes part. Whether there was one.
+    pub fn give_up(&mut self, address: IpAddr) -> bool {
+        let single = blocks::single(address);
+        let held = self.is_single(single) && self.lodging != Some(address);
+        let at = self.mine.iter().position(|block| *block == single).filter(|_| held);
+        at.map(|at| self.mine.remove(at)).is_some()
+    }
+
+    /// Somebody else has all that this host had.
+    pub fn lose_all(&mut self) {
+        self.lodging = None;
+        self.lost.extend(self.mine.drain(..).map(|block| (block, String::new())));
     }
 
     /// What must change in the store so that it says what this host holds. `claim` marks what is written.
@@ -123,22 +164,23 @@ impl Side {
 
     /// The host's own address on the network.
     pub fn home(&self) -> Option<IpAddr> {
-        self.home_in(&self.mine)
+        self.home_in(&self.mine, self.lodging.as_slice())
     }
 
-    /// The same of any host, from its blocks: the first address of the first.
-    pub fn home_in(&self, held: &[IpNet]) -> Option<IpAddr> {
-        let routed = self.first_block(held).filter(|_| self.own.is_none());
-        routed.and_then(|block| blocks::home(self.subnet, block, &self.reserved))
+    /// The same of any host, from what it holds: the single address that it says is its own, else the first of its first block. So it stays what
+    /// it is when a host that found no block gets one.
+    pub fn home_in(&self, held: &[IpNet], lodgings: &[IpAddr]) -> Option<IpAddr> {
+        if self.own.is_some() {
+            return None;
+        }
+        let lodging = lodgings.iter().copied().find(|home| held.contains(&blocks::single(*home)));
+        let first = || held.iter().copied().find(|block| !self.is_single(*block));
+        lodging.or_else(|| blocks::home(self.subnet, first()?, &self.reserved))
     }
 
-    fn first_block(&self, held: &[IpNet]) -> Option<IpNet> {
-        held.iter().copied().find(|block| !self.is_single(*block))
-    }
-
-    /// A block that has an address for a container; the first also has one for the host, if that is to have one of it.
+    /// A block that has an address for a container, and one for the host if that is to have one of it.
     fn is_fit(&self, block: IpNet) -> bool {
-        let needed = if self.first_block(&self.mine).is_none() && self.own.is_none() { 2 } else { 1 };
+        let needed = if self.is_homeless() { 2 } else { 1 };
         !self.is_single(block)
             && self.range.contains(&block)
             && blocks::usable(self.subnet, block, &self.reserved).take(needed).count() == needed
@@ -276,7 +318,81 @@ mod tests {
         }
     }
 
+    /// What becomes of a host on a subnet of 16 blocks, by number, and of 128 addresses.
+    #[derive(Clone, Debug)]
+    enum Turn {
+        Block(u8),
+        Borrow(u8),
+        Named(u8),
+        GiveUp(u8),
+        /// Somebody else has what it has from here on.
+        Lose(u8),
+    }
+
+    fn turns() -> impl Strategy<Value = Vec<Turn>> {
+        let turn = prop_oneof![
+            (0u8..16).prop_map(Turn::Block),
+            (0u8..128).prop_map(Turn::Borrow),
+            (0u8..128).prop_map(Turn::Named),
+            (0u8..128).prop_map(Turn::GiveUp),
+            (0u8..128).prop_map(Turn::Lose),
+        ];
+        prop::collection::vec(turn, 1..40)
+    }
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    fn take(side: &mut Side, me: &Owner, turn: &Turn) -> Option<IpNet> {
+        match *turn {
+            Turn::Block(at) => {
+                let block = side.block_of(address(at * 8));
+                if !side.mine.contains(&block) && side.is_fit(block) {
+                    side.mine.push(block);
+                }
+            }
+            Turn::Borrow(last) => side.hold_borrowed(address(last)),
+            Turn::Named(last) => side.hold_single(address(last)),
+            Turn::GiveUp(last) => drop(side.give_up(address(last))),
+            Turn::Lose(last) => {
+                let lost = side.mine.iter().copied().find(|net| net.contains(&address(last)));
+                let other = Owner { host: "other".into(), id: "2".into() };
+                let records = lost.map(|net| (net, Found { block: Side::record(&other, 1), version: 1 })).into_iter().collect();
+                side.hear(me, &records);
+                return lost;
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn who_found_no_block_is_at_home_at_what_it_borrowed_and_stays_there_when_a_block_comes() {
+        let mut side = Side::new("10.0.0.0/25".parse().unwrap(), None);
+        [9, 17].into_iter().for_each(|last| side.hold_borrowed(address(last)));
+        side.mine.push("10.0.0.32/29".parse().unwrap());
+        assert_eq!(side.home(), Some(address(9)));
+        assert!(side.give_up(address(17)) && !side.give_up(address(9)));
+        assert_eq!(Side { lodging: None, ..side }.home_in(&["10.0.0.9/32".parse().unwrap()], &[]), None, "a user asked for it");
+    }
+
     proptest! {
+        #[test]
+        fn a_host_and_its_peers_agree_on_its_home_which_moves_only_when_it_is_lost(turns in turns()) {
+            let me = Owner { host: "me".into(), id: "1".into() };
+            let (mut side, peer) = (Side::new("10.0.0.0/25".parse().unwrap(), None), Side::new("10.0.0.0/25".parse().unwrap(), None));
+            for turn in turns {
+                let before = side.home();
+                let lost = take(&mut side, &me, &turn);
+                let home = side.home();
+                prop_assert_eq!(peer.home_in(&side.mine, side.lodging.as_slice()), home);
+                prop_assert!(home.is_none_or(|home| side.mine.iter().any(|net| net.contains(&home))), "{:?} {:?}", home, side);
+                let stays = before.filter(|home| !lost.is_some_and(|lost| lost.contains(home)));
+                prop_assert!(stays.is_none() || stays == home, "{:?} moved to {:?} by {:?}", stays, home, turn);
+                prop_assert!(!matches!(turn, Turn::Block(_) | Turn::Borrow(_)) || home.is_some(), "{:?}", side);
+            }
+        }
+
         #[test]
         fn no_block_has_two_hosts_whatever_they_do_at_once(acts in acts()) {
             let mut world = World::new();

@@ -13,6 +13,7 @@ use tracing::debug;
 use super::error::Error;
 use super::record::{Ask, Owner, Records, ask_key, asked, block_key, decode, encode, tell_single};
 use super::side::Side;
+use super::view::heard_within;
 use super::{Cluster, Lender, blocks, contend};
 use crate::store::{Entry, Expect, Key, Op, StoreError};
 
@@ -21,6 +22,15 @@ const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// So many hosts are asked at once.
 const ASKED: usize = 8;
+
+/// Who was asked for any address.
+#[derive(Default)]
+pub(super) struct Asking {
+    /// Who is still to be asked; none: nobody was yet.
+    owners: Option<Vec<String>>,
+    /// What each said.
+    pub said: Vec<(String, String)>,
+}
 
 /// What became of a try.
 enum Found {
@@ -69,7 +79,7 @@ impl Cluster {
                 return strangers(&side, &records, address, owner).map(Some);
             }
             let done = self.commit_own(self.single_ops(&side, address, &records)).await.map_err(Error::store(&action))?;
-            done.map(|()| self.hold_single(subnet, address).map(|()| Found::Ours)).transpose()
+            done.map(|()| self.hold_single(subnet, address, Side::hold_single).map(|()| Found::Ours)).transpose()
         };
         contend(&action, claim).await
     }
@@ -81,35 +91,29 @@ impl Cluster {
         let claim = Op::Put(block_key(subnet, single), encode(&Side::record(&self.me, rand::random())), expect(single));
         // A block that the store still says is this host's is about to be given back.
         let free = Op::Delete(block_key(subnet, block), expect(block));
-        let told = self.tell_held(&[with_single(side.clone(), address)]);
+        let told = self.tell_held(&[with_single(side.clone(), address, Side::hold_single)]);
         [claim, free, tell_single(subnet)].into_iter().chain(told).collect()
     }
 
     /// The store says that it is this host's: all hosts are told. Whoever calls is alone in writing.
-    async fn hold_given(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
+    async fn hold_given(&self, subnet: IpNet, address: IpAddr, hold: fn(&mut Side, IpAddr)) -> Result<(), Error> {
         let action = format!("claim {address} in {subnet}");
-        let hold = || async {
+        let tell = || async {
             self.prepare().await?;
-            let told = self.tell_held(&[with_single(self.known_side(subnet)?, address)]);
+            let told = self.tell_held(&[with_single(self.known_side(subnet)?, address, hold)]);
             let done = self.commit_own(told).await.map_err(Error::store(&action))?;
-            done.map(|()| self.hold_single(subnet, address)).transpose()
+            done.map(|()| self.hold_single(subnet, address, hold)).transpose()
         };
-        contend(&action, hold).await
+        contend(&action, tell).await
     }
 
-    fn hold_single(&self, subnet: IpNet, address: IpAddr) -> Result<(), Error> {
-        let hold = |side: &mut Side| *side = with_single(side.clone(), address);
-        self.change(|state| state.side(subnet).map(hold)).ok_or(Error::NotJoined { subnet })
+    fn hold_single(&self, subnet: IpNet, address: IpAddr, hold: fn(&mut Side, IpAddr)) -> Result<(), Error> {
+        self.change(|state| state.side(subnet).map(|side| hold(side, address))).ok_or(Error::NotJoined { subnet })
     }
 
     /// Gives one back that was claimed. If the store does not take it now it is done later.
     pub async fn release(&self, subnet: IpNet, address: IpAddr) {
-        let held = self.change(|state| {
-            let side = state.side(subnet)?;
-            let at = side.mine.iter().position(|block| *block == blocks::single(address) && side.is_single(*block))?;
-            Some(side.mine.remove(at))
-        });
-        if held.is_some() {
+        if self.change(|state| state.side(subnet).is_some_and(|side| side.give_up(address))) {
             self.settle([subnet].into()).await;
         }
     }
@@ -119,7 +123,7 @@ impl Cluster {
         let _alone = self.writes.lock().await;
         let records = self.read(subnet).await?;
         if records.get(&blocks::single(address)).is_some_and(|found| found.block.owner == self.me) {
-            return self.hold_given(subnet, address).await;
+            return self.hold_given(subnet, address, Side::hold_single).await;
         }
         Err(match refused {
             Some((host, why)) => Error::Taken { subnet, address, host, why },
@@ -127,51 +131,76 @@ impl Cluster {
         })
     }
 
-    /// Makes any address this host's that another has free. Within 10 s.
+    /// Makes any address this host's that another has free, or its own on the network if it has none. Within 10 s.
     pub async fn borrow(&self, subnet: IpNet) -> Result<IpAddr, Error> {
-        let heard_within = self.views().borrow().of(subnet).map_or(self.times.limit, |standing| standing.heard_within);
+        let borrowed = self.within(format!("borrow an address of {subnet}"), self.borrow_now(subnet));
+        self.borrowing(subnet, borrowed).await
+    }
+
+    /// What is given meanwhile is no stray, nor is it before all have heard of it.
+    pub(super) async fn borrowing<T>(&self, subnet: IpNet, borrow: impl Future<Output = T>) -> T {
+        let heard_within = self.known(|state| heard_within(&state.roll, &self.times));
         let until = |time| self.change(|state| state.borrowing.insert(subnet, Instant::now() + time));
         until(self.times.limit);
-        let borrowed = self.within(format!("borrow an address of {subnet}"), self.borrow_now(subnet)).await;
+        let borrowed = borrow.await;
         until(heard_within);
         borrowed
     }
 
     async fn borrow_now(&self, subnet: IpNet) -> Result<IpAddr, Error> {
         self.register().await?;
-        // More may have been given than was needed.
-        if let Some(address) = self.hold_granted(subnet).await? {
-            return Ok(address);
-        }
-        let side = self.known_side(subnet)?;
-        let records = self.read(subnet).await?;
-        let owners: BTreeSet<String> = side.others(&self.me, &records).map(|(_, found)| found.block.owner.host.clone()).collect();
-        let mut owners: Vec<String> = owners.into_iter().filter(|host| !host.is_empty()).collect();
-        owners.shuffle(&mut rand::rng());
-        let mut said = Vec::new();
-        for some in owners.chunks(ASKED) {
-            let refused = self.ask_all(subnet, subnet.network(), some).await?;
+        let (side, mut asking) = (self.known_side(subnet)?, Asking::default());
+        loop {
+            // More may have been given than was needed.
             if let Some(address) = self.hold_granted(subnet).await? {
                 return Ok(address);
             }
-            let silent = some.iter().filter(|host| !refused.iter().any(|(other, _)| other == *host));
-            said.extend(silent.map(|host| (host.clone(), "does not answer".to_owned())).collect::<Vec<_>>());
-            said.extend(refused);
+            if !self.ask_more(&side, &mut asking).await? {
+                return Err(Error::NoneLent { subnet, said: asking.said });
+            }
         }
-        Err(Error::NoneLent { subnet, said })
+    }
+
+    /// Asks some more of the hosts that have blocks for any address; false: there are no more.
+    pub(super) async fn ask_more(&self, side: &Side, asking: &mut Asking) -> Result<bool, Error> {
+        if asking.owners.is_none() {
+            asking.owners = Some(self.lenders(side).await?);
+        }
+        let owners = asking.owners.get_or_insert_default();
+        let some = owners.split_off(owners.len().saturating_sub(ASKED));
+        let refused = self.ask_all(side.subnet, side.subnet.network(), &some).await?;
+        let silent = some.iter().filter(|host| !refused.iter().any(|(other, _)| other == *host));
+        asking.said.extend(silent.map(|host| (host.clone(), "does not answer".to_owned())));
+        asking.said.extend(refused.iter().cloned());
+        Ok(!some.is_empty())
+    }
+
+    /// The other hosts that have blocks, in any order.
+    async fn lenders(&self, side: &Side) -> Result<Vec<String>, Error> {
+        let records = self.read(side.subnet).await?;
+        let owners: BTreeSet<String> = side.others(&self.me, &records).map(|(_, found)| found.block.owner.host.clone()).collect();
+        let mut owners: Vec<String> = owners.into_iter().filter(|host| !host.is_empty()).collect();
+        owners.shuffle(&mut rand::rng());
+        Ok(owners)
     }
 
     /// Takes an address that another host gave this one, and that nobody here named.
     async fn hold_granted(&self, subnet: IpNet) -> Result<Option<IpAddr>, Error> {
         let _alone = self.writes.lock().await;
-        let (side, records) = (self.known_side(subnet)?, self.read(subnet).await?);
+        let Some(address) = self.granted(&self.known_side(subnet)?).await? else { return Ok(None) };
+        self.hold_given(subnet, address, Side::hold_borrowed).await?;
+        Ok(Some(address))
+    }
+
+    /// An address that another host gave this one, and that nobody here named. Whoever calls is alone in writing.
+    pub(super) async fn granted(&self, side: &Side) -> Result<Option<IpAddr>, Error> {
+        let records = self.read(side.subnet).await?;
         let asking = self.known(|state| state.asking.clone());
         let ours = |net: &IpNet| side.is_single(*net) && records[net].block.owner == self.me;
         let fresh = records.keys().filter(|net| ours(net) && !side.mine.contains(net) && !asking.contains(net));
         let granted: Vec<IpNet> = fresh.copied().collect();
         let Some(address) = granted.first().map(IpNet::addr) else { return Ok(None) };
-        self.change(|state| state.granted.insert(subnet, granted));
-        self.hold_given(subnet, address).await?;
+        self.change(|state| state.granted.insert(side.subnet, granted));
         Ok(Some(address))
     }
 
@@ -262,16 +291,15 @@ impl Cluster {
     }
 }
 
-fn with_single(mut side: Side, address: IpAddr) -> Side {
-    side.mine.retain(|block| *block != blocks::single(address));
-    side.mine.push(blocks::single(address));
+fn with_single(mut side: Side, address: IpAddr, hold: fn(&mut Side, IpAddr)) -> Side {
+    hold(&mut side, address);
     side
 }
 
 /// Another host's block can be asked for, not an address that it asked for itself.
 fn strangers(side: &Side, records: &Records, address: IpAddr, owner: &Owner) -> Result<Found, Error> {
     if records.contains_key(&blocks::single(address)) {
-        let (host, why) = (owner.host.clone(), "asked for by name".to_owned());
+        let (host, why) = (owner.host.clone(), "asked for by name, or borrowed".to_owned());
         return Err(Error::Taken { subnet: side.subnet, address, host, why });
     }
     Ok(Found::Owner(owner.clone()))

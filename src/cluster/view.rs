@@ -90,22 +90,22 @@ impl Network {
 
     /// One of the others, where its record says that it is; none: it has nothing of the network.
     fn peer(&self, host: &str, known: &Known, roll: &Roll) -> Option<Arc<Member>> {
-        let (mut homes, mut blocks) = (vec![], vec![]);
+        let (mut homes, mut blocks, mut is_there) = (vec![], vec![], false);
         for side in &self.sides {
-            let held = known.record.blocks.get(&side.subnet).into_iter().flatten().copied();
-            let theirs: Vec<IpNet> = held.filter(|block| !side.mine.contains(block) && roll.is_theirs(host, side.subnet, *block)).collect();
-            if !theirs.is_empty() {
-                homes.extend(side.home_in(&theirs).into_iter().chain(on_segment(side, &known.record.own)));
-                blocks.extend(theirs);
-            }
+            let Some(held) = known.record.blocks.get(&side.subnet) else { continue };
+            let is_theirs = |block: &IpNet| !side.mine.contains(block) && roll.is_theirs(host, side.subnet, *block);
+            let theirs: Vec<IpNet> = held.iter().copied().filter(is_theirs).collect();
+            homes.extend(side.home_in(&theirs, &known.record.homes).into_iter().chain(on_segment(side, &known.record.own)));
+            is_there |= !theirs.is_empty() || side.own.is_some();
+            blocks.extend(theirs);
         }
         let (vtep, mac) = (known.record.vtep, mac(host, self.vni));
-        (!blocks.is_empty()).then(|| Member { host: host.to_owned(), vtep, mac, homes, blocks }.into())
+        is_there.then(|| Member { host: host.to_owned(), vtep, mac, homes, blocks }.into())
     }
 }
 
 /// So long after something was written all hosts that can be reached have acted on it.
-fn heard_within(roll: &Roll, times: &Times) -> Duration {
+pub fn heard_within(roll: &Roll, times: &Times) -> Duration {
     times.lull(roll.size()) + times.pause(roll.size()) + times.breath
 }
 
@@ -153,7 +153,7 @@ fn kept(side: &Side, roll: &Roll) -> Vec<IpAddr> {
     kept.into_iter().collect()
 }
 
-/// The host's own address in its first block; in large ones also that which would be its own if it lost the first.
+/// The host's own address; in large blocks also that which would be its own if it lost the first.
 fn homes(side: &Side) -> Vec<IpAddr> {
     let large = |block: &&IpNet| !side.is_single(**block) && block.max_prefix_len() - block.prefix_len() >= 4;
     let spare = side.mine.iter().filter(large).filter_map(|block| blocks::home(side.subnet, *block, &side.reserved));
@@ -192,14 +192,15 @@ mod tests {
         Network { wanted: Wanted { subnets: SUBNETS[..2].iter().map(|subnet| net(subnet)).collect(), ..Wanted::default() }, vni: 7, sides }
     }
 
-    /// Blocks of 16 addresses and single addresses, of few enough that hosts meet.
-    fn record(vtep: u8, held: &[(usize, u8, bool)]) -> HostRecord {
-        let mut record = HostRecord { id: "1".into(), vtep: [192, 0, 2, vtep].into(), blocks: BTreeMap::new(), own: vec![] };
+    /// Blocks of 16 addresses and single addresses, of few enough that hosts meet. A lodger is at home at its single ones.
+    fn record(vtep: u8, held: &[(usize, u8, bool)], lodges: bool) -> HostRecord {
+        let mut record = HostRecord { id: "1".into(), vtep: [192, 0, 2, vtep].into(), blocks: BTreeMap::new(), own: vec![], homes: vec![] };
         for (subnet, at, single) in held {
             let block = IpNet::new([10, 0, *subnet as u8, at * 16].into(), if *single { 32 } else { 28 }).unwrap();
             let blocks = record.blocks.entry(net(SUBNETS[*subnet])).or_default();
             blocks.retain(|held| *held != block);
             blocks.push(block);
+            record.homes.extend((lodges && *single).then(|| block.addr()));
         }
         record
     }
@@ -210,14 +211,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_told_step_by_step_is_what_would_be_told_at_once(acts in prop::collection::vec((0usize..4, 1u8..3, held()), 1..60)) {
+        fn what_is_told_step_by_step_is_what_would_be_told_at_once(acts in prop::collection::vec((0usize..4, 1u8..3, held(), any::<bool>()), 1..60)) {
             let me = Owner { host: "me".into(), id: "1".into() };
             let uplink = Uplink { vtep: [192, 0, 2, 9].into(), mtu: 1500, on_link: None };
             let (mut roll, times, network) = (Roll::new("me"), Times::default(), network());
             let mut told = Told::new(&network, &me, &uplink, &roll, &times);
-            for (version, (who, vtep, held)) in (1u64..).zip(acts) {
+            for (version, (who, vtep, held, lodges)) in (1u64..).zip(acts) {
                 let name = ["a", "b", "c", "me"][who];
-                let known = held.map(|held| Known { record: record(vtep, &held).into(), version });
+                let known = held.map(|held| Known { record: record(vtep, &held, lodges).into(), version });
                 roll.hear(|of| of == name, known.into_iter().map(|known| (name.to_owned(), known)).collect());
                 roll.review();
                 told = told.hear(&roll.news(), &me, &roll, &times);

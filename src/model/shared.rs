@@ -58,6 +58,13 @@ impl Share {
         self.peers.iter().map(AsRef::as_ref)
     }
 
+    /// Which other host has an address: what one has alone lies in a block of another, which lent it.
+    pub fn holder(&self, address: IpAddr) -> Option<&Member> {
+        let length = |peer: &Member| peer.blocks.iter().filter(|block| block.contains(&address)).map(IpNet::prefix_len).max();
+        let nearest = self.others().filter_map(|peer| Some((length(peer)?, peer))).max_by_key(|(length, _)| *length);
+        nearest.map(|(_, peer)| peer).or_else(|| self.others().find(|peer| peer.homes.contains(&address)))
+    }
+
     /// Bytes that a tunnel puts around a packet: VXLAN's header, UDP's, that of IPv4 or IPv6 and the inner Ethernet's (RFC 7348, section 5).
     pub fn around(&self) -> u32 {
         if self.mine.vtep.is_ipv6() { 70 } else { 50 }
@@ -80,10 +87,11 @@ pub struct Member {
     pub vtep: IpAddr,
     /// Its MAC on the network.
     pub mac: Mac,
-    /// Its own addresses on the network, one of each family, within its blocks; on a segment those that it has there, wherever they are.
+    /// Its own addresses on the network, one of each family, within its blocks, or of those a single one; on a segment those that it has there,
+    /// wherever they are.
     pub homes: Vec<IpAddr>,
-    /// The parts of the subnets whose addresses are its containers', in the order in which it got them; a single address that a user asked for
-    /// is one of full length.
+    /// The parts of the subnets whose addresses are its containers', in the order in which it got them; a single address, asked for by a user
+    /// or borrowed, is one of full length.
     pub blocks: Vec<IpNet>,
 }
 

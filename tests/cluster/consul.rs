@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rsnet::store::{Key, Leases, Prefix};
 
-use super::scenarios::{await_records, eight, keeps_all};
+use super::scenarios::{await_records, eight, keeps_all, lodge};
 use super::server::{Server, own_network};
 use super::world::*;
 
@@ -35,6 +35,11 @@ fn eight_hosts_join_at_once() {
         until("the second block", || when(hosts[7].peers(BLUE).contains(&("h1".into(), more)))).await;
         println!("one more block is known after {:?}", start.elapsed());
     });
+}
+
+#[test]
+fn a_host_that_finds_no_block_lodges() {
+    on_a_consul(async |_, store| lodge(&store).await);
 }
 
 #[test]

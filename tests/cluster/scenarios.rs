@@ -240,7 +240,9 @@ async fn a_dead_hosts_block_is_taken_only_after_the_grace_and_only_in_need() {
     }
     until("a full subnet", || agree(&[&a, &b], small)).await;
     let error = c.cluster.join(&wanted(&[small])).await.unwrap_err().to_string();
-    assert!(error.contains("all belong to other hosts"), "{error}");
+    let said = ["of 10.70.0.0/28: no block of it is free, and no other host lends an address: ", "a: does not answer", "a larger subnet"];
+    assert!(said.iter().all(|said| error.contains(said)), "{error}");
+    assert!(c.mine().is_empty() && c.view().networks.is_empty());
     a.cut(true);
     a.expire().await;
     until("a to be gone", || when(c.view().hosts.iter().any(|host| host.name == "a" && !host.alive))).await;
@@ -366,6 +368,85 @@ async fn of_what_several_lend_one_is_borrowed_and_the_rest_goes_back() {
     assert!(hosts[0].cluster.borrow(net(BLUE)).await.unwrap_err().to_string().contains("b: has none free"));
 }
 
+/// Hosts a and b have all of the small subnet's four blocks, and a lends some addresses; c comes.
+pub async fn lodge(store: &Arc<dyn Leases>) {
+    let small = "10.70.0.0/28";
+    let wanted = wanted(&[small, "fd00:70::/64"]);
+    let [a, b, c] = ["a", "b", "c"].map(|name| Host::start(store, name, name.as_bytes()[0]));
+    for host in [&a, &b] {
+        host.cluster.join(&wanted).await.unwrap();
+        host.cluster.grow(net(small)).await.unwrap();
+    }
+    // no block's first but that of the gateway's, nor the broadcast
+    let spare = |block: &IpNet| if block.contains(&address("10.70.0.1")) { address("10.70.0.3") } else { block.hosts().last().unwrap() };
+    let free: Vec<IpAddr> = a.mine().iter().filter(|block| net(small).contains(*block)).map(spare).collect();
+    let (free, lent) = (free.into(), Default::default());
+    a.cluster.lend_by(Arc::new(Owner { refuses: None, free, lent }));
+    b.cluster.lend_by(Arc::new(Owner { refuses: None, free: Default::default(), lent: Default::default() }));
+    let mine = c.cluster.join(&wanted).await.unwrap().mine;
+    let home = mine.homes[0];
+    assert_eq!(
+        (mine.blocks[0], mine.blocks[1].prefix_len(), mine.homes.len()),
+        (home.into(), 112, 2),
+        "of the other family a block: {mine:?}"
+    );
+    let all = [&a, &b, &c];
+    until("agreement", || agree(&all, small)).await;
+    until("its home to be kept by both", || when([&a, &c].iter().all(|host| host.standing(small).kept.contains(&home)))).await;
+    let borrowed = c.cluster.borrow(net(small)).await.unwrap();
+    assert!(borrowed != home && !c.standing(small).kept.contains(&borrowed), "this one is a container's");
+    until("agreement", || agree(&all, small)).await;
+    for address in [home, borrowed] {
+        c.cluster.release(net(small), address).await;
+    }
+    until("one to be back", || when(!a.standing(small).kept.contains(&borrowed))).await;
+    // what it is at home at is its own through a loss of all keys, a start and a block that comes
+    let records = recorded(store).await;
+    store.commit(vec![Op::DeleteBelow(Key::new("cluster").unwrap())]).await.unwrap();
+    await_records(store, &records).await;
+    let held = c.standing(small).share;
+    assert_eq!(held.mine, mine);
+    drop(c);
+    let c = Host::start_as(store, "c", b'c', "c", vec![(wanted.clone(), held.clone())], times());
+    assert_eq!(c.standing(small).share, held, "before anything was asked");
+    b.cluster.leave(&wanted.subnets).await;
+    let block = c.cluster.grow(net(small)).await.unwrap();
+    until("agreement", || agree(&[&a, &c], small)).await;
+    let now = c.standing(small).share.mine;
+    assert!(now.homes == mine.homes && now.blocks.contains(&block), "{now:?}");
+    c.cluster.leave(&wanted.subnets).await;
+    until("a to have it back", || when(!a.standing(small).kept.contains(&home))).await;
+    until("agreement", || agree(&[&a], small)).await;
+    assert_eq!(recorded(store).await.len(), 3, "what a has");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_block_is_at_home_at_an_address_that_another_lent() {
+    let (_dir, store) = embedded();
+    lodge(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_come_at_once_the_last_address_is_ones_home() {
+    let (_dir, store) = embedded();
+    let small = "10.70.0.0/28";
+    let [a, b, c] = ["a", "b", "c"].map(|name| Host::start(&store, name, name.as_bytes()[0]));
+    a.cluster.join(&wanted(&[small])).await.unwrap();
+    while a.cluster.grow(net(small)).await.is_ok() {}
+    let last = a.mine().last().unwrap().hosts().last().unwrap();
+    a.cluster.lend_by(Arc::new(Owner { refuses: None, free: vec![last].into(), lent: Default::default() }));
+    let wanted = wanted(&[small]);
+    let (b_has, c_has) = tokio::join!(b.cluster.join(&wanted), c.cluster.join(&wanted));
+    let (host, share, refused) = match (b_has, c_has) {
+        (Ok(share), Err(error)) => (&b, share, error),
+        (Err(error), Ok(share)) => (&c, share, error),
+        both => panic!("{both:?}"),
+    };
+    assert_eq!(share.mine.homes, [last]);
+    assert!(refused.to_string().contains("a: has none free"), "{refused}");
+    until("agreement", || agree(&[&a, host], small)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_starts_again_has_what_its_disk_says_and_gives_back_the_rest() {
     let (_dir, store) = embedded();
@@ -460,6 +541,32 @@ async fn a_lan_has_no_number_and_blocks_of_its_range_without_the_hosts_own_addre
     assert!(error.contains("option --ip-range is 10.77.0.64/26 here and 10.77.0.64/27 on host a"), "{error}");
     let error = Host::start(&store, "d", 4).cluster.join(&wanted(&[LAN])).await.unwrap_err().to_string();
     assert!(error.contains("option --ip-range is not given here"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_no_block_on_a_lan_is_there_without_and_borrows_for_its_containers() {
+    let (_dir, store) = embedded();
+    let [a, b] = ["a", "b"].map(|name| Host::start(&store, name, name.as_bytes()[0]));
+    a.cluster.join(&lan("10.77.0.3")).await.unwrap();
+    while a.cluster.grow(net(LAN)).await.is_ok() {}
+    let lent = a.mine().first().unwrap().addr();
+    a.cluster.lend_by(Arc::new(Owner { refuses: None, free: vec![lent].into(), lent: Default::default() }));
+    let mine = b.cluster.join(&lan("10.77.0.70")).await.unwrap().mine;
+    assert_eq!((mine.blocks, mine.homes), (vec![], vec![address("10.77.0.70")]));
+    let own = || when(a.standing(LAN).kept.contains(&address("10.77.0.70")));
+    until("its own address to be kept", own).await;
+    until("agreement", || agree(&[&a, &b], LAN)).await;
+    assert_eq!(a.standing(LAN).share.peers.len(), 1);
+    assert_eq!(b.cluster.borrow(net(LAN)).await.unwrap(), lent);
+    b.cluster.release(net(LAN), lent).await;
+    until("it to be back", || when(!a.standing(LAN).kept.contains(&lent))).await;
+    own().unwrap();
+    let held = b.standing(LAN).share;
+    drop(b);
+    let b = Host::start_as(&store, "b", b'b', "b", vec![(lan("10.77.0.70"), held.clone())], times());
+    assert_eq!(b.standing(LAN).share, held);
+    b.cluster.leave(&[net(LAN)]).await;
+    until("b to be gone", || when(a.standing(LAN).share.peers.is_empty())).await;
 }
 
 async fn macs(store: &Arc<dyn Leases>) -> Vec<String> {

@@ -1,6 +1,7 @@
-//! Hosts that share a network: they hear of each other, and where their blocks are full they borrow addresses.
+//! Hosts that share a network: they hear of each other, and where their blocks are full, or there is none for them, they borrow addresses.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,19 +34,30 @@ struct Host {
     kernel: Arc<FakeKernel>,
     router: Router,
     _tasks: JoinSet<()>,
-    _disk: TempDir,
+    disk: TempDir,
 }
 
 impl Host {
     async fn start(shared: &Arc<Embedded>, name: &str) -> Self {
         let host = Host::alone(shared, name).await;
-        host.make_network().await;
+        host.make_network().await.unwrap();
         host
     }
 
     /// Without the network.
     async fn alone(shared: &Arc<Embedded>, name: &str) -> Self {
+        Self::of(shared, name, tempfile::tempdir().unwrap()).await
+    }
+
+    /// Another process on what the first one's disk had when it was killed.
+    async fn start_again(mut self, shared: &Arc<Embedded>, name: &str) -> Self {
+        self._tasks.shutdown().await;
         let disk = tempfile::tempdir().unwrap();
+        std::fs::copy(self.disk.path().join("state.redb"), disk.path().join("state.redb")).unwrap();
+        Self::of(shared, name, disk).await
+    }
+
+    async fn of(shared: &Arc<Embedded>, name: &str, disk: TempDir) -> Self {
         let store = Arc::new(Embedded::open(&disk.path().join("state.redb")).unwrap());
         let ms = Duration::from_millis;
         let times = Times { breath: ms(20), again: ms(50), answer: ms(1000), ..Times::default() };
@@ -62,7 +74,7 @@ impl Host {
         tasks.spawn(cluster.clone().run());
         tasks.spawn(async move { follower.follow().await });
         let router = plugin::router(driver::router(agent.clone()).merge(ipam::router(agent)));
-        Host { cluster, kernel, router, _tasks: tasks, _disk: disk }
+        Host { cluster, kernel, router, _tasks: tasks, disk }
     }
 
     async fn call(&self, call: &str, body: Value) -> Result<Value, String> {
@@ -73,7 +85,7 @@ impl Host {
         if status == 200 { Ok(answer) } else { Err(answer["Err"].as_str().unwrap().to_owned()) }
     }
 
-    async fn make_network(&self) {
+    async fn make_network(&self) -> Result<Value, String> {
         self.call("IpamDriver.RequestPool", json!({ "AddressSpace": "rsnet-local", "Pool": SUBNET })).await.unwrap();
         let gateway =
             json!({ "PoolID": SUBNET, "Address": "10.50.0.1", "Options": { "RequestAddressType": "com.docker.network.gateway" } });
@@ -84,7 +96,12 @@ impl Host {
             "IPv4Data": [{ "AddressSpace": "rsnet-local", "Pool": SUBNET, "Gateway": "10.50.0.1/28" }],
             "IPv6Data": [],
         });
-        self.call("NetworkDriver.CreateNetwork", network).await.unwrap();
+        self.call("NetworkDriver.CreateNetwork", network).await
+    }
+
+    async fn remove_network(&self) {
+        self.call("NetworkDriver.DeleteNetwork", json!({ "NetworkID": NETWORK })).await.unwrap();
+        self.call("IpamDriver.ReleasePool", json!({ "PoolID": SUBNET })).await.unwrap();
     }
 
     /// What a container gets.
@@ -108,6 +125,17 @@ impl Host {
         view.networks[0].share.mine.blocks.iter().filter(|block| block.prefix_len() == 32).count()
     }
 
+    /// Its own address on the network.
+    fn home(&self) -> IpAddr {
+        self.cluster.views().borrow().networks[0].share.mine.homes[0]
+    }
+
+    /// Whether it leads to another host by an address of that one's own.
+    fn leads_by(&self, home: IpAddr) -> bool {
+        let by = |object: &Object| matches!(object, Object::Neighbour { address, .. } if *address == home);
+        self.kernel.objects().values().any(by)
+    }
+
     /// Addresses of its blocks that others have.
     fn lent(&self) -> usize {
         let view = self.cluster.views().borrow().clone();
@@ -116,13 +144,18 @@ impl Host {
     }
 }
 
-async fn three() -> (TempDir, Vec<Host>) {
+async fn some(names: &[&str]) -> (TempDir, Arc<Embedded>, Vec<Host>) {
     let disk = tempfile::tempdir().unwrap();
     let shared = Arc::new(Embedded::open(&disk.path().join("shared.redb")).unwrap());
     let mut hosts = Vec::new();
-    for name in HOSTS {
+    for name in names {
         hosts.push(Host::start(&shared, name).await);
     }
+    (disk, shared, hosts)
+}
+
+async fn three() -> (TempDir, Vec<Host>) {
+    let (disk, _, hosts) = some(&HOSTS).await;
     (disk, hosts)
 }
 
@@ -139,9 +172,9 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-async fn fill(host: &Host) -> BTreeSet<String> {
+async fn fill(host: &Host, room: usize) -> BTreeSet<String> {
     let mut taken = BTreeSet::new();
-    for _ in 0..ROOM {
+    for _ in 0..room {
         let address = host.take().await.unwrap();
         assert!(taken.insert(address.clone()), "{address} twice");
     }
@@ -152,7 +185,7 @@ async fn fill(host: &Host) -> BTreeSet<String> {
 async fn a_host_has_every_address_that_is_free_anywhere_and_gives_it_back() {
     let (_disk, hosts) = three().await;
     for host in [&hosts[0], &hosts[1], &hosts[0]] {
-        let taken = fill(host).await;
+        let taken = fill(host, ROOM).await;
         let error = host.take().await.unwrap_err();
         assert!(error.contains("none is free on this host, and no other lends one") && error.contains("c: has none free"), "{error}");
         assert!(host.borrowed() > 0);
@@ -187,7 +220,7 @@ async fn who_comes_while_a_network_is_made_is_reached_when_it_is() {
     });
     until("the first to take part", || !first.cluster.views().borrow().networks.is_empty()).await;
     let _second = Host::start(&shared, "b").await;
-    making.await.unwrap();
+    making.await.unwrap().unwrap();
     until("the first to lead packets to the second", || first.leads_on()).await;
 }
 
@@ -218,4 +251,47 @@ async fn a_host_that_does_not_answer_is_named() {
         }
     };
     assert!(error.contains("c: does not answer") && error.contains("b: has none free"), "{error}");
+}
+
+/// As many hosts as there are blocks, and two more: room for 16 less the subnet's own, its broadcast, the gateway and a home for each.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_for_which_there_is_no_block_takes_part_with_addresses_that_others_lend() {
+    let (_disk, shared, hosts) = some(&["a", "b", "c", "d"]).await;
+    let late = Host::start(&shared, "e").await;
+    let home = late.home();
+    assert_eq!(late.borrowed(), 1, "no block");
+    let mut taken = BTreeSet::new();
+    for _ in 0..8 {
+        assert!(taken.insert(late.take().await.unwrap()), "{taken:?}");
+    }
+    assert!(!taken.contains(&home.to_string()) && late.borrowed() == 9, "{home} {taken:?}");
+    late.take().await.unwrap_err();
+    let sixth = Host::alone(&shared, "f").await;
+    let refused = sixth.make_network().await.unwrap_err();
+    let said = [
+        "the network of 10.50.0.0/28: no block of it is free, and no other host lends an address: ",
+        "a: has none free",
+        "a larger subnet",
+    ];
+    assert!(said.iter().all(|said| refused.contains(said)), "{refused}");
+
+    let late = late.start_again(&shared, "e").await;
+    assert_eq!((late.home(), late.borrowed()), (home, 9));
+    until("all to lead to it", || hosts.iter().all(|host| host.leads_by(home))).await;
+    for address in &taken {
+        late.give(address).await;
+    }
+    let lent = || hosts.iter().map(Host::lent).sum::<usize>();
+    until("one to be lent", || (late.borrowed(), lent()) == (1, 1)).await;
+    assert!(late.home() == home && late.take().await.unwrap() != home.to_string());
+    sixth.remove_network().await;
+    sixth.make_network().await.unwrap();
+    until("both to know each other", || late.leads_by(sixth.home()) && sixth.leads_by(home)).await;
+
+    for host in [&late, &sixth] {
+        host.remove_network().await;
+    }
+    until("all to have their own again", || lent() == 0).await;
+    // there is one more home than with three hosts
+    fill(&hosts[0], ROOM - 1).await;
 }

@@ -79,11 +79,7 @@ impl Local {
     }
 
     pub(super) fn holder(&self, address: IpAddr) -> Option<&Member> {
-        self.network
-            .share
-            .as_ref()?
-            .others()
-            .find(|peer| peer.blocks.iter().any(|block| block.contains(&address)) || peer.homes.contains(&address))
+        self.network.share.as_ref()?.holder(address)
     }
 
     /// The host's own link on the segment of a macvlan network.

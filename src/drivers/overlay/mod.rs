@@ -201,11 +201,6 @@ impl Overlay {
         let wanted = host.or(self.spec.host_binding);
         self.held(endpoint).filter_map(|(_, to)| Some((host_side(wanted, to)?, to))).collect()
     }
-
-    /// Who has an address that is not this host's to give.
-    fn holder<'s>(&self, share: &'s Share, address: IpAddr) -> Option<&'s str> {
-        share.others().find(|member| member.has(address)).map(|peer| peer.host.as_str())
-    }
 }
 
 /// The VXLAN link of a network.
@@ -301,8 +296,8 @@ impl Mode for Overlay {
         let Some(share) = &self.share else { return Ok(()) };
         let mine = |address: &IpAddr| share.mine.has(*address) && !share.mine.homes.contains(address);
         let Some((_, address)) = self.sides(endpoint).find(|(_, address)| !mine(address)) else { return Ok(()) };
-        let holder = match self.holder(share, address) {
-            Some(host) => format!("belongs to host {host}"),
+        let holder = match share.holder(address) {
+            Some(peer) => format!("belongs to host {}", peer.host),
             None => "belongs to no host yet".to_owned(),
         };
         Err(format!(

@@ -113,6 +113,26 @@ fn a_peer_on_the_segment_is_reached_as_it_is_where_that_may_be() {
     assert_eq!(ways(&far(network(&[("transport", "auto")]))), 4 + 1);
 }
 
+/// One that found no block is at home at a single address, which lies in a block of another's.
+#[test]
+fn a_peer_without_a_block_is_reached_by_the_address_that_it_is_at_home_at() {
+    let lodger = member("h3", 3, &["10.50.0.130/32", "fd00:50::3:0/112", "10.50.3.7/32"]);
+    let share = share();
+    let network = Network { share: Some(Share { peers: [share.peers.clone(), vec![lodger.into()]].concat(), ..share }), ..network(&[]) };
+    let mode = open(&network).unwrap();
+    let plan: Vec<String> = mode.network().objects.values().map(|object| format!("{object:?}")).collect();
+    let row = |parts: &[&str]| plan.iter().any(|object| parts.iter().all(|part| object.contains(part)));
+    for (to, via) in [("10.50.0.130/32", "10.50.0.130"), ("10.50.3.7/32", "10.50.0.130"), ("10.50.0.128/26", "10.50.0.128")] {
+        assert!(row(&["Route", &format!("destination: {to}"), &format!("via: Some({via})")]), "{to}: {plan:#?}");
+    }
+    assert!(row(&["Neighbour", "10.50.0.130"]), "{plan:#?}");
+    let with = |address: &str| Endpoint { addresses: vec![address.parse().unwrap()], ..endpoint(Way::Engine) };
+    for (address, host) in [("10.50.0.130/16", "host h3"), ("10.50.0.131/16", "host h2")] {
+        let refusal = mode.check(&with(address)).unwrap_err();
+        assert!(refusal.contains(host), "{refusal}");
+    }
+}
+
 #[test]
 fn an_address_that_another_host_took_has_only_its_link_left() {
     let taken = |blocks: &[&str]| {
