@@ -158,7 +158,7 @@ pub trait Lender: Send + Sync {
     /// The same with any address of this host's blocks that is free, and which.
     async fn lend_any(&self, subnet: IpNet, to: &str) -> Result<IpAddr, String>;
 
-    /// The other host does not take it.
+    /// The other host does not take it, or gave it back before it was in [`Standing::kept`].
     async fn restore(&self, address: IpAddr);
 }
 
@@ -217,6 +217,8 @@ struct State {
     borrowing: BTreeMap<IpNet, Instant>,
     /// What was given meanwhile and is not held. It is told like what is, so that who gave it hears of it, and hears of its return.
     granted: BTreeMap<IpNet, Vec<IpNet>>,
+    /// What this host lent and was not heard to be in anybody's hands yet, and when the store is asked whether it is.
+    lent: BTreeMap<(IpNet, IpAddr), Instant>,
 }
 
 impl State {
@@ -239,6 +241,12 @@ impl State {
             |side: &Side| self.granted.get(&side.subnet).into_iter().flatten().filter(|net| !side.mine.contains(net)).copied().collect();
         let blocks = sides.iter().map(|side| (side.subnet, [side.mine.clone(), granted(side)].concat())).collect();
         Some(HostRecord { id: me.id.clone(), vtep, blocks, own, homes })
+    }
+
+    /// What is heard to be lent comes back when that is heard.
+    fn review_lent(&mut self) {
+        let roll = &self.roll;
+        self.lent.retain(|(subnet, address), _| roll.within(*subnet, blocks::single(*address)).next().is_none());
     }
 
     /// What follows for the hosts from what was heard of them, in whichever order.
@@ -325,6 +333,7 @@ impl Cluster {
         let mut state = self.state.lock();
         let result = change(&mut state);
         state.review_hosts();
+        state.review_lent();
         if !state.unsettled.is_empty() || state.unsettled_networks || state.unsettled_record {
             self.work.notify_one();
         }

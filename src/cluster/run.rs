@@ -192,6 +192,7 @@ impl Cluster {
             let _ = timeout(self.times.again, self.work.notified()).await;
             self.end_rebuilding();
             self.end_borrowing();
+            self.recall().await;
             let (subnets, record, networks) =
                 self.known(|state| (state.unsettled.clone(), state.unsettled_record, state.unsettled_networks));
             let mut done = !networks || self.settle_networks().await;

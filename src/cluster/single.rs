@@ -14,7 +14,7 @@ use super::error::Error;
 use super::record::{Ask, Owner, Records, ask_key, asked, block_key, decode, encode, tell_single};
 use super::side::Side;
 use super::view::heard_within;
-use super::{Cluster, Lender, blocks, contend};
+use super::{Cluster, Lender, State, blocks, contend};
 use crate::store::{Entry, Expect, Key, Op, StoreError};
 
 /// Between two looks for the answer.
@@ -268,11 +268,36 @@ impl Cluster {
         let record = encode(&Side::record(&ask.who, rand::random()));
         let give = Op::Put(block_key(ask.subnet, blocks::single(address)), record, Expect::Absent);
         let given = self.store.commit(vec![done, give, tell_single(ask.subnet)]).await;
-        // Of every other failure it is not known whether it is done: then the address stays lent until the next start.
-        if let Err(StoreError::Conflict { .. }) = &given {
-            lender.restore(address).await;
+        // Of every other failure it is not known whether it is done.
+        match &given {
+            Err(StoreError::Conflict { .. }) => lender.restore(address).await,
+            _ => self.expect_lent(ask.subnet, address),
         }
         given.map(drop)
+    }
+
+    /// Whoever has it tells so in the time that a call has, and this host hears of it.
+    fn expect_lent(&self, subnet: IpNet, address: IpAddr) {
+        self.change(|state| {
+            let heard = Instant::now() + self.times.limit + heard_within(&state.roll, &self.times);
+            state.lent.insert((subnet, address), heard)
+        });
+    }
+
+    /// What was lent and is in nobody's name has come back before this host heard that it was gone. Not while the store is made whole: it may
+    /// say so of what somebody has.
+    pub(super) async fn recall(&self) {
+        let is_due = |(_, at): &(&(IpNet, IpAddr), &Instant)| **at <= Instant::now();
+        let due = |state: &State| state.lent.iter().filter(is_due).map(|(lent, _)| *lent).collect::<Vec<_>>();
+        for (subnet, address) in self.known(|state| if state.roll.rebuilding.is_none() { due(state) } else { vec![] }) {
+            let found = self.store.get(&block_key(subnet, blocks::single(address))).await;
+            if !matches!(found, Ok(None)) {
+                let later = Instant::now() + self.times.limit;
+                self.change(|state| drop(state.lent.entry((subnet, address)).and_modify(|at| *at = later)));
+            } else if let (Some(_), Some(lender)) = (self.change(|state| state.lent.remove(&(subnet, address))), self.lender.get()) {
+                lender.restore(address).await;
+            }
+        }
     }
 
     /// The address that another host may have, kept for it.

@@ -447,6 +447,32 @@ async fn of_two_that_come_at_once_the_last_address_is_ones_home() {
     until("agreement", || agree(&[&a, host], small)).await;
 }
 
+/// Of a host that asks and is gone before anybody hears that it had the address.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lent_and_given_back_unheard_of_is_the_lenders_again() {
+    let (_dir, store) = embedded();
+    let quick = rsnet::cluster::Times { limit: Duration::from_secs(1), ..times() };
+    let a = Host::start_as(&store, "a", 1, "a", vec![], quick);
+    a.cluster.join(&wanted(&[BLUE])).await.unwrap();
+    let spare = a.mine().first().unwrap().hosts().nth(5).unwrap();
+    let owner = Arc::new(Owner { refuses: None, free: vec![spare].into(), lent: Default::default() });
+    a.cluster.lend_by(owner.clone());
+    let ask = format!(r#"{{"host":"z","id":"z","subnet":"{BLUE}","refused":null}}"#);
+    store.put(&Key::new("cluster/ask/a/10.50.0.0/z").unwrap(), ask.into(), Expect::Absent).await.unwrap();
+    let given = Key::new(format!("cluster/block/10.50.0.0-16/{spare}-32")).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while store.get(&given).await.unwrap().is_none() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(*owner.lent.lock().unwrap(), [(spare, "z".to_owned())]);
+    // it is z's for as long as the store says so, and no longer
+    tokio::time::sleep(3 * quick.limit).await;
+    assert_eq!(owner.lent.lock().unwrap().len(), 1);
+    store.commit(vec![Op::Delete(given, Expect::Any)]).await.unwrap();
+    until("it to be back", || when(owner.lent.lock().unwrap().is_empty())).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_starts_again_has_what_its_disk_says_and_gives_back_the_rest() {
     let (_dir, store) = embedded();
