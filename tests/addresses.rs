@@ -306,6 +306,7 @@ fn a_confined_pool_gives_from_its_blocks_only_and_says_when_they_run_short() {
     pool.confine(&blocks, &["10.50.0.32".parse().unwrap()]);
     assert_eq!(gateway.to_string(), "10.50.0.1");
     assert!(pool.covers("10.50.0.33".parse().unwrap()) && !pool.covers("10.50.0.36".parse().unwrap()));
+    assert_eq!(pool.release("10.50.0.32".parse().unwrap()), None, "nobody has it who could give it back");
     let mut given = Vec::new();
     while let Ok(record) = pool.allocate() {
         given.push((record.address.to_string(), pool.is_short()));

@@ -225,9 +225,9 @@ impl Pool {
         Ok(self.hold(at))
     }
 
-    /// Frees an address. `None`, and no change, when it was not held: releases may come twice.
+    /// Frees an address. `None`, and no change, when it was not held, for releases may come twice, or is kept.
     pub fn release(&mut self, address: IpAddr) -> Option<Record> {
-        let at = self.offset(address).ok().filter(|&at| self.is_held(at))?;
+        let at = self.offset(address).ok().filter(|at| self.is_held(*at) && !self.kept.contains(at))?;
         let number = self.next_number;
         self.held -= 1;
         self.held_within -= u128::from(self.is_in_window(at));
