@@ -89,6 +89,7 @@ on_every_engine! {
     overlay::kills_and_reboots_of_a_host_lose_no_network,
     overlay::what_is_deleted_or_altered_of_an_overlay_is_back_within_a_second,
     overlay::a_host_that_will_not_come_back_is_forgotten,
+    overlay::a_host_for_which_there_is_no_block_takes_part_all_the_same,
     overlay::what_hosts_do_not_agree_on_is_refused_with_both_sides,
     overlay::addresses_are_those_of_the_host_unless_a_user_names_one,
     overlay::dockers_own_ipam_is_refused_with_a_word,

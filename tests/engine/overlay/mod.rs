@@ -3,6 +3,7 @@
 mod builds;
 mod faults;
 mod first;
+mod lodge;
 mod names;
 mod outage;
 mod partition;
@@ -27,6 +28,7 @@ use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_un
 use crate::traffic::{Place, addresses, run};
 pub use faults::*;
 pub use first::*;
+pub use lodge::*;
 pub use names::*;
 pub use outage::*;
 pub use partition::*;

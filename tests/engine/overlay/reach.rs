@@ -30,7 +30,7 @@ pub fn containers_on_three_hosts_reach_each_other(engine: Engine) {
 }
 
 /// The host's own address of a family on the network.
-fn home(cluster: &Cluster, n: usize, like: IpAddr) -> IpAddr {
+pub fn home(cluster: &Cluster, n: usize, like: IpAddr) -> IpAddr {
     let family = if like.is_ipv4() { "-4" } else { "-6" };
     let show = format!("ip {family} -o addr show scope global | awk '$2 ~ /^rsx-/ {{ sub(\"/.*\", \"\", $4); print $4 }}'");
     let shown = cluster.hosts[n].sh(&show);
