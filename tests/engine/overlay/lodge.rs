@@ -107,9 +107,10 @@ impl Net<'_> {
         late.docker("rm -f c5 d5 e5").ok();
         late.docker(&format!("network rm {}", self.name)).ok();
         wait_until("what was lent to be back", PATIENCE, || {
-            let keys =
-                self.cluster.consul.sh(&format!("kv get -keys -separator= rsnet/cluster/block/{}", self.subnet.replace('/', "-"))).stdout;
-            if keys.contains("-32") { Err(keys) } else { Ok(()) }
+            // what another host's container borrowed stays
+            let below = format!("rsnet/cluster/block/{}", self.subnet.replace('/', "-"));
+            let held = self.cluster.consul.sh(&format!("kv get -recurse {below}")).stdout;
+            if held.contains("\"host\":\"h5\"") { Err(held) } else { Ok(()) }
         });
         let room = 16 - 3 - 2 * LATE;
         for n in 0..room {
