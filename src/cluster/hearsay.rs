@@ -103,7 +103,7 @@ fn heed(state: &mut State, taken: &[Taken]) -> Vec<IpNet> {
             taken.iter().filter(|taken| counts(taken, side, roll, vouched)).map(|taken| (taken.block, taken.host.clone())).collect();
         let before = side.clone();
         lost.extend(gone.keys().copied());
-        side.give_up(gone);
+        side.lose(gone);
         tell_lost(&before, side);
     }
     lost
@@ -136,7 +136,7 @@ mod tests {
 
     fn known(id: &str, blocks: &[IpNet], version: u64) -> Known {
         let blocks = [(net(SUBNET), blocks.to_vec())].into();
-        Known { record: HostRecord { id: id.into(), vtep: [192, 0, 2, 1].into(), blocks, own: vec![] }.into(), version }
+        Known { record: HostRecord { id: id.into(), vtep: [192, 0, 2, 1].into(), blocks, own: vec![], homes: vec![] }.into(), version }
     }
 
     fn heard(records: &[(&str, Known)]) -> Roll {

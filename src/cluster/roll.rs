@@ -196,9 +196,9 @@ fn blocks(record: Option<&HostRecord>, subnet: IpNet) -> BTreeSet<IpNet> {
 }
 
 /// What a record says of a subnet.
-fn told_of<'a>(record: Option<&'a HostRecord>, subnet: &IpNet) -> Option<(&'a [IpNet], IpAddr, [&'a [IpAddr]; 2])> {
-    let record = record?;
-    Some((record.blocks.get(subnet)?, record.vtep, [&record.own, &record.homes]))
+fn told_of(record: Option<&HostRecord>, subnet: &IpNet) -> Option<impl PartialEq> {
+    let HostRecord { vtep, blocks, own, homes, .. } = record?;
+    Some((blocks.get(subnet)?, vtep, own, homes))
 }
 
 #[cfg(test)]

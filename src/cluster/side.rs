@@ -66,11 +66,11 @@ impl Side {
 
     /// Takes over what the store says: what others took is lost.
     pub fn hear(&mut self, me: &Owner, records: &Records) {
-        self.give_up(self.taken(me, records).collect());
+        self.lose(self.taken(me, records).collect());
     }
 
     /// What others took, and who.
-    pub fn give_up(&mut self, taken: BTreeMap<IpNet, String>) {
+    pub fn lose(&mut self, taken: BTreeMap<IpNet, String>) {
         self.mine.retain(|block| !taken.contains_key(block));
         self.lost.extend(taken);
         self.lodging = self.lodging.filter(|home| self.mine.contains(&blocks::single(*home)));

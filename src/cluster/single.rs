@@ -293,7 +293,9 @@ impl Cluster {
             let found = self.store.get(&block_key(subnet, blocks::single(address))).await;
             if !matches!(found, Ok(None)) {
                 let later = Instant::now() + self.times.limit;
-                self.change(|state| drop(state.lent.entry((subnet, address)).and_modify(|at| *at = later)));
+                self.change(|state| {
+                    state.lent.entry((subnet, address)).and_modify(|at| *at = later);
+                });
             } else if let (Some(_), Some(lender)) = (self.change(|state| state.lent.remove(&(subnet, address))), self.lender.get()) {
                 lender.restore(address).await;
             }
