@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
