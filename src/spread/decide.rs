@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::docker::{PoolSpec, Spec};
 use crate::drivers;
@@ -22,6 +23,9 @@ pub struct Record {
     /// Containers that kept it from being removed, on the host `by`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub used: Vec<String>,
+    /// What a newer release says of it beside.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, Value>,
 }
 
 /// `spread/NAME` on a host's own disk: which of its networks was as which record said.

@@ -200,7 +200,9 @@ impl Spread {
 
     async fn announce(&self, known: &Known, here: &Here, birth: u64, used: Vec<String>) -> Result<(), Error> {
         let (name, expect) = (&known.name, Expect::found(known.record.as_ref().map(|(_, version)| *version)));
-        let record = Record { birth, by: self.host.clone(), at: now(), spec: here.spec.clone(), used };
+        let same = known.record.iter().filter(|(record, _)| record.birth == birth);
+        let unknown = same.flat_map(|(record, _)| record.unknown.clone()).collect();
+        let record = Record { birth, by: self.host.clone(), at: now(), spec: here.spec.clone(), used, unknown };
         self.write(name, &record, expect).await?;
         info!(network = %name, "the other hosts are told to have this network");
         self.remember(name, birth, &here.id).await

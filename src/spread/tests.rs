@@ -148,6 +148,31 @@ async fn what_is_in_use_elsewhere_comes_back() {
     assert!(hosts.iter().all(|host| host.engine.has("blue").is_none()));
 }
 
+#[tokio::test]
+async fn what_a_newer_release_says_of_a_network_stays_for_as_long_as_that_is_the_same() {
+    let (_disk, store, hosts) = hosts(&["a", "b"]);
+    let key = Key::new("cluster/spread/blue").unwrap();
+    let colour = async || {
+        let record: serde_json::Value = serde_json::from_slice(&store.get(&key).await.unwrap().unwrap().value).unwrap();
+        (record["by"].as_str().unwrap().to_owned(), record.get("colour").cloned())
+    };
+    hosts[0].engine.make("blue", Some(spec("10.50.0.0/16")));
+    rest(&all(&hosts)).await;
+    let mut record: serde_json::Value = serde_json::from_slice(&store.get(&key).await.unwrap().unwrap().value).unwrap();
+    record["colour"] = "deep".into();
+    store.put(&key, serde_json::to_vec(&record).unwrap(), Expect::Any).await.unwrap();
+    hosts[1].engine.used.lock().insert("blue".to_owned());
+    hosts[0].engine.rm("blue");
+    rest(&all(&hosts)).await;
+    assert_eq!(colour().await, ("b".to_owned(), Some("deep".into())), "b keeps it");
+    hosts[1].engine.used.lock().clear();
+    hosts[0].engine.rm("blue");
+    rest(&all(&hosts)).await;
+    hosts[0].engine.make("blue", Some(spec("10.60.0.0/16")));
+    rest(&all(&hosts)).await;
+    assert_eq!(colour().await, ("a".to_owned(), None), "another of the same name");
+}
+
 /// Hosts that can be asked.
 struct Reached(Vec<Arc<Spread>>);
 
