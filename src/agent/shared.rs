@@ -246,12 +246,12 @@ impl Agent {
     }
 
     /// Addresses of containers here that are not this host's any more, by their network, as people know it, and by whose they are, where that is known.
-    pub fn disowned(&self) -> BTreeMap<(String, Option<String>), Vec<IpAddr>> {
-        let (view, state, mut disowned) = (self.view(), self.state.lock(), BTreeMap::<_, Vec<IpAddr>>::new());
+    pub fn disowned(&self) -> BTreeMap<(String, Option<String>), BTreeSet<IpAddr>> {
+        let (view, state, mut disowned) = (self.view(), self.state.lock(), BTreeMap::<_, BTreeSet<IpAddr>>::new());
         for (live, share) in state.networks.values().filter_map(|live| Some((live, live.network.share.as_ref()?))) {
             let addresses = live.endpoints.values().flat_map(|known| &known.endpoint.addresses).map(IpNet::addr);
             for address in addresses.filter(|address| !share.mine.has(*address)) {
-                disowned.entry((self.names.show(&live.network.id), owner(&view, share, address))).or_default().push(address);
+                disowned.entry((self.names.show(&live.network.id), owner(&view, share, address))).or_default().insert(address);
             }
         }
         disowned

@@ -131,7 +131,7 @@ impl Sources {
 
     fn see_disowned(&self) -> Vec<Disowned> {
         let disowned = self.agent.disowned().into_iter();
-        disowned.map(|((network, owner), addresses)| Disowned { network, addresses, owner }).collect()
+        disowned.map(|((network, owner), addresses)| Disowned { network, addresses: addresses.into_iter().collect(), owner }).collect()
     }
 
     /// Calls under way are stored before they are known.
