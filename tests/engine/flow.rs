@@ -1,5 +1,6 @@
 //! Questions and answers that go on while something else happens: a thousand a second, and every one that is not answered is counted.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -12,8 +13,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::lab::{Host, spawn_in};
 
-/// How long an answer may take. On a good day it takes 0.1 ms; none comes late by a second because a process was killed.
+/// How long an answer is waited for before the next question. On a good day it takes 0.1 ms.
 const LATE: Duration = Duration::from_secs(1);
+/// How late an answer may be: a machine that others share stands still for seconds. What was lost does not come later either.
+const LOST: Duration = Duration::from_secs(10);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// The network of a machine or of one of its containers.
@@ -66,8 +69,15 @@ impl Place {
             setsockopt(&socket, sockopt::RcvBuf, &(1 << 20)).expect("enlarge a buffer");
             socket.set_read_timeout(Some(LATE)).expect("set a timeout");
             // neighbours look for each other first, and make sure that their addresses are unique
-            assert!((0..10).any(|_| ask_once(&socket, target, u64::MAX)), "{target} never answers");
-            regularly(stop, |number| ask_once(&socket, target, number))
+            let mut late = BTreeSet::new();
+            assert!((0..10).any(|_| ask_once(&socket, target, u64::MAX, &mut late)), "{target} never answers");
+            let (asked, mut missing) = regularly(stop, |number| ask_once(&socket, target, number, &mut late));
+            let end = Instant::now() + LOST;
+            while missing.iter().any(|number| !late.contains(number)) && Instant::now() < end {
+                late.extend(hear(&socket));
+            }
+            missing.retain(|number| !late.contains(number));
+            (asked, missing)
         };
         Flow::start(self, what, job)
     }
@@ -86,8 +96,8 @@ impl Place {
 }
 
 fn connect(target: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&target, LATE)?;
-    stream.set_read_timeout(Some(LATE))?;
+    let stream = TcpStream::connect_timeout(&target, LOST)?;
+    stream.set_read_timeout(Some(LOST))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -97,18 +107,24 @@ fn say(stream: &mut TcpStream, number: u64) -> bool {
     stream.write_all(&number.to_be_bytes()).is_ok() && stream.read_exact(&mut answer).is_ok() && answer == number.to_be_bytes()
 }
 
-/// A late answer to an earlier question is not this one's.
-fn ask_once(socket: &UdpSocket, target: SocketAddr, number: u64) -> bool {
-    let mut answer = [0; 64];
+/// Whether it is answered soon. An answer to an earlier question is a late one.
+fn ask_once(socket: &UdpSocket, target: SocketAddr, number: u64, late: &mut BTreeSet<u64>) -> bool {
     if socket.send_to(&number.to_be_bytes(), target).is_err() {
         return false;
     }
-    while let Ok(length) = socket.recv(&mut answer) {
-        if answer[..length] == number.to_be_bytes() {
+    while let Some(answered) = hear(socket) {
+        if answered == number {
             return true;
         }
+        late.insert(answered);
     }
     false
+}
+
+/// Which question the next answer is to; none: there is none for a while.
+fn hear(socket: &UdpSocket) -> Option<u64> {
+    let mut answer = [0; 8];
+    socket.recv(&mut answer).ok().map(|_| u64::from_be_bytes(answer))
 }
 
 /// How often `question` was asked, and which were not answered.

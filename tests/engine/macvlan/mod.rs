@@ -189,8 +189,13 @@ pub fn a_stranger_who_answers_late_is_told_in_the_log(engine: Engine) {
     host.start_rsnet();
     create(&host, "");
     stranger.cut();
-    host.docker(&format!("run -d --stop-signal KILL --name one --network net --ip {} box sleep 10000", stranger.ipv4())).ok();
-    stranger.mend();
+    let run = format!("run -d --stop-signal KILL --name one --network net --ip {} box sleep 10000", stranger.ipv4());
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| host.docker(&run));
+        logs(&host, "a container joined");
+        stranger.mend();
+        running.join().expect("docker run ends").ok();
+    });
     // of whichever family
     logs(&host, "is in use on the segment of eth0 too, by MAC 02:72:73:");
 }
