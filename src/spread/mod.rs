@@ -200,7 +200,8 @@ impl Spread {
 
     async fn announce(&self, known: &Known, here: &Here, birth: u64, used: Vec<String>) -> Result<(), Error> {
         let (name, expect) = (&known.name, Expect::found(known.record.as_ref().map(|(_, version)| *version)));
-        let same = known.record.iter().filter(|(record, _)| record.birth == birth);
+        // one that comes back is another to those who have removed theirs, and the same to its users
+        let same = known.record.iter().filter(|(record, _)| record.birth == birth || !used.is_empty());
         let unknown = same.flat_map(|(record, _)| record.unknown.clone()).collect();
         let record = Record { birth, by: self.host.clone(), at: now(), spec: here.spec.clone(), used, unknown };
         self.write(name, &record, expect).await?;

@@ -158,7 +158,11 @@ pub fn a_host_that_only_consul_does_not_hear_uses_nothing_any_more_that_was_give
         if seen.stdout.contains("belong to host h2 now") { Ok(()) } else { Err(seen.to_string()) }
     });
     println!("{engine:?}: fenced {:.1?} after another host's container had the address", began.elapsed());
-    h1.sh("rsnet status; true").says(&format!("belong to host h2 now: {given}"));
+    // what is being mended comes first there
+    wait_until("the status to say so", PATIENCE, || {
+        let seen = h1.sh("rsnet status");
+        if seen.stdout.contains(&format!("belong to host h2 now: {given}")) { Ok(()) } else { Err(seen.to_string()) }
+    });
     let log = std::fs::read_to_string(h1.log("rsnet")).expect("read the log of rsnet");
     assert!(log.contains("belongs to host h2 now") && log.contains("host h2, which it answers, told"), "{log}");
     reaches_none(neighbour, &[udp(given, 7), icmp(given), udp(all[1][0], 7)]);
