@@ -301,7 +301,7 @@ fn heard<'v>(view: &'v View, agreement: &Agreement) -> Option<&'v Share> {
 fn owner(view: &View, share: &Share, address: IpAddr) -> Option<String> {
     let lost = view.networks.iter().flat_map(|standing| &standing.lost).find(|(block, _)| block.contains(&address));
     let told = lost.map(|(_, owner)| owner.clone()).filter(|owner| !owner.is_empty());
-    told.or_else(|| share.others().find(|member| member.has(address)).map(|member| member.host.clone()))
+    told.or_else(|| share.holder(address).map(|member| member.host.clone()))
 }
 
 /// Another host's user wants an address that is in a block of this one.

@@ -25,6 +25,11 @@ pub fn single(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
 
+/// Whether it is one address.
+pub fn is_one(net: IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
 /// Every block of this length in the range once, in an order of the host's own: a thousand that choose at once hardly meet, and a host that chooses
 /// anew chooses the same. The number of blocks is a power of two, so that an odd step comes by all of them.
 pub fn in_turn(range: IpNet, length: u8, host: &str) -> impl Iterator<Item = IpNet> + use<> {

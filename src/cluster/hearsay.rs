@@ -14,7 +14,7 @@ use super::record::Owner;
 use super::roll::{Known, Roll};
 use super::settle::tell_lost;
 use super::side::Side;
-use super::{Cluster, State};
+use super::{Cluster, State, blocks};
 
 /// What a host that is out of touch with the store holds: whose is it?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ fn taken(roll: &Roll, Inquiry { who, blocks }: &Inquiry) -> Vec<Taken> {
     for (host, known) in roll.hosts.iter().filter(|(host, known)| known.version > 0 && !of_who(host, known)) {
         for (subnet, asked) in blocks {
             for part in known.record.blocks.get(subnet).into_iter().flatten() {
-                let around = || asked.iter().find(|block| is_single(part) && block.contains(part) && heard(subnet, block) == 0);
+                let around = || asked.iter().find(|block| blocks::is_one(*part) && block.contains(part) && heard(subnet, block) == 0);
                 let Some(block) = asked.get(part).or_else(around) else { continue };
                 let taken = Taken { subnet: *subnet, block: *block, part: *part, host: host.clone(), version: known.version };
                 let best = newest.entry((*subnet, *block)).or_insert_with(|| taken.clone());
@@ -89,10 +89,6 @@ fn taken(roll: &Roll, Inquiry { who, blocks }: &Inquiry) -> Vec<Taken> {
 
 fn has(known: &Known, subnet: &IpNet, block: &IpNet) -> bool {
     known.record.blocks.get(subnet).is_some_and(|held| held.contains(block))
-}
-
-fn is_single(block: &IpNet) -> bool {
-    block.prefix_len() == block.max_prefix_len()
 }
 
 fn heed(state: &mut State, taken: &[Taken]) -> Vec<IpNet> {

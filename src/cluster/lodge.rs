@@ -8,7 +8,6 @@ use tracing::info;
 use super::error::Error;
 use super::record::{networks_key, unchanged};
 use super::side::Side;
-use super::single::Asking;
 use super::{Cluster, contend};
 use crate::store::Entry;
 
@@ -32,14 +31,7 @@ impl Cluster {
     }
 
     async fn borrow_home(&self, side: &Side) -> Result<IpAddr, Error> {
-        let mut asking = Asking::default();
-        loop {
-            if let Some(address) = self.granted(side).await? {
-                return Ok(address);
-            }
-            if !self.ask_more(side, &mut asking).await? {
-                return Err(Error::NoneToLodge { subnet: side.subnet, said: asking.said });
-            }
-        }
+        let lent = self.ask_around(side, || self.granted(side)).await?;
+        lent.map_err(|said| Error::NoneToLodge { subnet: side.subnet, said })
     }
 }

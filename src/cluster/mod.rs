@@ -172,6 +172,7 @@ pub struct Cluster {
     /// Whoever reads blocks in order to write them is alone in that.
     writes: tokio::sync::Mutex<()>,
     lease: tokio::sync::Mutex<Option<Lease>>,
+    /// Who reads the hosts' records is alone in that, too.
     read: tokio::sync::Mutex<run::Reading>,
     /// There is something to write.
     work: Notify,

@@ -12,7 +12,7 @@ use super::error::Error;
 use super::record::{HostRecord, Records, block_at, block_key, encode, subnet_at, tell_single};
 use super::side::{Side, Write};
 use super::text::list;
-use super::{Cluster, State, contend, unless_contended};
+use super::{Cluster, State, blocks, contend, unless_contended};
 use crate::store::{Expect, Op, PORTABLE_OPS, StoreError};
 
 const ACTION: &str = "write what this host holds";
@@ -218,7 +218,7 @@ impl Cluster {
 fn write_ops(subnet: IpNet, write: Write) -> Vec<Op> {
     match write {
         Write::Put(block, record, expect) => {
-            let single = (block.prefix_len() == block.max_prefix_len()).then(|| tell_single(subnet));
+            let single = blocks::is_one(block).then(|| tell_single(subnet));
             [Op::Put(block_key(subnet, block), encode(&record), expect)].into_iter().chain(single).collect()
         }
         Write::Delete(block, version) => vec![Op::Delete(block_key(subnet, block), Expect::Version(version))],

@@ -23,15 +23,6 @@ const LOOK: std::time::Duration = std::time::Duration::from_millis(100);
 /// So many hosts are asked at once.
 const ASKED: usize = 8;
 
-/// Who was asked for any address.
-#[derive(Default)]
-pub(super) struct Asking {
-    /// Who is still to be asked; none: nobody was yet.
-    owners: Option<Vec<String>>,
-    /// What each said.
-    pub said: Vec<(String, String)>,
-}
-
 /// What became of a try.
 enum Found {
     Ours,
@@ -149,30 +140,30 @@ impl Cluster {
 
     async fn borrow_now(&self, subnet: IpNet) -> Result<IpAddr, Error> {
         self.register().await?;
-        let (side, mut asking) = (self.known_side(subnet)?, Asking::default());
-        loop {
-            // More may have been given than was needed.
-            if let Some(address) = self.hold_granted(subnet).await? {
-                return Ok(address);
-            }
-            if !self.ask_more(&side, &mut asking).await? {
-                return Err(Error::NoneLent { subnet, said: asking.said });
-            }
-        }
+        let lent = self.ask_around(&self.known_side(subnet)?, || self.hold_granted(subnet)).await?;
+        lent.map_err(|said| Error::NoneLent { subnet, said })
     }
 
-    /// Asks some more of the hosts that have blocks for any address; false: there are no more.
-    pub(super) async fn ask_more(&self, side: &Side, asking: &mut Asking) -> Result<bool, Error> {
-        if asking.owners.is_none() {
-            asking.owners = Some(self.lenders(side).await?);
+    /// Asks the hosts that have blocks for any address, some at a time, until `take` finds what one of them gave. Or what each said.
+    pub(super) async fn ask_around<A>(&self, side: &Side, take: impl Fn() -> A) -> Result<Result<IpAddr, Vec<(String, String)>>, Error>
+    where
+        A: Future<Output = Result<Option<IpAddr>, Error>>,
+    {
+        // More may have been given than was needed.
+        if let Some(address) = take().await? {
+            return Ok(Ok(address));
         }
-        let owners = asking.owners.get_or_insert_default();
-        let some = owners.split_off(owners.len().saturating_sub(ASKED));
-        let refused = self.ask_all(side.subnet, side.subnet.network(), &some).await?;
-        let silent = some.iter().filter(|host| !refused.iter().any(|(other, _)| other == *host));
-        asking.said.extend(silent.map(|host| (host.clone(), "does not answer".to_owned())));
-        asking.said.extend(refused.iter().cloned());
-        Ok(!some.is_empty())
+        let mut said = Vec::new();
+        for some in self.lenders(side).await?.chunks(ASKED) {
+            let refused = self.ask_all(side.subnet, side.subnet.network(), some).await?;
+            if let Some(address) = take().await? {
+                return Ok(Ok(address));
+            }
+            let silent = some.iter().filter(|host| !refused.iter().any(|(other, _)| other == *host));
+            said.extend(silent.map(|host| (host.clone(), "does not answer".to_owned())).collect::<Vec<_>>());
+            said.extend(refused);
+        }
+        Ok(Err(said))
     }
 
     /// The other hosts that have blocks, in any order.
