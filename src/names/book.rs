@@ -53,7 +53,7 @@ pub struct Book {
 struct State {
     /// The largest number that was used.
     last: u64,
-    /// The number of what this host says of a network; none: it never said anything.
+    /// The number of what this host says of a network; none: this process never said anything.
     said: BTreeMap<IpNet, u64>,
     /// The networks that each other host has too.
     shared: BTreeMap<String, BTreeSet<IpNet>>,
@@ -75,7 +75,8 @@ impl Book {
         let mut news = state.shared != shared;
         state.shared = shared;
         for (network, containers) in here {
-            if self.directory.set_here(network, containers) {
+            // that nothing is there is news as well: an earlier process of this host may have said something else
+            if self.directory.set_here(network, containers) || !state.said.contains_key(&network) {
                 let number = state.next();
                 state.said.insert(network, number);
                 news = true;
@@ -234,6 +235,8 @@ mod tests {
         Tell(u8),
         /// An old message comes late.
         Late(usize),
+        /// a's process ends and the next one begins, with nothing that runs.
+        Reboot,
         /// b's process ends and the next one begins.
         Restart,
     }
@@ -243,6 +246,7 @@ mod tests {
             (0..4usize).prop_map(Step::Change),
             (0..3u8).prop_map(Step::Tell),
             (0..9usize).prop_map(Step::Late),
+            Just(Step::Reboot),
             Just(Step::Restart)
         ]
     }
@@ -251,7 +255,7 @@ mod tests {
         /// Whatever is lost, repeated or late: once messages arrive, b knows what a has.
         #[test]
         fn hosts_that_reach_each_other_end_up_with_the_same(steps in proptest::collection::vec(step(), 0..40)) {
-            let (a, mut b, mut taken, mut sent) = (host("b"), host("a"), Taken::new(), Vec::<Message>::new());
+            let (mut a, mut b, mut taken, mut sent) = (host("b"), host("a"), Taken::new(), Vec::<Message>::new());
             let mut there = Vec::new();
             for step in steps {
                 match step {
@@ -268,6 +272,7 @@ mod tests {
                     },
                     Step::Late(n) => if let Some(message) = sent.get(n) { b.answer("a", message.clone()); },
                     // connections end with the process
+                    Step::Reboot => (a, taken, there) = (host("b"), Taken::new(), Vec::new()),
                     Step::Restart => (b, sent) = (host("a"), Vec::new()),
                 }
             }
