@@ -11,7 +11,7 @@ const SOCKET: &str = "/run/docker/plugins/rsnet.sock";
 /// Megabytes. A debug build that has just started has about 20.
 const MOST: u64 = 150;
 /// How long the engine may wait for a call in the midst of an attack.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 fn connect(host: &Host) -> UnixStream {
     let stream = UnixStream::connect(host.path(SOCKET)).expect("the socket takes connections");
@@ -36,7 +36,7 @@ fn all_is_well(host: &Host) {
     host.docker("network create -d rsnet --ipam-driver rsnet net").ok();
     host.docker("run --rm --network net -p 8080:80 box true").ok();
     host.docker("network rm net").ok();
-    assert!(began.elapsed() < Duration::from_secs(10), "the engine needed {:?}", began.elapsed());
+    assert!(began.elapsed() < 3 * AT_ONCE, "the engine needed {:?}", began.elapsed());
     let size = megabytes(host);
     assert!(size < MOST, "rsnet has grown to {size} MB");
 }

@@ -96,7 +96,10 @@ pub fn a_mac_that_a_user_chose_is_one_host_s_of_a_lan(engine: Engine) {
     });
     // what is written survives a lost store, a killed rsnet, and the container's restart while Consul is down
     cluster.consul.sh("kv delete -recurse rsnet").ok();
-    wait_until("the MAC to be written again", PATIENCE, || if index(&cluster).contains("77") { Ok(()) } else { Err(index(&cluster)) });
+    wait_until("the MAC to be written again, and h2 to be there again", PATIENCE, || {
+        let seen = index(&cluster) + &cluster.consul.sh("kv get -keys rsnet/cluster/alive/").stdout;
+        if seen.contains("77") && seen.contains("alive/h2") { Ok(()) } else { Err(seen) }
+    });
     cluster.hosts[0].kill_rsnet();
     cluster.start_rsnet(&cluster.hosts[0], "");
     cluster.consul.kill();
