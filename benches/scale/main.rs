@@ -27,7 +27,7 @@ pub struct Options {
     /// Networks that each of them takes part in, 1 to 16.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..=16))]
     networks: u8,
-    /// Consul servers: 1, in memory, or 3, on this machine's disk.
+    /// Consul servers: 1 or 3.
     #[arg(long, default_value_t = 1)]
     servers: u8,
     /// Real processes, each in a namespace; 0: none.

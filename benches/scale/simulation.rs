@@ -33,15 +33,15 @@ pub fn measure(options: &Options, report: &mut Report) {
     });
 }
 
-/// One server in memory or three on disk, whose leader or agent all hosts ask: in the field each asks an agent of its own.
+/// One server or three, whose leader or agent all hosts ask: in the field each asks an agent of its own. None with `-dev`, which has all
+/// answers indented for people.
 fn consul(count: u8) -> Vec<Server> {
     let mut settings = quick();
     settings["limits"] = serde_json::json!({ "http_max_conns_per_client": 19_000 });
-    if count == 1 {
-        return vec![Server::dev_with(&settings)];
-    }
-    let join = ["-server", "-bootstrap-expect=3", "-retry-join=127.0.0.1", "-retry-join=127.0.0.2", "-retry-interval=1s", "-data-dir=data"];
-    let servers: Vec<Server> = [1, 2, 3].map(|n| Server::start(n, &join, &settings)).into();
+    let others = ["-bootstrap-expect=3", "-retry-join=127.0.0.1", "-retry-join=127.0.0.2", "-retry-interval=1s"];
+    let arguments = if count == 1 { &["-bootstrap-expect=1"][..] } else { &others };
+    let arguments = [&["-server", "-data-dir=data"], arguments].concat();
+    let servers: Vec<Server> = (1..=count).map(|n| Server::start(n, &arguments, &settings)).collect();
     servers.iter().for_each(|server| drop(server.await_leader()));
     servers
 }

@@ -127,13 +127,13 @@ const TRIES: usize = 100;
 const LONGEST_PAUSE: usize = 32;
 
 impl Times {
-    /// How long one who hears that something changed waits before it reads what: who changed it has mostly more to change. A quarter of a second
+    /// How long one who hears that something changed waits before it reads what: who changed it has mostly more to change. Half a second
     /// where a thousand hosts read it, nothing where there are few.
     pub fn lull(&self, records: usize) -> Duration {
-        self.pause(records).saturating_sub(self.breath) / 32
+        self.pause(records).saturating_sub(self.breath) / 16
     }
 
-    /// How long hosts that change at the same time, where there are so many, are left to it before one reads what they changed.
+    /// How long, at least, hosts that change at the same time, where there are so many, are left to it before one reads what they changed.
     pub fn pause(&self, records: usize) -> Duration {
         let breaths = (1 + records / 64).min(LONGEST_PAUSE);
         self.breath * u32::try_from(breaths).unwrap_or(1)
@@ -172,8 +172,8 @@ pub struct Cluster {
     /// Whoever reads blocks in order to write them is alone in that.
     writes: tokio::sync::Mutex<()>,
     lease: tokio::sync::Mutex<Option<Lease>>,
-    /// Who reads the hosts' records is alone in that, too.
-    read: tokio::sync::Mutex<run::Reading>,
+    /// As of when the hosts' records were read last; none: all are to be read. Who reads them is alone in that, too.
+    read: tokio::sync::Mutex<Option<run::Shards>>,
     /// There is something to write.
     work: Notify,
     /// This host's own records are to be written again.

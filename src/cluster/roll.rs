@@ -166,20 +166,13 @@ impl Roll {
         let differs = |subnet: &&IpNet| told_of(before.as_deref(), subnet) != told_of(now.as_deref(), subnet);
         for subnet in subnets.filter(differs).copied().collect::<BTreeSet<_>>() {
             self.news.entry(subnet).or_default().insert(name.to_owned());
-            self.count(subnet, &blocks(before.as_deref(), subnet), &blocks(now.as_deref(), subnet));
+            self.count(subnet, blocks(before.as_deref(), subnet), blocks(now.as_deref(), subnet));
         }
     }
 
-    fn count(&mut self, subnet: IpNet, before: &BTreeSet<IpNet>, now: &BTreeSet<IpNet>) {
+    fn count(&mut self, subnet: IpNet, before: &[IpNet], now: &[IpNet]) {
         let holders = self.holders.entry(subnet).or_default();
-        for block in now.difference(before) {
-            let count = holders.entry(*block).or_default();
-            *count += 1;
-            if *count > 1 {
-                self.doubled.insert((subnet, *block));
-            }
-        }
-        for block in before.difference(now) {
+        for block in before {
             if let Entry::Occupied(mut count) = holders.entry(*block) {
                 *count.get_mut() -= 1;
                 if *count.get() == 0 {
@@ -187,11 +180,18 @@ impl Roll {
                 }
             }
         }
+        for block in now {
+            let count = holders.entry(*block).or_default();
+            *count += 1;
+            if *count > 1 {
+                self.doubled.insert((subnet, *block));
+            }
+        }
     }
 }
 
-fn blocks(record: Option<&HostRecord>, subnet: IpNet) -> BTreeSet<IpNet> {
-    record.and_then(|record| record.blocks.get(&subnet)).into_iter().flatten().copied().collect()
+fn blocks(record: Option<&HostRecord>, subnet: IpNet) -> &[IpNet] {
+    record.and_then(|record| record.blocks.get(&subnet)).map_or(&[], Vec::as_slice)
 }
 
 /// What a record says of a subnet.

@@ -24,15 +24,24 @@ impl Cluster {
         tasks.spawn(self.clone().keep_lease());
         tasks.spawn(self.clone().work());
         tasks.spawn(self.clone().sweep_now_and_then());
-        tasks.spawn(self.clone().follow_hosts());
+        tasks.spawn(self.clone().follow());
         tasks.spawn(self.clone().answer_asks());
-        tasks.spawn(self.clone().follow_alive());
         tasks.spawn(self.clone().follow_networks());
         while tasks.join_next().await.is_some() {}
     }
 
+    /// A host says first that it is there, and looks who else is: a thousand that come at once then know how many they are, and how often to
+    /// ask what is new.
+    async fn follow(self: Arc<Self>) {
+        if let Err(error) = self.within("register this host".to_owned(), self.register()).await {
+            debug!("{error}");
+        }
+        self.heard_alive(self.store.keys(&alive()).await);
+        tokio::join!(self.follow_alive(), self.follow_hosts());
+    }
+
     /// Hears that hosts' records changed, and reads those.
-    async fn follow_hosts(self: Arc<Self>) {
+    async fn follow_hosts(&self) {
         loop {
             if let Ok(mut wakes) = self.store.wakes(&changed()).await {
                 loop {
@@ -45,7 +54,7 @@ impl Cluster {
                             }
                             None => break,
                         },
-                        () = self.reread.notified() => self.read.lock().await.shards = None,
+                        () = self.reread.notified() => *self.read.lock().await = None,
                     }
                     self.catch_up().await;
                 }
@@ -67,25 +76,28 @@ impl Cluster {
         }
     }
 
-    /// What one host changes is read at once. Where many change at a time they are left to it first, see [`Times::pause`]: a thousand that come at
-    /// once would otherwise have each of them read what the others are only beginning to write. A store that many read, and that is slow to
-    /// answer, has more to do than that.
+    /// What one host changes is read at once, what many change at a time when they are done: a thousand that come at once would otherwise have
+    /// each of them read, again and again, what the others are only beginning to write, and the store no time for those.
     pub(super) async fn read_changes(&self) -> Result<(), StoreError> {
         let mut read = self.read.lock().await;
-        let mut now = self.shards().await?;
-        let many = read.shards.as_ref().is_some_and(|before| differing(before, &now).len() > FEW);
-        if many {
-            let pause = self.pause();
-            sleep((20 * read.took).clamp(pause, 4 * pause)).await;
-            now = self.shards().await?;
+        let now = self.calm(read.as_ref()).await?;
+        if read.as_ref() != Some(&now) {
+            self.read_hosts(read.as_ref(), &now).await?;
+            *read = Some(now);
         }
-        let began = Instant::now();
-        if read.shards.as_ref() != Some(&now) {
-            self.read_hosts(read.shards.as_ref(), &now).await?;
-            read.shards = Some(now);
-        }
-        read.took = if many { began.elapsed() } else { Duration::ZERO };
         Ok(())
+    }
+
+    /// The shards once no more than a few of them change from one look to the next, or did so for as long as is waited for that.
+    async fn calm(&self, read: Option<&Shards>) -> Result<Shards, StoreError> {
+        let mut now = self.shards().await?;
+        let mut before = read.unwrap_or(&now).clone();
+        let patience = Instant::now() + CALM * self.pause();
+        while differing(&before, &now).len() > FEW && Instant::now() < patience {
+            sleep(self.jitter(self.pause())).await;
+            before = std::mem::replace(&mut now, self.shards().await?);
+        }
+        Ok(now)
     }
 
     async fn shards(&self) -> Result<Shards, StoreError> {
@@ -113,7 +125,7 @@ impl Cluster {
 
     /// Who is there is large, and where hosts are many less urgent than what they have: it takes a lease's time anyway until one that died is
     /// seen to be gone, and one that comes says so by its record.
-    async fn follow_alive(self: Arc<Self>) {
+    async fn follow_alive(&self) {
         loop {
             if let Ok(mut wakes) = self.store.wakes(&alive()).await {
                 while let Some(woken) = wakes.next().await {
@@ -125,6 +137,7 @@ impl Cluster {
                     if !self.heard_alive(heard) {
                         break;
                     }
+                    sleep(self.times.breath).await;
                 }
             }
             sleep(self.jitter(3 * self.times.again)).await;
@@ -168,10 +181,9 @@ impl Cluster {
     /// Three times in a lease's time; at once when the store says that this host is not there.
     async fn keep_lease(self: Arc<Self>) {
         let mut again = false;
-        // The way out is looked for at the same time.
-        if self.known(|state| state.uplink.is_none()) {
-            let _ = timeout(self.times.again, self.enrol.notified()).await;
-        }
+        // The way out is looked for at the same time; where it is known, that is nothing to enrol again for.
+        let has_way = self.known(|state| state.uplink.is_some());
+        let _ = timeout(if has_way { Duration::ZERO } else { self.times.again }, self.enrol.notified()).await;
         loop {
             let renewed = self.within("renew this host's lease".to_owned(), self.renew(again)).await;
             let pause = if renewed.is_ok() { self.times.lease / 3 } else { self.jitter(self.times.again) };
@@ -252,20 +264,14 @@ impl Cluster {
     }
 }
 
-/// What was read of the hosts' records last.
-#[derive(Default)]
-pub(super) struct Reading {
-    /// None: all are to be read.
-    shards: Option<Shards>,
-    /// How long it took, if those of many were read.
-    took: Duration,
-}
-
 /// The shards of the hosts' records, each with the value that is another after each change.
-type Shards = BTreeMap<u64, Vec<u8>>;
+pub(super) type Shards = BTreeMap<u64, Vec<u8>>;
 
 /// So many changed shards are read one by one, and at once; of more all are, in one.
 const FEW: usize = 16;
+
+/// Pauses in which many may go on changing their records before these are read all the same.
+const CALM: u32 = 4;
 
 fn differing(before: &Shards, now: &Shards) -> BTreeSet<u64> {
     before.keys().chain(now.keys()).filter(|shard| before.get(*shard) != now.get(*shard)).cloned().collect()
