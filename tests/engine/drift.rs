@@ -22,7 +22,7 @@ fn answers(seen: crate::lab::Output) -> Result<(), String> {
 
 /// A request by HTTP; `port` as in `10.0.0.1:80`.
 fn ask(port: &str) -> String {
-    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -T2 - TCP:{port}")
+    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:{port}")
 }
 
 /// Runs `damage` and expects all as before within a second, and what it takes to look.

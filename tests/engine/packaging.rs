@@ -24,7 +24,7 @@ fn carries_a_network(host: &Host) {
     host.docker("network create -d rsnet --ipam-driver rsnet blue").ok();
     host.docker("run -d --name web --network blue -p 8080:80 box httpd -f -p 80").ok();
     host.docker("run --rm --network blue box ping -c 3 -W 5 web").ok();
-    let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -T2 - TCP:127.0.0.1:8080,connect-timeout=2";
+    let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:127.0.0.1:8080,connect-timeout=2";
     wait_until("an answer from the published port", PATIENCE, || {
         let seen = host.sh(ask);
         if seen.stdout.starts_with("HTTP/1.") { Ok(()) } else { Err(seen.to_string()) }

@@ -129,7 +129,7 @@ fn schedule(cluster: &Cluster, seed: u64) -> (Findings, Vec<Cut>, usize) {
 fn end_lease(cluster: &Cluster, host: &str) {
     let session = format!("{CONSUL} kv get -detailed rsnet/cluster/alive/{host} | sed -n 's/^Session *//p'");
     let request = "PUT /v1/session/destroy/%s HTTP/1.0\\r\\nContent-Length: 0\\r\\n\\r\\n";
-    cluster.consul.machine.sh(&format!("printf '{request}' $({session}) | socat -T2 - TCP:127.0.0.1:8500")).says("200 OK");
+    cluster.consul.machine.sh(&format!("printf '{request}' $({session}) | socat -t10 -T10 - TCP:127.0.0.1:8500")).says("200 OK");
 }
 
 /// A host renews its lease every 10 s, gives an answer 8 s, and asks others within 2 s.

@@ -113,7 +113,7 @@ pub fn large_transfers_pass_whatever_the_underlays_mtu(engine: Engine) {
 
 /// Asks for a web page.
 fn page(host: IpAddr, port: u16) -> String {
-    format!("printf \"GET / HTTP/1.0\\r\\n\\r\\n\" | socat -T2 - TCP:{host}:{port},connect-timeout=2")
+    format!("printf \"GET / HTTP/1.0\\r\\n\\r\\n\" | socat -t10 -T10 - TCP:{host}:{port},connect-timeout=2")
 }
 
 pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
