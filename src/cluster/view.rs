@@ -105,7 +105,7 @@ impl Network {
     }
 }
 
-/// So long after something was written all hosts that can be reached have acted on it.
+/// So long after something was written all hosts that can be reached have acted on it, unless many change at that time.
 pub fn heard_within(roll: &Roll, times: &Times) -> Duration {
     times.lull(roll.size()) + times.pause(roll.size()) + times.breath
 }

@@ -564,7 +564,11 @@ async fn a_thousand_ports_are_held_and_released() {
         let wanted = host_port(at, range, protocol);
         let ip: IpAddr = at.parse().unwrap();
         assert!(host.kernel.is_free(protocol, ip, range).await);
+        let start = Instant::now();
         host.put(&wanted).await;
+        let took = start.elapsed();
+        println!("{took:?}");
+        assert!(took < Duration::from_millis(100), "{took:?}");
         host.put(&wanted).await;
         assert!(!host.kernel.is_free(protocol, ip, PortRange::one(20999)).await);
         assert_eq!(host.observed(&wanted).await.as_ref(), Some(&wanted));
@@ -635,7 +639,7 @@ async fn what_a_plan_made_can_be_taken_down_backwards() {
     assert_eq!(fingerprint(), before);
 }
 
-/// Not a bound to be proud of but one that tells a grace period of the kernel (15 ms) that crept in: then even the fastest has it.
+/// Not a bound to be proud of but one that tells a grace period of the kernel (15 ms) that crept in.
 #[tokio::test]
 async fn making_an_attachment_waits_for_no_grace_period() {
     let host = Host::new();
@@ -652,7 +656,7 @@ async fn making_an_attachment_waits_for_no_grace_period() {
     inside.sort();
     outside.sort();
     println!("in the sandbox {:?}, on the host {:?} (medians of 20)", inside[10], outside[10]);
-    assert!(inside[0] < Duration::from_millis(10) && outside[0] < Duration::from_millis(10), "{inside:?} {outside:?}");
+    assert!(inside[10] < Duration::from_millis(10) && outside[10] < Duration::from_millis(10), "{inside:?} {outside:?}");
 }
 
 fn links() -> Vec<String> {

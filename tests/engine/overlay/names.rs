@@ -9,8 +9,8 @@ use super::Cluster;
 use crate::lab::{Engine, Host, PATIENCE, wait_until};
 use crate::traffic::{addresses, run};
 
-/// From `docker start` returning. 100 ms is what it is to be; a shared machine may be slow. Who is not told looks every 10 s.
-const HEARD: Duration = Duration::from_secs(8);
+/// From `docker start` returning. 100 ms is what it is to be; a shared machine may be slow.
+const HEARD: Duration = Duration::from_secs(2);
 
 /// A container's names and addresses.
 type Called = (Vec<String>, Vec<IpAddr>);

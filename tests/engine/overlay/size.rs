@@ -8,8 +8,6 @@ pub struct Size {
     pub starts: usize,
     /// Seconds without Consul, and the containers started meanwhile.
     pub without_consul: (u64, usize),
-    /// Seconds from the store's return until all know what happens. Whoever sleeps through that needs 30 and more; a shared machine may be slow.
-    pub in_step: u64,
     /// Seconds with a slow Consul.
     pub slow: u64,
     /// Schedules of cuts, each with a seed of its own.
@@ -18,8 +16,8 @@ pub struct Size {
     pub hosts: usize,
 }
 
-const ORDINARY: Size = Size { reuses: 50, starts: 30, without_consul: (15, 10), in_step: 20, slow: 8, schedules: 2, hosts: 4 };
-const FULL: Size = Size { reuses: 2000, starts: 1000, without_consul: (300, 100), in_step: 5, slow: 90, schedules: 30, hosts: 8 };
+const ORDINARY: Size = Size { reuses: 50, starts: 30, without_consul: (15, 10), slow: 8, schedules: 2, hosts: 4 };
+const FULL: Size = Size { reuses: 2000, starts: 1000, without_consul: (300, 100), slow: 90, schedules: 30, hosts: 8 };
 
 pub fn size() -> &'static Size {
     match std::env::var("SOAK").as_deref() {
