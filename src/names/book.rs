@@ -75,8 +75,7 @@ impl Book {
         let mut news = state.shared != shared;
         state.shared = shared;
         for (network, containers) in here {
-            // that nothing is there is news as well: an earlier process of this host may have said something else
-            if self.directory.set_here(network, containers) || !state.said.contains_key(&network) {
+            if self.directory.set_here(network, containers) {
                 let number = state.next();
                 state.said.insert(network, number);
                 news = true;

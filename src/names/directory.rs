@@ -154,11 +154,12 @@ impl Directory {
         inner.alive = alive;
     }
 
-    /// This host's containers on a network, all of them. Whether that is news.
+    /// This host's containers on a network, all of them. Whether that is news; the first time it is, also that there are none: an earlier process
+    /// may have said something else.
     pub fn set_here(&self, key: IpNet, named: Vec<Named>) -> bool {
         let mut inner = self.0.write();
         let page = Page::new(named, &inner.subnets(key));
-        let news = inner.here.get(&key).map_or(&[][..], |before| &before.all) != page.all;
+        let news = inner.here.get(&key).is_none_or(|before| before.all != page.all);
         inner.here.insert(key, page);
         news
     }
