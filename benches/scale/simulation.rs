@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use rsnet::cluster::{Cluster, Identity, Times, Uplink, View, Wanted};
-use rsnet::model::Member;
+use rsnet::model::{Member, Roster};
 use rsnet::store::Consul;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -201,13 +201,11 @@ impl Host {
 
     fn peer(&self, network: usize, name: &str, is: impl Fn(&Member) -> bool) -> bool {
         let view = self.view();
-        let peers = &view.networks[network].share.peers;
-        peers.binary_search_by(|peer| peer.host.as_str().cmp(name)).is_ok_and(|at| is(&peers[at]))
+        view.networks[network].share.peers.get(name).is_some_and(is)
     }
 
     fn sees_dead(&self, name: &str) -> bool {
-        let view = self.view();
-        view.hosts.binary_search_by(|host| host.name.as_str().cmp(name)).is_ok_and(|at| !view.hosts[at].alive)
+        self.view().hosts.get(name).is_some_and(|host| !host.alive)
     }
 }
 
@@ -219,16 +217,16 @@ async fn count_rows(cluster: Arc<Cluster>, rows: Arc<AtomicU64>) {
         let view = views.borrow_and_update().clone();
         let news = view.networks.iter().filter(|network| !before.networks.iter().any(|old| Arc::ptr_eq(old, network)));
         for network in news {
-            let old = before.of(network.subnets[0]).map_or(&[][..], |old| &old.share.peers);
-            rows.fetch_add(differing(&network.share.peers, old), Ordering::Relaxed);
+            let old = before.of(network.subnets[0]).map(|old| old.share.peers.clone()).unwrap_or_default();
+            rows.fetch_add(differing(&network.share.peers, &old), Ordering::Relaxed);
         }
         before = view;
     }
 }
 
 /// Both in the order of their names.
-fn differing(peers: &[Arc<Member>], before: &[Arc<Member>]) -> u64 {
-    let (mut now, mut old, mut rows) = (peers.iter().peekable(), before.iter().peekable(), 0);
+fn differing(peers: &Roster<Member>, before: &Roster<Member>) -> u64 {
+    let (mut now, mut old, mut rows) = (peers.shared().peekable(), before.shared().peekable(), 0);
     loop {
         let order = match (now.peek(), old.peek()) {
             (None, None) => return rows,

@@ -90,10 +90,9 @@ impl Agent {
             return vec![Holder { host, alive: true, own: Vec::new(), blocks: subnets.to_vec(), in_use: Some(in_use) }];
         };
         let view = self.view();
-        let is_alive = |name: &str| view.hosts.iter().any(|host| host.name == name && host.alive);
         let of = |member: &Member, in_use: Option<usize>| Holder {
             host: member.host.clone(),
-            alive: in_use.is_some() || is_alive(&member.host),
+            alive: in_use.is_some() || view.is_alive(&member.host),
             own: member.homes.clone(),
             blocks: member.blocks.clone(),
             in_use,

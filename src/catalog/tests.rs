@@ -58,7 +58,7 @@ fn hosts_that_are_dead_or_forgotten_for_a_while_are_gone_and_others_are_not() {
             alive: *alive,
             gone_since: None,
         };
-        View { hosts: Arc::new(hosts.iter().map(host).collect()), ..View::default() }
+        View { hosts: hosts.iter().map(host).collect(), ..View::default() }
     };
     let (mut memory, start) = (Memory::default(), Instant::now());
     let mut gone = |hosts: &[(&str, bool)], seconds| memory.gone(&view(hosts), "h1", start + Duration::from_secs(seconds));

@@ -37,7 +37,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::model::{Agreement, Mac, Member, OnLink, Segment, Share};
+use crate::model::{Agreement, Mac, Member, OnLink, Roster, Segment, Share};
 use crate::store::{Entry, Lease, Leases, StoreError};
 
 pub use error::Error;
@@ -45,7 +45,7 @@ pub use hearsay::{Inquiry, Taken};
 pub use view::{Host, Standing, View};
 
 use record::{HostRecord, Owner};
-use roll::{Known, Roll};
+use roll::Roll;
 use side::Side;
 use view::{Network, Told};
 
@@ -195,7 +195,7 @@ struct State {
     told: Vec<Told>,
     roll: Roll,
     /// The same for people.
-    hosts: Arc<Vec<Host>>,
+    hosts: Roster<Host>,
     /// The version of this host's own record as it last wrote or read it.
     own: Option<u64>,
     /// The same of the last that said all that this host holds; none since its start.
@@ -252,14 +252,14 @@ impl State {
 
     /// What follows for the hosts from what was heard of them, in whichever order.
     fn review_hosts(&mut self) {
-        if self.roll.review() {
-            let host = |(name, known): (&String, &Known)| Host {
+        for name in self.roll.review() {
+            let host = self.roll.hosts.get(&name).map(|known| Host {
                 name: name.clone(),
                 vtep: known.record.vtep,
-                alive: self.roll.alive.contains(name),
-                gone_since: self.roll.gone.get(name).map(|(_, since)| *since),
-            };
-            self.hosts = Arc::new(self.roll.hosts.iter().map(host).collect());
+                alive: self.roll.alive.contains(&name),
+                gone_since: self.roll.gone.get(&name).map(|(_, since)| *since),
+            });
+            self.hosts.set(&name, host);
         }
     }
 }

@@ -49,8 +49,10 @@ pub struct Roll {
     /// Subnets and blocks that several say are theirs, or said so when the news was last asked for.
     doubled: BTreeSet<(IpNet, IpNet)>,
     news: News,
-    /// Hosts came, went or moved since the last review.
-    is_new: bool,
+    /// Hosts that the store says nothing of.
+    unsaid: BTreeSet<String>,
+    /// Hosts that came, went or moved since the last review.
+    moved: BTreeSet<String>,
 }
 
 impl Roll {
@@ -66,6 +68,7 @@ impl Roll {
     /// What this host's disk has of another, until the store says what is.
     pub fn remember(&mut self, name: &str, record: HostRecord) {
         let before = self.hosts.insert(name.to_owned(), Known { record: record.into(), version: 0 });
+        self.unsaid.insert(name.to_owned());
         self.touch(before, name);
     }
 
@@ -73,17 +76,21 @@ impl Roll {
     /// is heard again who is.
     pub fn hear(&mut self, in_scope: impl Fn(&str) -> bool, heard: BTreeMap<String, Known>) -> Vec<String> {
         let were_heard = std::mem::replace(&mut self.is_heard, true);
-        for (_, known) in self.hosts.iter_mut().filter(|(name, _)| in_scope(name) && !heard.contains_key(*name)) {
-            self.is_new |= std::mem::take(&mut known.version) > 0;
+        for (name, known) in self.hosts.iter_mut().filter(|(name, _)| in_scope(name) && !heard.contains_key(*name)) {
+            known.version = 0;
+            self.unsaid.insert(name.clone());
         }
         let mut differing = vec![];
         for (name, now) in heard {
             let (vtep, record) = (now.record.vtep, now.record.clone());
             let before = self.hosts.insert(name.clone(), now);
+            self.unsaid.remove(&name);
             if were_heard && before.is_none() {
                 self.alive.insert(name.clone());
             }
-            self.is_new |= before.as_ref().is_none_or(|before| before.version == 0 || before.record.vtep != vtep);
+            if before.as_ref().is_none_or(|before| before.version == 0 || before.record.vtep != vtep) {
+                self.moved.insert(name.clone());
+            }
             if before.as_ref().map(|before| &before.record) != Some(&record) {
                 self.touch(before, &name);
                 differing.push(name);
@@ -94,32 +101,34 @@ impl Roll {
 
     /// Who is there; none: the store does not say. What is counted are times in which a host was seen dead throughout.
     pub fn hear_alive(&mut self, alive: Option<BTreeSet<String>>) {
-        (self.alive_is_heard, self.is_new) = (alive.is_some(), true);
-        self.alive = alive.unwrap_or_else(|| std::mem::take(&mut self.alive));
+        if std::mem::replace(&mut self.alive_is_heard, alive.is_some()) != alive.is_some() {
+            self.moved.extend(self.hosts.keys().cloned());
+        }
+        if let Some(alive) = alive {
+            self.moved.extend(self.alive.symmetric_difference(&alive).cloned());
+            self.alive = alive;
+        }
     }
 
     /// What follows from all that was heard, in whichever order. A store that does not say what this host wrote has lost what the others
-    /// wrote as well, or said it before: then nobody is dropped. Whether there was anything to review.
-    pub fn review(&mut self) -> bool {
-        if !std::mem::take(&mut self.is_new) {
-            return false;
-        }
+    /// wrote as well, or said it before: then nobody is dropped. Whom that concerns.
+    pub fn review(&mut self) -> BTreeSet<String> {
         if self.rebuilding.is_none() && self.hosts.get(&self.me).is_some_and(|known| known.version > 0) {
-            let forgotten: Vec<String> = self.hosts.iter().filter(|(_, known)| known.version == 0).map(|(name, _)| name.clone()).collect();
-            for name in forgotten {
+            for name in std::mem::take(&mut self.unsaid) {
                 let before = self.hosts.remove(&name);
                 self.touch(before, &name);
+                self.moved.insert(name);
             }
         }
-        let (now, before) = ((Instant::now(), SystemTime::now()), std::mem::take(&mut self.gone));
-        let gone = self.hosts.keys().filter(|name| self.alive_is_heard && !self.alive.contains(*name));
-        self.gone = gone.map(|name| (name.clone(), before.get(name).copied().unwrap_or(now))).collect();
-        true
-    }
-
-    /// Until when what the store lost still counts; none: all that it does not say is dropped.
-    pub fn rebuild(&mut self, until: Option<Instant>) {
-        (self.rebuilding, self.is_new) = (until, true);
+        let now = (Instant::now(), SystemTime::now());
+        for name in &self.moved {
+            if self.alive_is_heard && self.hosts.contains_key(name) && !self.alive.contains(name) {
+                self.gone.entry(name.clone()).or_insert(now);
+            } else {
+                self.gone.remove(name);
+            }
+        }
+        std::mem::take(&mut self.moved)
     }
 
     /// Who may have something else of a subnet than when this was asked last.
@@ -231,10 +240,10 @@ mod tests {
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2], 2), ("b", &[3], 3)]));
         roll.hear(|_| true, said(&[]));
         assert_eq!(hosts(&mut roll), ["a", "b", "me"], "it may also be older than this host's record");
-        roll.rebuild(Some(Instant::now()));
+        roll.rebuilding = Some(Instant::now());
         roll.hear(|_| true, said(&[("me", &[1], 4), ("a", &[2], 5)]));
         assert_eq!(hosts(&mut roll), ["a", "b", "me"]);
-        roll.rebuild(None);
+        roll.rebuilding = None;
         assert_eq!(hosts(&mut roll), ["a", "me"]);
     }
 
@@ -261,7 +270,7 @@ mod tests {
         roll.hear(|name| name == "b", said(&[("b", &[4, 3], 9)]));
         assert_eq!((news(&mut roll), theirs(&roll)), (vec!["a".to_owned(), "b".to_owned()], [false, true]));
         // what the store has lost is older than all that it has
-        roll.rebuild(Some(Instant::now()));
+        roll.rebuilding = Some(Instant::now());
         roll.hear(|_| true, said(&[("me", &[1], 1), ("a", &[2, 3], 2)]));
         assert_eq!((news(&mut roll), theirs(&roll)), (vec!["a".to_owned(), "b".to_owned()], [true, false]));
         roll.hear(|name| name == "b", said(&[("b", &[4], 10)]));
@@ -291,6 +300,30 @@ mod tests {
             }
             names.iter().for_each(|name| read(&mut roll, &store, name));
             prop_assert_eq!(&roll.hosts, &store);
+        }
+
+        /// What people see of hosts is only looked at again of those whom a review names.
+        #[test]
+        fn a_review_names_all_of_whom_there_is_something_else_to_see(acts in prop::collection::vec((any::<bool>(), 0u8..16, 0u8..2), 1..40)) {
+            let names = ["a", "b", "c", "me"];
+            let subset = |bits: u8| names.into_iter().enumerate().filter(move |(at, _)| bits & 1 << at != 0).map(|(_, name)| name.to_owned());
+            let (mut roll, mut seen) = (Roll::new("me"), BTreeMap::new());
+            for (version, (of_hosts, bits, more)) in (1u64..).zip(acts) {
+                let known = |name| (name, known(&[more], version));
+                match of_hosts {
+                    true => drop(roll.hear(|_| true, subset(bits).map(known).collect())),
+                    false => roll.hear_alive((more > 0).then(|| subset(bits).collect())),
+                }
+                let look = |roll: &Roll, name: &String| roll.hosts.get(name).map(|known| (known.record.vtep, roll.alive.contains(name), roll.gone.contains_key(name)));
+                for name in roll.review() {
+                    seen.insert(name.clone(), look(&roll, &name));
+                }
+                for name in names.map(str::to_owned) {
+                    let now = look(&roll, &name);
+                    prop_assert_eq!(seen.get(&name).copied().flatten(), now);
+                    prop_assert_eq!(now.is_some_and(|(_, _, gone)| gone), roll.alive_is_heard && now.is_some_and(|(_, alive, _)| !alive));
+                }
+            }
         }
     }
 }

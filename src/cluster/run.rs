@@ -115,7 +115,7 @@ impl Cluster {
         let hear = |state: &mut State| {
             let is_over = state.roll.rebuilding.is_some_and(|until| until <= Instant::now());
             if is_over && changed.is_none() {
-                state.roll.rebuild(None);
+                state.roll.rebuilding = None;
             }
             self.hear_hosts(state, in_scope, &entries);
         };

@@ -44,7 +44,7 @@ impl Cluster {
                 state.unsettled_record = true;
                 // The others could not write either.
                 if state.roll.rebuilding.is_some() {
-                    state.roll.rebuild(Some(Instant::now() + self.times.rebuild));
+                    state.roll.rebuilding = Some(Instant::now() + self.times.rebuild);
                 }
             });
         }
@@ -107,7 +107,7 @@ impl Cluster {
         let found = found.filter(|found| found.id == self.me.id);
         if found.is_none() && state.sides().any(Side::is_told) {
             info!("the store lost its record of this host: it is written again, and what was heard of others before counts meanwhile");
-            state.roll.rebuild(Some(Instant::now() + self.times.rebuild));
+            state.roll.rebuilding = Some(Instant::now() + self.times.rebuild);
         }
         let wanted = state.record(&self.me, &[]);
         let differs = |side: &&Side| {

@@ -13,15 +13,15 @@ use super::record::Owner;
 use super::roll::{Known, News, Roll};
 use super::side::Side;
 use super::{Times, Uplink};
-use crate::model::{Mac, Member, Share};
+use crate::model::{Mac, Member, Named, Roster, Share};
 
 /// The networks of this host and the hosts that there are, as last heard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
     /// Shared between views for as long as nothing changes: there are many hosts, and what is said of one network is large.
     pub networks: Vec<Arc<Standing>>,
-    /// By name; this host among them.
-    pub hosts: Arc<Vec<Host>>,
+    /// This host among them.
+    pub hosts: Roster<Host>,
     /// Whether the store answered last time. What is told here stays as it was while it does not.
     pub in_touch: bool,
     /// This host's own outer address; none: not known yet.
@@ -29,6 +29,11 @@ pub struct View {
 }
 
 impl View {
+    /// Whether a host renews its lease, as last heard.
+    pub fn is_alive(&self, host: &str) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.alive)
+    }
+
     /// The network that a subnet belongs to.
     pub fn of(&self, subnet: IpNet) -> Option<&Standing> {
         self.networks.iter().map(AsRef::as_ref).find(|network: &&Standing| network.subnets.contains(&subnet))
@@ -59,6 +64,12 @@ pub struct Host {
     pub gone_since: Option<SystemTime>,
 }
 
+impl Named for Host {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// A network of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -74,7 +85,7 @@ pub fn mac(host: &str, vni: u32) -> Mac {
 }
 
 impl Network {
-    fn standing(&self, me: &Owner, uplink: &Uplink, peers: Vec<Arc<Member>>, roll: &Roll, times: &Times) -> Standing {
+    fn standing(&self, me: &Owner, uplink: &Uplink, peers: Roster<Member>, roll: &Roll, times: &Times) -> Standing {
         let Uplink { vtep, mtu, on_link } = uplink.clone();
         let share = Share { vni: self.vni, mtu, on_link, mine: self.mine(me, vtep), peers };
         let lost = self.sides.iter().flat_map(|side| side.lost.clone()).collect();
@@ -89,7 +100,7 @@ impl Network {
     }
 
     /// One of the others, where its record says that it is; none: it has nothing of the network.
-    fn peer(&self, host: &str, known: &Known, roll: &Roll) -> Option<Arc<Member>> {
+    fn peer(&self, host: &str, known: &Known, roll: &Roll) -> Option<Member> {
         let (mut homes, mut blocks, mut is_there) = (vec![], vec![], false);
         for side in &self.sides {
             let Some(held) = known.record.blocks.get(&side.subnet) else { continue };
@@ -101,7 +112,7 @@ impl Network {
             is_there |= !theirs.is_empty() || side.own.is_some();
         }
         let (vtep, mac) = (known.record.vtep, mac(host, self.vni));
-        is_there.then(|| Member { host: host.to_owned(), vtep, mac, homes, blocks }.into())
+        is_there.then(|| Member { host: host.to_owned(), vtep, mac, homes, blocks })
     }
 }
 
@@ -139,9 +150,7 @@ impl Told {
         }
         let mut peers = self.standing.share.peers.clone();
         for host in hosts {
-            let at = peers.binary_search_by(|peer| peer.host.cmp(host));
-            let peer = roll.hosts.get(host).and_then(|known| self.network.peer(host, known, roll));
-            peers.splice(at.map_or_else(|at| at..at, |at| at..at + 1), peer);
+            peers.set(host, roll.hosts.get(host).and_then(|known| self.network.peer(host, known, roll)));
         }
         self.standing = self.network.standing(me, &self.uplink, peers, roll, times).into();
         self

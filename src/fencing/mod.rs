@@ -101,7 +101,7 @@ mod tests {
     fn view(hosts: &[(&str, bool)]) -> View {
         let host =
             |(name, alive): &(&str, bool)| Host { name: (*name).into(), vtep: [192, 0, 2, 1].into(), alive: *alive, gone_since: None };
-        View { hosts: Arc::new(hosts.iter().map(host).collect()), ..View::default() }
+        View { hosts: hosts.iter().map(host).collect(), ..View::default() }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod id;
 mod network;
 mod object;
 mod policy;
+mod roster;
 mod shared;
 mod sight;
 
@@ -19,5 +20,6 @@ pub use object::{
     SandboxName, StaticRoute, conf_path,
 };
 pub use policy::{Entry, Inbound, Zone};
+pub use roster::{Named, Roster};
 pub use shared::{Agreement, Member, OnLink, Segment, Share};
 pub use sight::{Answer, Dropped, Flow, LinkSight, NeighbourSight, NoWay, Probe, Question, Sight, Stage, Trace, Trail, WayOut};

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{IfName, Mac};
+use super::{IfName, Mac, Named, Roster};
 
 /// What the hosts of a network must agree on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,20 +41,20 @@ pub struct Share {
     #[serde(default)]
     pub on_link: Option<OnLink>,
     pub mine: Member,
-    /// The other hosts of the network, by name. What stays as it was of one is shared with what was heard before: there are many.
-    pub peers: Vec<Arc<Member>>,
+    /// The other hosts of the network.
+    pub peers: Roster<Member>,
 }
 
 impl Share {
     /// What it says of this host and its way out.
     pub fn here(&self) -> Share {
         let Share { vni, mtu, ref on_link, ref mine, .. } = *self;
-        Share { vni, mtu, on_link: on_link.clone(), mine: Member { blocks: vec![], ..mine.clone() }, peers: vec![] }
+        Share { vni, mtu, on_link: on_link.clone(), mine: Member { blocks: vec![], ..mine.clone() }, peers: Roster::default() }
     }
 
     /// The other hosts of the network.
     pub fn others(&self) -> impl Iterator<Item = &Member> {
-        self.peers.iter().map(AsRef::as_ref)
+        self.peers.iter()
     }
 
     /// Which other host has an address: what one has alone lies in a block of another, which lent it.
@@ -93,6 +92,12 @@ pub struct Member {
     /// The parts of the subnets whose addresses are its containers', in the order in which it got them; a single address, asked for by a user
     /// or borrowed, is one of full length.
     pub blocks: Vec<IpNet>,
+}
+
+impl Named for Member {
+    fn name(&self) -> &str {
+        &self.host
+    }
 }
 
 impl Member {

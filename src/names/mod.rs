@@ -149,7 +149,7 @@ impl Names {
 fn shared<'z>(view: &View, zones: impl Iterator<Item = &'z Zone>) -> BTreeMap<String, BTreeSet<IpNet>> {
     let mut shared = BTreeMap::<String, BTreeSet<IpNet>>::new();
     for key in zones.filter_map(Zone::key) {
-        for peer in view.of(key).into_iter().flat_map(|standing| &standing.share.peers) {
+        for peer in view.of(key).into_iter().flat_map(|standing| standing.share.others()) {
             shared.entry(peer.host.clone()).or_default().insert(key);
         }
     }

@@ -131,7 +131,7 @@ impl Peers {
     /// How questions ended so far. Of hosts that were never asked nothing is said.
     pub fn reach(&self) -> Reach {
         let (view, mut told) = (self.views.borrow().clone(), self.told.lock());
-        told.last.retain(|name, _| view.hosts.iter().any(|host| host.alive && host.name == *name));
+        told.last.retain(|name, _| view.is_alive(name));
         let reached = told.last.values().filter(|answered| **answered).count();
         Reach { answered: told.answered, failed: told.failed, reached, missed: told.last.len() - reached }
     }
@@ -170,7 +170,7 @@ impl Peers {
     /// Where a host is asked.
     fn find(&self, host: &str) -> Result<SocketAddr, Error> {
         let view = self.views.borrow();
-        let found = view.hosts.iter().find(|known| known.name == host);
+        let found = view.hosts.get(host);
         found.map(|found| SocketAddr::new(found.vtep, self.port)).ok_or_else(|| Error::Unknown { host: host.to_owned() })
     }
 

@@ -203,7 +203,7 @@ mod tests {
     /// What host a sees of itself and of b, both on this machine's loopback.
     fn view(a: &str, b: &str) -> Arc<View> {
         let host = |name: &str, vtep: &str| Host { name: name.to_owned(), vtep: vtep.parse().unwrap(), alive: true, gone_since: None };
-        Arc::new(View { hosts: vec![host("a", a), host("b", b)].into(), vtep: Some(a.parse().unwrap()), ..View::default() })
+        Arc::new(View { hosts: [host("a", a), host("b", b)].into_iter().collect(), vtep: Some(a.parse().unwrap()), ..View::default() })
     }
 
     fn store(directory: &tempfile::TempDir, name: &str) -> Arc<dyn Store> {

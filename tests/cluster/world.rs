@@ -228,7 +228,7 @@ pub fn agree(hosts: &[&Host], subnet: &str) -> Result<(), String> {
         if told != others {
             return Err(format!("{} says {told:?}, they say {others:?}", host.name));
         }
-        for peer in host.standing(subnet).share.peers {
+        for peer in host.standing(subnet).share.others() {
             let own = hosts.iter().find(|other| other.name == peer.host).unwrap().standing(subnet).share.mine;
             if peer.vtep != own.vtep || peer.mac != own.mac || peer.homes != own.homes {
                 return Err(format!("{} says {peer:?}, it says {own:?}", host.name));

@@ -25,7 +25,7 @@ struct World {
 fn view(hosts: &[(&str, bool)]) -> Arc<View> {
     let vtep = "192.0.2.1".parse().unwrap();
     let host = |(name, alive): &(&str, bool)| Host { name: (*name).to_owned(), vtep, alive: *alive, gone_since: None };
-    Arc::new(View { hosts: Arc::new(hosts.iter().map(host).collect()), vtep: Some(vtep), ..View::default() })
+    Arc::new(View { hosts: hosts.iter().map(host).collect(), vtep: Some(vtep), ..View::default() })
 }
 
 fn container(name: &str, address: &str, health: Option<Health>) -> Container {

@@ -126,7 +126,7 @@ impl Explainer {
             tunnel,
             needs: a.own.attachment().and_then(|attachment| attachment.mtu).unwrap_or_default() + around,
             sight: self.agent.kernel.sight(None, &question).await.map_err(|error| error.to_string()),
-            alive: self.agent.view().hosts.iter().any(|host| host.name == peer.host && host.alive),
+            alive: self.agent.view().is_alive(&peer.host),
         })
     }
 }

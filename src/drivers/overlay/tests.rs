@@ -19,7 +19,7 @@ fn member(host: &str, last: u8, blocks: &[&str]) -> Member {
 
 fn share() -> Share {
     let mine = member("h1", 1, &["10.50.0.64/26", "fd00:50::1:0/112"]);
-    let peers = vec![member("h2", 2, &["10.50.0.128/26", "fd00:50::2:0/112", "10.50.3.0/26", "10.50.0.9/32"]).into()];
+    let peers = [member("h2", 2, &["10.50.0.128/26", "fd00:50::2:0/112", "10.50.3.0/26", "10.50.0.9/32"])].into_iter().collect();
     let on_link = Some(OnLink { link: IfName::of("eth", "0"), subnet: "192.0.2.0/29".parse().unwrap() });
     Share { vni: 4097, mtu: 1500, on_link, mine, peers }
 }
@@ -117,8 +117,9 @@ fn a_peer_on_the_segment_is_reached_as_it_is_where_that_may_be() {
 #[test]
 fn a_peer_without_a_block_is_reached_by_the_address_that_it_is_at_home_at() {
     let lodger = member("h3", 3, &["10.50.0.130/32", "fd00:50::3:0/112", "10.50.3.7/32"]);
-    let share = share();
-    let network = Network { share: Some(Share { peers: [share.peers.clone(), vec![lodger.into()]].concat(), ..share }), ..network(&[]) };
+    let mut share = share();
+    share.peers.set("h3", Some(lodger));
+    let network = Network { share: Some(share), ..network(&[]) };
     let mode = open(&network).unwrap();
     let plan: Vec<String> = mode.network().objects.values().map(|object| format!("{object:?}")).collect();
     let row = |parts: &[&str]| plan.iter().any(|object| parts.iter().all(|part| object.contains(part)));
@@ -204,7 +205,7 @@ fn what_cannot_be_is_refused_by_name() {
 fn of_other_hosts_and_of_blocks_no_containers_plan_depends() {
     let (before, mut after) = (network(&[("transport", "auto")]), network(&[("transport", "auto")]));
     let share = after.share.as_mut().unwrap();
-    share.peers.push(member("h3", 3, &["10.50.4.0/26", "fd00:50::4:0/112"]).into());
+    share.peers.set("h3", Some(member("h3", 3, &["10.50.4.0/26", "fd00:50::4:0/112"])));
     share.mine.blocks.push("10.50.5.0/26".parse().unwrap());
     assert!(before.is_alike_here(&after) && before != after);
     let plan = |network: &Network| open(network).unwrap().endpoint(&endpoint(Way::Engine));
