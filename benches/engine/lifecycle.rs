@@ -51,6 +51,11 @@ fn network_of(way: Way) -> String {
 }
 
 impl Way {
+    /// It is no network that carries anything, but the least that a remote driver does.
+    pub fn is_floor(&self) -> bool {
+        self.driver.starts_with("floor-")
+    }
+
     /// A word for names.
     pub fn driver_and_way(&self) -> String {
         self.name.replace([' ', ':'], "-")

@@ -9,7 +9,7 @@ use crate::lab::{Engine, Host, HostSpec, Lab, PATIENCE, Process, wait_until};
 use crate::lifecycle::{container, remove, start};
 use crate::report::Report;
 use crate::traffic::figure;
-use crate::{MOVED, Way, goals, me};
+use crate::{MOVED, NOTHING, Way, goals, me};
 
 pub const DOCKER: Way = Way { name: "Docker overlay", driver: "overlay", options: "{}" };
 pub const ENGINE: Way =
@@ -25,8 +25,8 @@ pub const ROUTED: Way = Way {
 /// From host to host, without containers.
 const BARE: Way = Way { name: "bare segment", driver: "", options: "{}" };
 /// The first is what the others are compared with.
-const ALL: [Way; 5] = [DOCKER, ENGINE, DIRECT, BARE, MOVED];
-const WITH_ROUTED: [Way; 6] = [DOCKER, ENGINE, DIRECT, ROUTED, BARE, MOVED];
+const ALL: [Way; 6] = [DOCKER, ENGINE, DIRECT, BARE, NOTHING, MOVED];
+const WITH_ROUTED: [Way; 7] = [DOCKER, ENGINE, DIRECT, ROUTED, BARE, NOTHING, MOVED];
 
 /// `ROUTED=no` leaves `transport=direct` out.
 pub fn measure(quick: bool) {
@@ -41,7 +41,7 @@ pub fn measure(quick: bool) {
         host
     });
     swarm(&near, &far);
-    let _floor = near.spawn("moved", &format!("{} floor moved", me().display()));
+    let _floors = ["nothing", "moved"].map(|kind| near.spawn(kind, &format!("{} floor {kind}", me().display())));
     let ways: &'static [Way] = if std::env::var("ROUTED").is_ok_and(|routed| routed == "no") { &ALL } else { &WITH_ROUTED };
     let mut report = Report::new("Overlay", ways, goals::overlay);
     let pairs: Vec<Pair> = ways.iter().enumerate().map(|(at, way)| Pair::new(&near, &far, *way, at)).collect();
@@ -88,7 +88,7 @@ impl Pair {
             let processes = serve.iter().enumerate().map(|(at, command)| far.spawn(&format!("bare-{at}"), command)).collect();
             return Pair { way, network, client: None, server: far.ipv4(), guest, _processes: processes };
         }
-        if way.driver == MOVED.driver {
+        if way.is_floor() {
             return Pair { way, network, client: None, server: far.ipv4(), guest, _processes: vec![] };
         }
         let (server, client) = (run(far), run(near));
@@ -100,7 +100,7 @@ impl Pair {
     }
 
     fn round(&self, near: &Host, report: &mut Report) {
-        if self.way.driver != MOVED.driver {
+        if !self.way.is_floor() {
             self.traffic(near, report);
         }
         if !self.way.driver.is_empty() {

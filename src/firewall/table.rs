@@ -111,6 +111,7 @@ pub fn chains() -> Vec<Chain> {
         chain("framed", None, framed()),
         chain("walls", None, docker_links(Field::Oifname).map(|link| vec![link, verdict(Verdict::Drop)]).collect()),
         chain("raw", Some(("filter", PREROUTING, -300)), raw()),
+        chain("sent", Some(("filter", OUTPUT, -300)), vec![sent()]),
         chain("prerouting", Some(("nat", PREROUTING, -100)), prerouting()),
         chain("output", Some(("nat", OUTPUT, -100)), vec![vec![is_local(false), verdict(Verdict::Jump("publish"))]]),
         chain("forward", Some(("filter", FORWARD, 0)), forward()),
@@ -167,15 +168,23 @@ fn loopback() -> Vec<Rule> {
 
 /// What would come out of a tunnel: from its other hosts only, and never from a container, which would get the address of its host on the way
 /// out. Fragments are put together before; connection tracking, which this table uses, has the kernel do that. Tunnels of others on the
-/// same port have other numbers.
+/// same port have other numbers. Each way of a tunnel has a source port of its own choice, so that it is no answer to the other: to track it
+/// tells nothing.
 fn framed() -> Vec<Rule> {
-    let members = |f| vec![family(f), Set::Members(f).has(), verdict(Verdict::Return)];
+    let members = |f| vec![family(f), Set::Members(f).has(), untrack(), verdict(Verdict::Accept)];
     let of_containers = [Set::Segments.has(), from_port()].into_iter().chain(docker_links(Field::Iifname));
     of_containers
         .map(|from| vec![from, verdict(Verdict::Drop)])
         .chain(both(members))
         .chain([vec![is_local(false), verdict(Verdict::Drop)]])
         .collect()
+}
+
+/// What leaves by a tunnel. Over IPv6 it stays tracked: only so is a router's "packet too big" an answer to it, without which a filter
+/// that drops what answers nothing would have large packets lost. Over IPv4 routers may take it apart.
+fn sent() -> Rule {
+    let to_member = Set::Members(Family::V4).has_by(&[Field::Destination(Family::V4), Field::Port, Field::Vni]);
+    vec![is_udp(), family(Family::V4), to_member, untrack()]
 }
 
 /// What comes from a subnet and goes to it: by the link where its source is and no other; and untracked, but to or from the host, whose

@@ -92,6 +92,32 @@ async fn frames_come_out_of_a_tunnel_only_if_a_member_sent_them_over_ipv6() {
     only_members_are_heard(Family::V6).await;
 }
 
+/// Whether the kernel tracks what was sent from a UDP port.
+fn is_tracked(family: Family, port: u16) -> bool {
+    let family = if family == Family::V4 { "ipv4" } else { "ipv6" };
+    run(&format!("conntrack -L -f {family} -p udp --sport {port} 2>/dev/null")).contains("udp")
+}
+
+/// Both ways of a tunnel have source ports of their own: neither answers the other. Over IPv6 a router's "packet too big" answers what was sent.
+#[tokio::test]
+async fn what_a_tunnel_carries_is_tracked_only_where_a_router_may_answer_it() {
+    for over in FAMILIES {
+        let lab = host(over);
+        let peer = outer(over, 20);
+        let member = Entry::Member { vtep: peer, port: PORT, vni: OURS };
+        lab.firewall.converge(&BTreeSet::from([Entry::Tunnel { port: PORT, vni: OURS }, member])).await.unwrap();
+        let send = |from: SocketAddr, to: IpAddr, vni| {
+            UdpSocket::bind(from).unwrap().send_to(&frame(vni, 1, &[1]), (to, PORT)).unwrap();
+        };
+        let here: IpAddr = at(over, "host").parse().unwrap();
+        lab.world.within(|| [(7001, OURS), (7002, FOREIGN)].map(|(port, vni)| send((peer, port).into(), here, vni)));
+        [(7003, OURS), (7004, FOREIGN)].map(|(port, vni)| send((here, port).into(), peer, vni));
+        eventually("what is none of ours is tracked", || [7002, 7004].iter().all(|port| is_tracked(over, *port)).then_some(()));
+        assert!(!is_tracked(over, 7001), "{over}: what came");
+        assert_eq!(is_tracked(over, 7003), over == Family::V6, "{over}: what was sent");
+    }
+}
+
 /// The kernel puts fragments together before it takes a frame out: so it does before the table looks.
 #[tokio::test]
 async fn a_frame_in_fragments_is_no_way_past() {
