@@ -50,7 +50,10 @@ pub fn measure(quick: bool) {
         eprintln!("overlay: round {at} of {rounds}");
         // each begins in turn
         let (later, first) = pairs.split_at(at % pairs.len());
-        first.iter().chain(later).for_each(|pair| pair.round(&near, &mut report));
+        let in_turn = || first.iter().chain(later);
+        // not right after traffic, which not all have
+        in_turn().filter(|pair| !pair.way.driver.is_empty()).for_each(|pair| pair.life(&near, &mut report));
+        in_turn().filter(|pair| !pair.way.is_floor()).for_each(|pair| pair.traffic(&near, &mut report));
     }
 }
 
@@ -97,15 +100,6 @@ impl Pair {
         let name = |at| format!("{}-{at}", way.driver_and_way());
         let processes = serve.iter().enumerate().map(|(at, command)| far.spawn_in_container(&server, &name(at), command)).collect();
         Pair { way, network, client: Some(client), server: address, guest, _processes: processes }
-    }
-
-    fn round(&self, near: &Host, report: &mut Report) {
-        if !self.way.is_floor() {
-            self.traffic(near, report);
-        }
-        if !self.way.driver.is_empty() {
-            self.life(near, report);
-        }
     }
 
     fn inside(&self, near: &Host, script: &str) -> String {
