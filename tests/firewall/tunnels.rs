@@ -110,8 +110,8 @@ async fn what_a_tunnel_carries_is_tracked_only_where_a_router_may_answer_it() {
             UdpSocket::bind(from).unwrap().send_to(&frame(vni, 1, &[1]), (to, PORT)).unwrap();
         };
         let here: IpAddr = at(over, "host").parse().unwrap();
-        lab.world.within(|| [(7001, OURS), (7002, FOREIGN)].map(|(port, vni)| send((peer, port).into(), here, vni)));
-        [(7003, OURS), (7004, FOREIGN)].map(|(port, vni)| send((here, port).into(), peer, vni));
+        lab.world.within(|| [(7001, OURS), (7002, FOREIGN)].into_iter().for_each(|(port, vni)| send((peer, port).into(), here, vni)));
+        [(7003, OURS), (7004, FOREIGN)].into_iter().for_each(|(port, vni)| send((here, port).into(), peer, vni));
         eventually("what is none of ours is tracked", || [7002, 7004].iter().all(|port| is_tracked(over, *port)).then_some(()));
         assert!(!is_tracked(over, 7001), "{over}: what came");
         assert_eq!(is_tracked(over, 7003), over == Family::V6, "{over}: what was sent");
