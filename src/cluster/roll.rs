@@ -314,7 +314,10 @@ mod tests {
                     true => drop(roll.hear(|_| true, subset(bits).map(known).collect())),
                     false => roll.hear_alive((more > 0).then(|| subset(bits).collect())),
                 }
-                let look = |roll: &Roll, name: &String| roll.hosts.get(name).map(|known| (known.record.vtep, roll.alive.contains(name), roll.gone.contains_key(name)));
+                let look = |roll: &Roll, name: &String| {
+                    let known = roll.hosts.get(name)?;
+                    Some((known.record.vtep, roll.alive.contains(name), roll.gone.contains_key(name)))
+                };
                 for name in roll.review() {
                     seen.insert(name.clone(), look(&roll, &name));
                 }
