@@ -1,6 +1,6 @@
 //! The compose examples, with Compose itself: up, what Docker's own bridge would give, down.
 
-use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, asks, asks_for, wait_until};
 use std::path::Path;
 
 /// Where `scripts/compose` keeps Compose.
@@ -31,7 +31,7 @@ impl Scene {
     /// The station sends a line to a port, and what comes back begins so.
     #[track_caller]
     fn station_hears(&self, line: &str, port: &str, answer: &str) {
-        let ask = format!("printf '{line}\\r\\n\\r\\n' | socat -t10 -T10 - TCP:{port},connect-timeout=2");
+        let ask = asks(line, &format!("{port},connect-timeout=2"));
         wait_until(&format!("{answer:?} from {port}"), PATIENCE, || {
             let seen = self.station.sh(&ask);
             if seen.stdout.trim().ends_with(answer) { Ok(()) } else { Err(seen.to_string()) }
@@ -56,7 +56,7 @@ pub fn the_bridge_example_does_what_dockers_bridge_does(engine: Engine) {
     scene.compose("bridge", "up -d").ok();
 
     for address in [host.ipv4().to_string(), format!("[{}]", host.ipv6())] {
-        let ask = format!("printf 'GET /cgi-bin/rows HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:{address}:8080,connect-timeout=2");
+        let ask = asks_for("/cgi-bin/rows", &format!("{address}:8080"));
         wait_until(&format!("the database's rows from {address}"), PATIENCE, || {
             let seen = station.sh(&ask);
             if seen.stdout.ends_with("42 rows\n") { Ok(()) } else { Err(seen.to_string()) }
@@ -94,9 +94,9 @@ pub fn the_macvlan_example_is_reached_from_the_lan(engine: Engine) {
     let scene = Scene::new(engine);
     scene.compose("macvlan", "up -d").ok();
     for from in [&scene.station, &scene.host] {
-        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:10.77.0.200:80,connect-timeout=2";
+        let ask = asks_for("/", "10.77.0.200:80");
         wait_until(&format!("the page at {}", from.name), PATIENCE, || {
-            let seen = from.sh(ask);
+            let seen = from.sh(&ask);
             if seen.stdout.ends_with("hello\n") { Ok(()) } else { Err(seen.to_string()) }
         });
     }

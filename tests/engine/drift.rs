@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::lab::{Engine, Host, Lab, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, Lab, PATIENCE, asks, wait_until};
 use crate::standing::{bridge, difference, in_forward, inside, own, standing, veth};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ fn answers(seen: crate::lab::Output) -> Result<(), String> {
 
 /// A request by HTTP; `port` as in `10.0.0.1:80`.
 fn ask(port: &str) -> String {
-    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:{port}")
+    asks("GET / HTTP/1.0", port)
 }
 
 /// Runs `damage` and expects all as before within a second, and what it takes to look.

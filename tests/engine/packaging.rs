@@ -1,6 +1,6 @@
 //! packaging/: the systemd units, as far as they can be tried on a machine that systemd does not run, and the Debian package.
 
-use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_until};
+use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, asks_for, wait_until};
 use crate::plugin::lost;
 use nix::sys::signal::Signal;
 use std::path::Path;
@@ -24,9 +24,9 @@ fn carries_a_network(host: &Host) {
     host.docker("network create -d rsnet --ipam-driver rsnet blue").ok();
     host.docker("run -d --name web --network blue -p 8080:80 box httpd -f -p 80").ok();
     host.docker("run --rm --network blue box ping -c 3 -W 5 web").ok();
-    let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:127.0.0.1:8080,connect-timeout=2";
+    let ask = asks_for("/", "127.0.0.1:8080");
     wait_until("an answer from the published port", PATIENCE, || {
-        let seen = host.sh(ask);
+        let seen = host.sh(&ask);
         if seen.stdout.starts_with("HTTP/1.") { Ok(()) } else { Err(seen.to_string()) }
     });
     host.docker("rm -f web").ok();

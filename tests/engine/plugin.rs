@@ -2,7 +2,7 @@
 //!
 //! The plugin is the one of `make plugin`: the static release program. It is built here if it is not there or is older than the source.
 
-use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, wait_until};
+use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, Process, asks, asks_for, wait_until};
 use crate::traffic::{Place, addresses, icmp, reaches_all};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ impl Scene {
     /// What the station gets from a port of the host: the page of `serve`.
     #[track_caller]
     fn sees_page(&self, port: u16) {
-        let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:{}:{port},connect-timeout=2", self.host.ipv4());
+        let ask = asks_for("/", &format!("{}:{port}", self.host.ipv4()));
         wait_until("the station to see the published page", PATIENCE, || {
             let seen = self.station.sh(&ask);
             if seen.stdout.ends_with("hello\n") { Ok(()) } else { Err(seen.to_string()) }
@@ -173,8 +173,8 @@ fn upgrade(scene: &Scene) {
     for setting in settings.split(' ') {
         plugin(&format!("inspect -f {{{{.Settings.Env}}}} {NAME}")).says(setting);
     }
-    let ask = "printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:127.0.0.1:9123";
-    scene.host.sh(ask).says("rsnet_");
+    let ask = asks("GET /metrics HTTP/1.0", "127.0.0.1:9123");
+    scene.host.sh(&ask).says("rsnet_");
 }
 
 /// A connection from the station through a published port that stands since before.

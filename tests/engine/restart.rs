@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, HostSpec, Lab, Output, PATIENCE, asks_for, wait_until};
 use crate::standing::{difference, own};
 
 /// A network of the village with one container at a fixed address.
@@ -65,7 +65,7 @@ impl<'l> Village<'l> {
         self.station.sh("ip neigh flush all").ok(); // a machine that was rebooted here has new cards
         for site in &SITES {
             for (from, port) in [(&self.station, site.from_segment), (&self.host, site.from_host)] {
-                wait_until(&format!("{port} to answer {}", from.name), PATIENCE, || answers(from.sh(&ask(port))));
+                wait_until(&format!("{port} to answer {}", from.name), PATIENCE, || answers(from.sh(&asks_for("/", port))));
             }
         }
     }
@@ -83,10 +83,6 @@ impl<'l> Village<'l> {
 
 fn answers(seen: Output) -> Result<(), String> {
     if seen.stdout.ends_with("hello\n") { Ok(()) } else { Err(seen.to_string()) }
-}
-
-fn ask(port: &str) -> String {
-    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:{port},connect-timeout=2")
 }
 
 /// Both ways into a container, where the engine knows both.

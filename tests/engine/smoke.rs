@@ -1,6 +1,6 @@
 //! The lab itself: without rsnet, hosts do what real hosts do.
 
-use crate::lab::{Engine, HostSpec, Lab, PATIENCE, wait_until};
+use crate::lab::{Engine, HostSpec, Lab, PATIENCE, asks, wait_until};
 
 pub fn a_host_runs_a_container_on_dockers_own_bridge(engine: Engine) {
     let lab = Lab::new();
@@ -17,7 +17,7 @@ pub fn a_station_reaches_a_port_published_by_docker(engine: Engine) {
     let host = lab.host("h1", engine, &[&lan]);
     let station = lab.station("s1", &[&lan]);
     host.docker("run -d --name web -p 8080:80 box sh -c 'echo hello >index.html; httpd -f -p 80'").ok();
-    let ask = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:{}:8080", host.ipv4());
+    let ask = asks("GET / HTTP/1.0", &format!("{}:8080", host.ipv4()));
     let page = || {
         let seen = station.sh(&ask);
         if seen.stdout.ends_with("hello\n") { Ok(()) } else { Err(seen.to_string()) }

@@ -35,6 +35,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// How long anything in the lab may take before it counts as failed.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// A script that sends a line, as `GET / HTTP/1.0`, and an empty one to `10.0.0.1:80`, behind which may stand options of socat's. It prints what is
+/// answered, and waits ten seconds for that.
+pub fn asks(line: &str, to: &str) -> String {
+    format!("printf '{line}\\r\\n\\r\\n' | socat -t10 -T10 - TCP:{to}")
+}
+
+/// The same for a page; a connection must stand after two seconds.
+pub fn asks_for(path: &str, at: &str) -> String {
+    asks(&format!("GET {path} HTTP/1.0"), &format!("{at},connect-timeout=2"))
+}
+
 /// Labs made by this process so far; part of their names.
 static LABS: AtomicU32 = AtomicU32::new(0);
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Cluster;
-use crate::lab::{Engine, Host, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, PATIENCE, asks, wait_until};
 use crate::traffic::{addresses, run};
 
 /// From `docker start` returning. 100 ms is what it is to be; a shared machine may be slow.
@@ -44,7 +44,7 @@ fn knows(host: &Host, of: &str, names: &[&str]) -> Duration {
 
 /// Waits until the instances of a service that are well are as many in Consul's catalog, all of host h2.
 fn well(cluster: &Cluster, service: &str, count: usize) {
-    let ask = format!("printf 'GET /v1/health/service/{service}?passing HTTP/1.0\\r\\n\\r\\n' | socat -t10 -T10 - TCP:127.0.0.1:8500");
+    let ask = asks(&format!("GET /v1/health/service/{service}?passing HTTP/1.0"), "127.0.0.1:8500");
     wait_until(&format!("{count} of {service} to be well"), PATIENCE, || {
         let seen = cluster.consul.machine.sh(&ask);
         let right = seen.stdout.starts_with("HTTP/1.0 200") && seen.stdout.matches("\"ID\":\"rsnet-h2-").count() == count;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{Cluster, ways};
 use crate::compose::{compose, install};
-use crate::lab::{Engine, Host, PATIENCE, wait_until};
+use crate::lab::{Engine, Host, PATIENCE, asks_for, wait_until};
 use crate::traffic::{Place, addresses, ask, icmp, reaches, reaches_all, reaches_none, run, serve, serve_at, tcp, udp};
 
 const BLUE: &str = "--ipv6 --subnet 10.50.0.0/16 --subnet fd50::/64";
@@ -111,11 +111,6 @@ pub fn large_transfers_pass_whatever_the_underlays_mtu(engine: Engine) {
     }
 }
 
-/// Asks for a web page.
-fn page(host: IpAddr, port: u16) -> String {
-    format!("printf \"GET / HTTP/1.0\\r\\n\\r\\n\" | socat -t10 -T10 - TCP:{host}:{port},connect-timeout=2")
-}
-
 pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
     let cluster = Cluster::new(engine, 3, "");
     let compose = |host: &Host, arguments: &str| compose(host, "overlay", arguments);
@@ -127,9 +122,9 @@ pub fn the_compose_example_talks_across_three_hosts(engine: Engine) {
         let address = addresses(to, "overlay-web-1", "overlay_blue")[0];
         for from in &cluster.hosts {
             compose(from, &format!("exec -T web ping -c 1 -W 2 {address}")).ok();
-            from.in_container("overlay-web-1", &page(address, 80)).says(&address.to_string());
+            from.in_container("overlay-web-1", &asks_for("/", &format!("{address}:80"))).says(&address.to_string());
         }
-        cluster.consul.machine.sh(&page(to.ipv4(), 8080)).says(&address.to_string());
+        cluster.consul.machine.sh(&asks_for("/", &format!("{}:8080", to.ipv4()))).says(&address.to_string());
     }
     cluster.hosts.iter().for_each(|host| drop(compose(host, "down").ok().to_owned()));
 }
@@ -142,7 +137,7 @@ pub fn the_web_server_of_one_host_finds_the_database_of_the_other(engine: Engine
         install(host);
         compose(host, &format!("-f {file} up -d")).ok();
     }
-    let rows = page(cluster.hosts[1].ipv4(), 8080).replace("GET /", "GET /cgi-bin/rows");
+    let rows = asks_for("/cgi-bin/rows", &format!("{}:8080", cluster.hosts[1].ipv4()));
     wait_until("the database's rows", PATIENCE, || {
         let seen = cluster.consul.machine.sh(&rows);
         if seen.stdout.ends_with("42 rows\n") { Ok(()) } else { Err(seen.to_string()) }
