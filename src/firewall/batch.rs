@@ -1,6 +1,6 @@
 //! Batches: what nftables applies as a whole or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::attribute::{Attribute, list, string, written_length};
 use super::element::Element;
@@ -108,41 +108,49 @@ impl Table {
             let attributes = [set_attributes(set), vec![super::attribute::number(10, id)]].concat();
             operation("create", format!("set {} {}", self.name(), set.name()), self.family(), message::NEWSET, attributes)
         });
-        let chains = self.chains().into_iter().flat_map(|chain| self.chain(chain));
+        let chains = self.chains().into_iter().flat_map(|chain| self.chain(&chain));
         self.remove().into_iter().chain([self.operation("create", message::NEWTABLE)]).chain(sets).chain(chains).collect()
     }
 
-    fn chain(self, chain: Chain) -> Vec<Operation> {
+    /// The chain with these rules only, whether there was one or not.
+    fn chain(self, chain: &Chain) -> Vec<Operation> {
         let object = format!("chain {} {}", self.name(), chain.name);
-        let made = operation("create", object.clone(), self.family(), message::NEWCHAIN, chain.attributes());
-        let rules = chain.rules.into_iter().map(|rule| {
-            let attributes = vec![string(1, TABLE), string(2, chain.name), rule];
-            operation("add a rule to", object.clone(), self.family(), message::NEWRULE, attributes)
-        });
-        [made].into_iter().chain(rules).collect()
+        let operation = |what, kind, attributes| operation(what, object.clone(), self.family(), kind, attributes);
+        let named = || vec![string(1, TABLE), string(2, &chain.name)];
+        let made = operation("create", message::NEWCHAIN, chain.attributes());
+        let emptied = operation("empty", message::DELRULE, named());
+        let rules = chain.rules.iter().map(|rule| operation("add a rule to", message::NEWRULE, [named(), vec![rule.clone()]].concat()));
+        [made, emptied].into_iter().chain(rules).collect()
     }
 }
 
-/// Takes elements out, then puts others in. Of hooks none is taken out: that is [`unhook`], for those who see all. Those of the fast way have
-/// numbers of links in them, which may be others by now: what is not there any more is none of an error.
+/// Takes elements out, then puts others in. Of hooks and chains none is taken out: that is [`drop_idle`], for those who see all. Those of the
+/// fast way have numbers of links in them, which may be others by now: what is not there any more is none of an error.
 pub fn change<'a>(remove: impl IntoIterator<Item = &'a Element>, add: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
     let (hooks, add): (Vec<_>, Vec<_>) = add.into_iter().partition(|element| element.set == Set::Hooks);
-    let (fast, remove): (Vec<_>, Vec<_>) =
-        remove.into_iter().filter(|element| element.set != Set::Hooks).partition(|one| one.set.is_fast());
+    let (branches, add): (Vec<_>, Vec<_>) = add.into_iter().partition(|element| element.set == Set::Branches);
+    let branches = branches.into_iter().filter_map(Element::chain).flat_map(|chain| Table::Netdev.chain(&chain));
+    let (fast, remove): (Vec<_>, Vec<_>) = remove.into_iter().filter(|element| !element.set.is_no_set()).partition(|one| one.set.is_fast());
     let removals = [(message::DELSETELEM, remove), (message::DESTROYSETELEM, fast)];
     let removals = removals.into_iter().flat_map(|(kind, elements)| grouped("remove elements from", kind, elements));
-    removals.chain(grouped("add elements to", message::NEWSETELEM, add)).chain(fast::hook(message::NEWCHAIN, hooks)).collect()
+    let additions = branches.chain(grouped("add elements to", message::NEWSETELEM, add));
+    removals.chain(additions).chain(fast::hook(message::NEWCHAIN, hooks)).collect()
 }
 
-/// Links that are no more of ours.
-pub fn unhook<'a>(links: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
-    fast::hook(message::DELCHAIN, links)
+/// Links that are no more of ours, and chains of networks that are none: each kind by itself, for a link may be gone by now.
+pub fn drop_idle(idle: &BTreeSet<Element>) -> [Vec<Operation>; 2] {
+    let of = |set| idle.iter().filter(move |element| element.set == set);
+    let chains = of(Set::Branches).filter_map(|chain| str::from_utf8(&chain.key).ok()).map(|name| {
+        let attributes = vec![string(1, TABLE), string(3, name)];
+        operation("delete", format!("chain {} {name}", Table::Netdev.name()), NETDEV, message::DELCHAIN, attributes)
+    });
+    [fast::hook(message::DELCHAIN, of(Set::Hooks)), chains.collect()]
 }
 
 fn grouped<'a>(what: &'static str, kind: u8, elements: impl IntoIterator<Item = &'a Element>) -> Vec<Operation> {
     let mut sets: BTreeMap<Set, Vec<Attribute>> = BTreeMap::new();
     for element in elements {
-        sets.entry(element.set).or_default().push(element.attribute());
+        sets.entry(element.set).or_default().extend(element.attributes());
     }
     let messages = sets.into_iter().flat_map(|(set, members)| split(members).into_iter().map(move |members| (set, members)));
     messages

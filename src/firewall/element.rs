@@ -1,17 +1,20 @@
 //! Entries as elements of the table's sets and maps.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use ipnet::IpNet;
 
 use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, Zone, family_of};
 
-use super::attribute::{Attribute, bytes, find, find_number, find_string, nest, read};
+use super::attribute::{self, Attribute, bytes, find, find_number, find_string, nest, read};
 use super::conntrack::Way;
-use super::expression::{Field, Verdict, interface, nfproto, verdict_data};
+use super::expression::{Field, GOTO, Verdict, interface, nfproto, verdict_data};
+use super::fast::Branch;
 use super::set::Set;
-use super::table::{ANYTHING, OPENED};
+use super::table::{ANYTHING, Chain, OPENED};
 
 /// One element, in the bytes in which the kernel holds it: fields in network order, each padded to four bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +32,7 @@ pub enum Datum {
     Value(Vec<u8>),
     /// Code and chain, as in `NFTA_VERDICT_*`.
     Verdict(i32, Option<String>),
+    Branch(Branch),
 }
 
 /// The elements that say what `entry` says, on a host whose links have the numbers that `index` tells (0: there is no such link). Fails where an entry mixes the address families, which no kernel can translate between.
@@ -43,7 +47,9 @@ pub fn elements(entry: &Entry, index: &dyn Fn(&IfName) -> u32) -> io::Result<Vec
             vec![Element { data: inbound(*rule), ..Element::plain(Set::Enter, family_link(*family, link)) }]
         }
         Entry::Masquerade { zone: Zone::Link(link), family } => vec![Element::plain(Set::Masquerade, family_link(*family, link))],
-        Entry::Inner { zone: Zone::Subnet(subnet) } => [Set::InnerSubnets, Set::FastInner].map(|set| pair_within(set, subnet)).to_vec(),
+        Entry::Inner { zone: Zone::Subnet(subnet) } => {
+            vec![pair_within(Set::InnerSubnets, subnet), Element::branch(from_ports(subnet), Branch::Port { subnet: *subnet })]
+        }
         Entry::Direct { subnet } => vec![one_within(Set::DirectSubnets, subnet, Datum::None)],
         Entry::Internal { zone: Zone::Subnet(subnet) } => vec![one_within(Set::InternalSubnets, subnet, Datum::None)],
         Entry::Enter { zone: Zone::Subnet(subnet), rule, .. } => vec![one_within(Set::EnterSubnets, subnet, inbound(*rule))],
@@ -57,18 +63,50 @@ pub fn elements(entry: &Entry, index: &dyn Fn(&IfName) -> u32) -> io::Result<Vec
         }
         Entry::Publish { protocol, host, ports, to, to_port } => publish(*protocol, *host, *ports, *to, *to_port)?,
         Entry::Open { protocol, to, ports } => vec![range(Set::Open(family_of(*to)), *to, *to, *protocol, *ports, Datum::None)],
-        Entry::Local { address, link } => local(*address, link, index(link)),
-        Entry::Remote { subnet, first, last, link, via, mtu } => {
-            let (theirs, index) = ((*first, *last), index(link));
-            let both = coming(index, subnet, theirs, *mtu).chain(going(subnet, theirs, (index, *via), *mtu));
-            hook(link, index).into_iter().chain(both).collect()
+        Entry::Local { address, subnet, link } => local(*address, subnet, link, index(link)),
+        Entry::Way { subnet, link, mtu } => {
+            let (subnet, index, mtu) = (*subnet, index(link), *mtu);
+            let going = Element::branch(to_hosts(&subnet, link), Branch::To { subnet, index, mtu });
+            let coming = Element::branch(from_hosts(&subnet, link), Branch::From { subnet, index, mtu });
+            hook(link, index).into_iter().chain([going, coming]).collect()
+        }
+        Entry::Remote { subnet, first, last, link, via } => {
+            let (family, range) = (family_of(*first), |set, data| Element { set, key: octets(*first), end: Some(octets(*last)), data });
+            let going = range(Set::FastTo(family), goto(to_hosts(subnet, link)));
+            let coming = range(Set::FastFrom(family), goto(from_hosts(subnet, link)));
+            vec![going, range(Set::FastVia(family), Datum::Value(octets(*via))), coming]
         }
     })
 }
 
-fn local(address: IpAddr, link: &IfName, index: u32) -> Vec<Element> {
+/// The chain of what comes in by a port of a container of the subnet.
+fn from_ports(subnet: &IpNet) -> String {
+    chain_of("port", subnet)
+}
+
+/// That of what leaves by a link to other hosts.
+fn to_hosts(subnet: &IpNet, link: &IfName) -> String {
+    chain_of(&format!("to-{}", link.as_str()), subnet)
+}
+
+/// That of what comes in by it.
+fn from_hosts(subnet: &IpNet, link: &IfName) -> String {
+    chain_of(&format!("from-{}", link.as_str()), subnet)
+}
+
+/// `nft` takes no colon in a name.
+fn chain_of(what: &str, subnet: &IpNet) -> String {
+    format!("{what}-{subnet}").replace(':', "_")
+}
+
+fn goto(chain: String) -> Datum {
+    Datum::Verdict(GOTO, Some(chain))
+}
+
+fn local(address: IpAddr, subnet: &IpNet, link: &IfName, index: u32) -> Vec<Element> {
     let family = family_of(address);
-    let port = Element::plain(Set::FastPorts(family), [by_number(index), octets(address)].concat());
+    let key = [by_number(index), octets(address)].concat();
+    let port = Element { data: goto(from_ports(subnet)), ..Element::plain(Set::FastPorts(family), key) };
     let here = Element { data: Datum::Value(by_number(index)), ..Element::plain(Set::FastHere(family), octets(address)) };
     hook(link, index).into_iter().chain([port, here]).collect()
 }
@@ -76,45 +114,6 @@ fn local(address: IpAddr, link: &IfName, index: u32) -> Vec<Element> {
 /// None where there is no such link: the kernel would refuse it, and all else with it.
 fn hook(link: &IfName, index: u32) -> Option<Element> {
     (index > 0).then(|| Element::hook(link.as_str()))
-}
-
-/// No Ethernet takes packets larger than this: what is larger was put together of smaller ones by the kernel (GRO).
-const JUMBO: u32 = 9216;
-
-/// The length of a packet as its header has it: that of IPv6 does not count the header itself.
-fn sized(family: Family, bytes: u32) -> Vec<u8> {
-    let header = if family == Family::V6 { 40 } else { 0 };
-    port(u16::try_from(bytes.saturating_sub(header)).unwrap_or(u16::MAX))
-}
-
-/// What comes from other hosts is led on if it is no larger than the ports take, or else so large that it never was one packet.
-fn coming(link: u32, subnet: &IpNet, (first, last): (IpAddr, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
-    let family = family_of(first);
-    let key = move |from, to, bytes| [by_number(link), octets(from), octets(to), sized(family, bytes)].concat();
-    let (start, end) = (subnet.network(), subnet.broadcast());
-    let lengths = [Some((0, mtu)), (mtu <= JUMBO).then_some((JUMBO + 1, u32::MAX))].into_iter().flatten();
-    lengths.map(move |(least, most)| Element {
-        end: Some(key(last, end, most)),
-        ..Element::plain(Set::FastLinks(family), key(first, start, least))
-    })
-}
-
-/// From anywhere in the subnet to addresses of other hosts. TCP has segments that suit the port by which they come in.
-fn going(subnet: &IpNet, (first, last): (IpAddr, IpAddr), (index, via): (u32, IpAddr), mtu: u32) -> impl Iterator<Item = Element> {
-    const TCP: u8 = 6;
-    let family = family_of(first);
-    let pair = |source, destination| [octets(source), octets(destination)].concat();
-    let (from, to) = (pair(subnet.network(), first), pair(subnet.broadcast(), last));
-    let next = Element { set: Set::FastVia(family), key: from.clone(), end: Some(to.clone()), data: Datum::Value(octets(via)) };
-    let key = move |pair: &[u8], protocol, bytes| [pair, &number(protocol)[..], &sized(family, bytes)[..]].concat();
-    let sizes = [((u8::MIN, 0), (u8::MAX, mtu)), ((TCP, mtu + 1), (TCP, u32::MAX))];
-    let out = move |((least, short), (most, long))| Element {
-        set: Set::FastOut(family),
-        key: key(&from, least, short),
-        end: Some(key(&to, most, long)),
-        data: Datum::Value(by_number(index)),
-    };
-    [next].into_iter().chain(sizes.into_iter().filter(|((_, short), _)| *short <= 0xffff).map(out))
 }
 
 fn publish(protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16) -> io::Result<Vec<Element>> {
@@ -235,10 +234,34 @@ const FLAGS: u16 = 3;
 const KEY_END: u16 = 10;
 const VALUE: u16 = 1;
 const VERDICT: u16 = 2;
+const INTERVAL_END: u32 = 1;
 
 impl Element {
     fn plain(set: Set, key: Vec<u8>) -> Self {
         Element { set, key, end: None, data: Datum::None }
+    }
+
+    /// A chain of one network.
+    fn branch(name: String, branch: Branch) -> Self {
+        Element { data: Datum::Branch(branch), ..Element::plain(Set::Branches, name.into_bytes()) }
+    }
+
+    /// A chain that is there, whatever it does.
+    pub fn some_branch(name: &str) -> Self {
+        Element::plain(Set::Branches, name.into())
+    }
+
+    /// The chain that it is.
+    pub fn chain(&self) -> Option<Chain> {
+        let Datum::Branch(branch) = &self.data else { return None };
+        Some(Chain::plain(str::from_utf8(&self.key).ok()?, branch.rules()))
+    }
+
+    /// As a range up to the next of the ends, or to the last of all addresses.
+    fn until(self, ends: &BTreeSet<Vec<u8>>) -> Self {
+        let over = ends.range::<[u8], _>((Excluded(&self.key[..]), Unbounded)).next();
+        let last = over.map_or_else(|| Some(vec![0xff; self.key.len()]), |over| before(over));
+        Element { end: last, ..self }
     }
 
     /// The fast way begins at the ingress of `link`.
@@ -282,19 +305,24 @@ impl Element {
         Some(Way { protocol: *first.1.first()?, host, ports: port_of(first.1)?..=port_of(last.1)?, to })
     }
 
-    /// As a member of `NFTA_SET_ELEM_LIST_ELEMENTS`.
-    pub fn attribute(&self) -> Attribute {
-        let value = |kind, of: &Vec<u8>| nest(kind, [bytes(VALUE, of.as_slice())]);
+    /// As members of `NFTA_SET_ELEM_LIST_ELEMENTS`.
+    pub fn attributes(&self) -> Vec<Attribute> {
+        let value = |kind, of: &[u8]| nest(kind, [bytes(VALUE, of)]);
         let data = match &self.data {
-            Datum::None => None,
+            Datum::None | Datum::Branch(_) => None,
             Datum::Value(data) => Some(value(DATA, data)),
             Datum::Verdict(code, chain) => Some(nest(DATA, [verdict_data(*code, chain.as_deref())])),
         };
-        let end = self.end.as_ref().map(|end| value(KEY_END, end));
-        nest(LIST_ELEM, [Some(value(KEY, &self.key)), data, end].into_iter().flatten().collect::<Vec<_>>())
+        let member = |attributes: [Option<Attribute>; 3]| nest(LIST_ELEM, attributes.into_iter().flatten().collect::<Vec<_>>());
+        let (key, end) = (Some(value(KEY, &self.key)), self.end.as_deref());
+        if !self.set.has_split_ranges() {
+            return vec![member([key, data, end.map(|end| value(KEY_END, end))])];
+        }
+        let over = end.and_then(behind).map(|over| member([Some(value(KEY, &over)), Some(attribute::number(FLAGS, INTERVAL_END)), None]));
+        [member([key, data, None])].into_iter().chain(over).collect()
     }
 
-    /// The element of a dump; nothing where it has a form that we never write (a catch-all, a closed interval's end).
+    /// The element of a dump.
     fn parse(set: Set, dumped: &[u8]) -> Option<Self> {
         let value = |kind| find(dumped, kind).and_then(|nest| find(nest, VALUE)).map(<[u8]>::to_vec);
         let verdict = || find(dumped, DATA).and_then(|data| find(data, VERDICT));
@@ -303,17 +331,43 @@ impl Element {
             (None, Some(verdict)) => Datum::Verdict(find_number(verdict, 1)?.cast_signed(), find_string(verdict, 2).map(str::to_owned)),
             (None, None) => Datum::None,
         };
-        if find_number(dumped, FLAGS).is_some_and(|flags| flags != 0) {
-            return None;
-        }
         Some(Element { set, key: value(KEY)?, end: value(KEY_END), data })
     }
 }
 
-/// The elements in one message of a dump, and how many there were that are none of ours by their form.
-pub fn parse_list(set: Set, dumped: &[u8]) -> (Vec<Element>, usize) {
-    let members = find(dumped, 3).unwrap_or_default();
-    let parsed: Vec<_> = read(members).map(|(_, member)| Element::parse(set, member)).collect();
-    let strange = parsed.iter().filter(|element| element.is_none()).count();
-    (parsed.into_iter().flatten().collect(), strange)
+/// The address that follows; none behind the last one.
+fn behind(address: &[u8]) -> Option<Vec<u8>> {
+    step(address, |byte| byte.overflowing_add(1))
+}
+
+/// The address before it; none before the first one.
+fn before(address: &[u8]) -> Option<Vec<u8>> {
+    step(address, |byte| byte.overflowing_sub(1))
+}
+
+/// From the last byte on, until there is nothing to carry.
+fn step(address: &[u8], by_one: fn(u8) -> (u8, bool)) -> Option<Vec<u8>> {
+    let mut stepped = address.to_vec();
+    for byte in stepped.iter_mut().rev() {
+        let carries;
+        (*byte, carries) = by_one(*byte);
+        if !carries {
+            return Some(stepped);
+        }
+    }
+    None
+}
+
+/// The elements in the messages of a dump, and how many there were in forms that we never write (a catch-all, an end of no range).
+pub fn parse_all<'a>(set: Set, messages: impl Iterator<Item = &'a [u8]>) -> (Vec<Element>, usize) {
+    let members: Vec<&[u8]> = messages.filter_map(|message| find(message, 3)).flat_map(read).map(|(_, member)| member).collect();
+    let flags = |member: &&[u8]| find_number(member, FLAGS).unwrap_or_default();
+    let (ends, others): (Vec<&[u8]>, Vec<&[u8]>) =
+        members.iter().partition(|member| set.has_split_ranges() && flags(member) == INTERVAL_END);
+    let parsed = |members: Vec<&[u8]>| members.into_iter().filter_map(|member| Element::parse(set, member)).collect::<BTreeSet<_>>();
+    let begun = parsed(others.into_iter().filter(|member| flags(member) == 0).collect());
+    let ends: BTreeSet<Vec<u8>> = parsed(ends).into_iter().map(|end| end.key).collect();
+    let whole: Vec<Element> = begun.into_iter().map(|one| if set.has_split_ranges() { one.until(&ends) } else { one }).collect();
+    let told: usize = whole.iter().map(|element| element.attributes().len()).sum();
+    (whole, members.len().abs_diff(told))
 }

@@ -3,7 +3,11 @@
 //!
 //! Registers are counted here in words of four bytes, 0 to 15; the kernel numbers the 16-byte ones 1 to 4 and the others from 8.
 
-use crate::model::Family;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::model::{Family, family_of};
 
 use super::attribute::{Attribute, bytes, find, find_number, find_string, list, nest, number, read, string};
 
@@ -18,6 +22,7 @@ const TRANSPORT_HEADER: u32 = 2;
 const OIFNAME: u32 = 7;
 const EQ: u32 = 0;
 const NEQ: u32 = 1;
+const LTE: u32 = 3;
 const GT: u32 = 4;
 
 /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
@@ -110,7 +115,7 @@ impl Verdict {
             Verdict::Drop => 0,
             Verdict::Accept => 1,
             Verdict::Jump(_) => -3,
-            Verdict::Goto(_) => -4,
+            Verdict::Goto(_) => GOTO,
             Verdict::Return => -5,
         }
     }
@@ -122,6 +127,9 @@ impl Verdict {
         }
     }
 }
+
+/// `NFT_GOTO`.
+pub const GOTO: i32 = -4;
 
 /// `NFTA_DATA_VERDICT`.
 pub fn verdict_data(code: i32, chain: Option<&str>) -> Attribute {
@@ -137,6 +145,11 @@ pub fn expressions(parts: impl IntoIterator<Item = Vec<Expression>>) -> Attribut
 /// The next hop is the destination.
 pub fn straight(family: Family) -> Vec<Expression> {
     vec![Field::Destination(family).load(NEXT_HOP)]
+}
+
+/// The way out is the link of this number.
+pub fn by_link(index: u32) -> Vec<Expression> {
+    vec![load_value(WAY_OUT, &index.to_ne_bytes())]
 }
 
 /// Beyond the keys that are asked for between them and [`led_out`].
@@ -169,6 +182,39 @@ pub fn is_plain(of: Family) -> Vec<Expression> {
     [framed, vec![Field::L4proto.load(0)], whole].concat()
 }
 
+/// The destination is not in the subnet.
+pub fn leaves(subnet: &IpNet) -> Vec<Expression> {
+    let octets = |address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let destination = Field::Destination(family_of(subnet.addr()));
+    vec![destination.load(0), bitwise(&octets(subnet.netmask())), compare(NEQ, &octets(subnet.network()))]
+}
+
+/// It came by another link than that of this number.
+pub fn came_otherwise(index: u32) -> Vec<Expression> {
+    vec![Field::Index.load(0), compare(NEQ, &index.to_ne_bytes())]
+}
+
+pub fn is_larger(of: Family, than: u32) -> Vec<Expression> {
+    vec![Field::Length(of).load(0), compare(GT, &in_header(of, than))]
+}
+
+pub fn is_no_larger(of: Family, than: u32) -> Vec<Expression> {
+    vec![Field::Length(of).load(0), compare(LTE, &in_header(of, than))]
+}
+
+/// The length of a packet of so many bytes as its header has it, see [`Field::Length`].
+fn in_header(of: Family, bytes: u32) -> [u8; 2] {
+    let header = if of == Family::V6 { 40 } else { 0 };
+    u16::try_from(bytes.saturating_sub(header)).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+pub fn is_no_tcp() -> Vec<Expression> {
+    vec![Field::L4proto.load(0), compare(NEQ, &[6])]
+}
+
 /// `NFT_META_PKTTYPE` and `PACKET_HOST`.
 const PACKET_KIND: u32 = 19;
 const TO_THIS_HOST: u8 = 0;
@@ -188,6 +234,11 @@ pub fn family(family: Family) -> Vec<Expression> {
 /// A whole interface name, the empty one included (there is no link).
 pub fn named(field: Field, name: &str) -> Vec<Expression> {
     begins(field, &interface(name))
+}
+
+/// It came by a bridge (`NFT_META_IIFKIND`).
+pub fn from_bridge() -> Vec<Expression> {
+    vec![meta(26, 0), compare(EQ, &interface("bridge"))]
 }
 
 /// An interface name as it stands in a register: NULs to 16 bytes. `IfName` is at most 15.

@@ -15,15 +15,20 @@
 
 use std::io;
 
-use crate::model::Family;
+use ipnet::IpNet;
+
+use crate::model::{Family, family_of};
 
 use super::attribute::{Attribute, find, find_string, list, nest, number, read, string};
 use super::batch::{NETDEV, Operation, message, operation};
 use super::element::Element;
-use super::expression::{Expression, Verdict, expressions, is_plain, led_out, load_value, straight, verdict};
+use super::expression::{
+    Expression, Verdict, by_link, came_otherwise, expressions, is_larger, is_no_larger, is_no_tcp, is_plain, leaves, led_out, load_value,
+    straight, verdict,
+};
 use super::set::Set;
 use super::socket::{Message, NFTABLES, Refused, Socket};
-use super::table::{Chain, TABLE};
+use super::table::{Chain, Rule, TABLE};
 
 const INGRESS: u32 = 0;
 /// Behind filters of others there.
@@ -39,25 +44,51 @@ const SHARDS: [&str; 16] = [
     "hook-d", "hook-e", "hook-f",
 ];
 
-/// All chains, those that are jumped to before those that jump.
+/// The constant chains, those that are jumped to before those that jump.
 pub fn chains() -> Vec<Chain> {
-    let [port4, port6] = [("port4", Family::V4), ("port6", Family::V6)];
-    let [from4, from6] = [("from4", port4), ("from6", port6)];
-    let plain = [from4, from6].map(|(from, (_, f))| vec![is_plain(f), verdict(Verdict::Goto(from))]);
-    let ports = [port4, port6].map(|(name, f)| Chain::plain(name, port(f)));
-    let froms = [from4, from6].map(|(name, (port, f))| Chain::plain(name, from(f, port)));
+    let [ip4, ip6] = [("ip4", Family::V4), ("ip6", Family::V6)];
+    let plain = [ip4, ip6].map(|(name, f)| vec![is_plain(f), verdict(Verdict::Goto(name))]);
+    // from a container by its port, or from other hosts
+    let sources = [ip4, ip6].map(|(name, f)| Chain::plain(name, vec![vec![Set::FastPorts(f).decides()], vec![Set::FastFrom(f).decides()]]));
     let hooks = SHARDS.map(|name| Chain::hooked(name, ("filter", INGRESS, PRIORITY), vec![vec![verdict(Verdict::Goto("plain"))]]));
-    ports.into_iter().chain(froms).chain([Chain::plain("plain", plain.into())]).chain(hooks).collect()
+    sources.into_iter().chain([Chain::plain("plain", plain.into())]).chain(hooks).collect()
 }
 
-/// What comes in: from a container by its port, or from other hosts.
-fn from(f: Family, port: &'static str) -> Vec<Vec<Vec<Expression>>> {
-    vec![vec![Set::FastPorts(f).has(), verdict(Verdict::Goto(port))], vec![Set::FastLinks(f).has(), here(f), led_out(f)]]
+/// A chain of one network: what varies between networks, and not between their containers or hosts, stands in its rules, since a packet's own
+/// bytes cost less to compare than a look into a set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Branch {
+    /// What comes from a container by its port.
+    Port { subnet: IpNet },
+    /// What goes to other hosts by the link of this number. `mtu`: bytes that the ports of this host's containers take.
+    To { subnet: IpNet, index: u32, mtu: u32 },
+    /// What comes from them by it.
+    From { subnet: IpNet, index: u32, mtu: u32 },
 }
 
-/// A container's packets. A look into ranges costs several into a set without: it comes last and as seldom as can be.
-fn port(f: Family) -> Vec<Vec<Vec<Expression>>> {
-    vec![vec![here(f), Set::FastInner(f).has(), led_out(f)], vec![Set::FastOut(f).way_out(), Set::FastVia(f).next_hop(), led_out(f)]]
+/// No Ethernet takes packets larger than this: what is larger was put together of smaller ones by the kernel (GRO).
+const JUMBO: u32 = 9216;
+
+impl Branch {
+    pub fn rules(&self) -> Vec<Rule> {
+        let (Branch::Port { subnet } | Branch::To { subnet, .. } | Branch::From { subnet, .. }) = self;
+        let f = family_of(subnet.addr());
+        let to_here = vec![here(f), led_out(f)];
+        let goes_long = |if_so: Vec<Expression>| vec![if_so, verdict(Verdict::Accept)];
+        match self {
+            Branch::Port { .. } => vec![goes_long(leaves(subnet)), to_here, vec![Set::FastTo(f).decides()]],
+            // TCP has segments that suit the port by which they come in
+            Branch::To { index, mtu, .. } => {
+                vec![goes_long([is_larger(f, *mtu), is_no_tcp()].concat()), vec![by_link(*index), Set::FastVia(f).next_hop(), led_out(f)]]
+            }
+            Branch::From { index, mtu, .. } => vec![
+                goes_long(came_otherwise(*index)),
+                goes_long(leaves(subnet)),
+                goes_long([is_larger(f, *mtu), is_no_larger(f, JUMBO)].concat()),
+                to_here,
+            ],
+        }
+    }
 }
 
 fn here(f: Family) -> Vec<Expression> {

@@ -1,5 +1,6 @@
 //! The firewall in the kernel: the tables `inet rsnet` and `netdev rsnet` and the way through iptables' `FORWARD`, over netlink.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,13 +15,13 @@ use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use crate::model::{Entry, Family, IfName, Zone};
 
 use super::attribute::{Attribute, covers, find_string, string};
-use super::batch::{Operation, Table, change, message, unhook};
+use super::batch::{Operation, Table, change, drop_idle, message};
 use super::conntrack::Flows;
 use super::docker::Links;
-use super::element::{Element, elements, parse_list};
+use super::element::{Element, elements, parse_all};
 use super::set::Set;
 use super::socket::{Message, NFTABLES, Refused, Reply, Socket};
-use super::table::{ROUTED, TABLE, set_attributes};
+use super::table::{Chain, ROUTED, TABLE, set_attributes};
 use super::{Blocker, Firewall, FirewallError, Ours, docker, fast, foreign, legacy, watch};
 
 /// The firewall of the network namespace in which it was opened.
@@ -272,9 +273,11 @@ fn mend(socket: &Socket, flows: &Flows, tables: &[Table], wanted: &BTreeSet<Elem
     commit(socket, &differences.operations(wanted))?;
     let Differences { gone, new, idle, .. } = &differences;
     flows.forget(gone, new);
-    // where the kernel has forgotten them with their links, there is nothing to do
-    if let Err(error) = commit(socket, &unhook(idle)) {
-        tracing::debug!(%error, "links that are gone stay among those of the fast way");
+    for idle in drop_idle(idle) {
+        // where the kernel has forgotten them with their links, there is nothing to do
+        if let Err(error) = commit(socket, &idle) {
+            tracing::debug!(%error, "what is of no use stays in the fast way");
+        }
     }
     Ok(differences.count())
 }
@@ -286,7 +289,7 @@ struct Differences {
     /// Elements that are there and must not be.
     gone: BTreeSet<Element>,
     new: BTreeSet<Element>,
-    /// Links that are hooked in and of no matter: no difference.
+    /// Links that are hooked in, and chains of networks, that are of no matter: no difference.
     idle: BTreeSet<Element>,
 }
 
@@ -295,12 +298,17 @@ impl Differences {
         let (mut constants, mut present) = (Vec::new(), BTreeSet::new());
         for table in tables {
             let failed = |cause| FirewallError { operation: "read", object: format!("table {}", table.name()), cause };
-            let wrong = wrong_constants(socket, *table).map_err(failed)?;
-            let strange = observed(socket, *table, &mut present).map_err(failed)?;
-            constants.extend((wrong + strange > 0).then_some((*table, wrong + strange)));
+            let wrong = match Dumped::of(socket, *table).map_err(failed)? {
+                None => 1,
+                Some(dumped) => {
+                    present.extend(dumped.branches(wanted));
+                    dumped.wrong_constants() + observed(socket, *table, &mut present).map_err(failed)?
+                }
+            };
+            constants.extend((wrong > 0).then_some((*table, wrong)));
         }
         let gone = present.difference(wanted).cloned();
-        let (idle, gone) = gone.partition(|element| element.set == Set::Hooks);
+        let (idle, gone) = gone.partition(|element| element.set.is_no_set());
         Ok(Differences { constants, gone, new: wanted.difference(&present).cloned().collect(), idle })
     }
 
@@ -325,32 +333,64 @@ fn get(table: Table, kind: u8, attributes: Vec<Attribute>) -> Message {
     Message { subsystem: NFTABLES, kind, flags: 0, family: table.family(), attributes }
 }
 
-/// How many constant parts of the table are missing, altered or too many.
-fn wrong_constants(socket: &Socket, table: Table) -> io::Result<usize> {
-    if socket.get(&get(table, message::GETTABLE, vec![string(1, TABLE)]))?.is_none() {
-        return Ok(1);
+/// What the kernel has of a table, elements apart.
+struct Dumped {
+    table: Table,
+    sets: Vec<Reply>,
+    chains: Vec<Reply>,
+    rules: Vec<Reply>,
+}
+
+impl Dumped {
+    /// None: there is no such table.
+    fn of(socket: &Socket, table: Table) -> io::Result<Option<Self>> {
+        if socket.get(&get(table, message::GETTABLE, vec![string(1, TABLE)]))?.is_none() {
+            return Ok(None);
+        }
+        let ours = |kind| -> io::Result<Vec<Reply>> {
+            let all = socket.dump(&get(table, kind, vec![string(1, TABLE)]))?;
+            Ok(all.into_iter().filter(|object| find_string(&object.attributes, 1) == Some(TABLE)).collect())
+        };
+        Ok(Some(Dumped { table, sets: ours(message::GETSET)?, chains: ours(message::GETCHAIN)?, rules: ours(message::GETRULE)? }))
     }
-    let ours = |kind| -> io::Result<Vec<Reply>> {
-        let all = socket.dump(&get(table, kind, vec![string(1, TABLE)]))?;
-        Ok(all.into_iter().filter(|object| find_string(&object.attributes, 1) == Some(TABLE)).collect())
-    };
-    let sets: Vec<_> = table.sets().into_iter().map(set_attributes).collect();
-    let chains = table.chains();
-    let shells: Vec<_> = chains.iter().map(|chain| chain.attributes()).collect();
-    let rules = ours(message::GETRULE)?;
-    let wrong_rules: usize = chains.iter().map(|chain| wrong_rules(chain.name, &chain.rules, &rules)).sum();
-    Ok(differing(&sets, &ours(message::GETSET)?) + differing(&shells, &ours(message::GETCHAIN)?) + wrong_rules)
+
+    /// How many constant parts of the table are missing, altered or too many.
+    fn wrong_constants(&self) -> usize {
+        let sets: Vec<_> = self.table.sets().into_iter().map(set_attributes).collect();
+        let (chains, present) = (self.table.chains(), self.chains.iter().filter(|chain| !self.is_branch(chain)));
+        let shells: Vec<_> = chains.iter().map(Chain::attributes).collect();
+        let wrong_rules: usize = chains.iter().map(|chain| wrong_rules(chain, &self.rules)).sum();
+        differing(&sets, &self.sets) + differing(&shells, &present.collect::<Vec<_>>()) + wrong_rules
+    }
+
+    /// In the table of the fast way what is none of the constant chains is one of a network.
+    fn is_branch(&self, chain: &Reply) -> bool {
+        let name = find_string(&chain.attributes, 3);
+        self.table == Table::Netdev && !self.table.chains().iter().any(|constant| Some(&*constant.name) == name)
+    }
+
+    /// Chains of networks, those of no use too; not those that are to be and are otherwise.
+    fn branches(&self, wanted: &BTreeSet<Element>) -> Vec<Element> {
+        let wanted = wanted.iter().filter_map(|element| Some((element.chain()?, element)));
+        let wanted: BTreeMap<String, _> = wanted.map(|(chain, element)| (chain.name.clone(), (chain, element))).collect();
+        let names = self.chains.iter().filter(|chain| self.is_branch(chain)).filter_map(|chain| find_string(&chain.attributes, 3));
+        let known = names.filter_map(|name| match wanted.get(name) {
+            Some((chain, element)) => (wrong_rules(chain, &self.rules) == 0).then(|| (*element).clone()),
+            None => Some(Element::some_branch(name)),
+        });
+        known.collect()
+    }
 }
 
 /// Named objects that are not there as they should be, and those that should not be there.
-fn differing(wanted: &[Vec<Attribute>], present: &[Reply]) -> usize {
-    let met = wanted.iter().filter(|wanted| present.iter().any(|object| covers(wanted, &object.attributes))).count();
+fn differing(wanted: &[Vec<Attribute>], present: &[impl Borrow<Reply>]) -> usize {
+    let met = wanted.iter().filter(|wanted| present.iter().any(|object| covers(wanted, &object.borrow().attributes))).count();
     wanted.len() - met + present.len().saturating_sub(met)
 }
 
 /// The rules of a chain have an order.
-fn wrong_rules(chain: &str, wanted: &[Attribute], present: &[Reply]) -> usize {
-    let present: Vec<_> = present.iter().filter(|rule| find_string(&rule.attributes, 2) == Some(chain)).collect();
+fn wrong_rules(Chain { name, rules: wanted, .. }: &Chain, present: &[Reply]) -> usize {
+    let present: Vec<_> = present.iter().filter(|rule| find_string(&rule.attributes, 2) == Some(name)).collect();
     let met = wanted.iter().zip(&present).filter(|(wanted, rule)| covers(std::slice::from_ref(*wanted), &rule.attributes)).count();
     wanted.len().max(present.len()) - met
 }
@@ -376,7 +416,5 @@ fn elements_of(socket: &Socket, set: Set) -> io::Result<(Vec<Element>, usize)> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         replies => replies?,
     };
-    let parsed: Vec<_> = replies.iter().map(|reply| parse_list(set, &reply.attributes)).collect();
-    let strange = parsed.iter().map(|(_, strange)| strange).sum();
-    Ok((parsed.into_iter().flat_map(|(elements, _)| elements).collect(), strange))
+    Ok(parse_all(set, replies.iter().map(|reply| &reply.attributes[..])))
 }

@@ -36,18 +36,18 @@ pub enum Set {
     InternalSubnets(Family),
     EnterSubnets(Family),
     MasqueradeSubnets(Family),
-    /// From here on of the table `netdev rsnet` (`fast`). Ports of containers with their source.
+    /// From here on of the table `netdev rsnet` (`fast`). Ports of containers with their source, and the chain of their network.
     FastPorts(Family),
-    /// Links to other hosts with the sources, destinations and lengths of what may come by them.
-    FastLinks(Family),
-    /// Both addresses in one subnet, as [`Set::InnerSubnets`]; asked between containers of this host.
-    FastInner(Family),
     /// The port of a container of this host.
     FastHere(Family),
-    /// The next hop to containers of other hosts, by source and destination. (`nft` cannot show a rule that has it from the map of the links.)
+    /// Addresses of other hosts' containers: what comes from them.
+    FastFrom(Family),
+    /// What goes to them.
+    FastTo(Family),
+    /// The next hop to them.
     FastVia(Family),
-    /// The link to it, by protocol and length as well.
-    FastOut(Family),
+    /// No set: the chains of single networks.
+    Branches,
     /// No set: the links at whose ingress the chains are.
     Hooks,
 }
@@ -76,12 +76,17 @@ impl Set {
 
     /// Those of the table `netdev rsnet`.
     pub fn fast() -> impl Iterator<Item = Set> {
-        let twofold = [Set::FastPorts, Set::FastLinks, Set::FastInner, Set::FastHere, Set::FastVia, Set::FastOut];
+        let twofold = [Set::FastPorts, Set::FastHere, Set::FastFrom, Set::FastTo, Set::FastVia];
         twofold.into_iter().flat_map(|set| Family::BOTH.map(set))
     }
 
     pub fn is_fast(self) -> bool {
-        self == Set::Hooks || Set::fast().any(|fast| fast == self)
+        self.is_no_set() || Set::fast().any(|fast| fast == self)
+    }
+
+    /// Whether its elements stand elsewhere in the table.
+    pub fn is_no_set(self) -> bool {
+        matches!(self, Set::Hooks | Set::Branches)
     }
 
     pub fn table(self) -> Table {
@@ -111,11 +116,11 @@ impl Set {
             Set::EnterSubnets(f) => of(f, ["enter4", "enter6"]),
             Set::MasqueradeSubnets(f) => of(f, ["masquerade4", "masquerade6"]),
             Set::FastPorts(f) => of(f, ["ports4", "ports6"]),
-            Set::FastLinks(f) => of(f, ["links4", "links6"]),
-            Set::FastInner(f) => of(f, ["inner4", "inner6"]),
             Set::FastHere(f) => of(f, ["here4", "here6"]),
+            Set::FastFrom(f) => of(f, ["from4", "from6"]),
+            Set::FastTo(f) => of(f, ["to4", "to6"]),
             Set::FastVia(f) => of(f, ["via4", "via6"]),
-            Set::FastOut(f) => of(f, ["out4", "out6"]),
+            Set::Branches => "branches",
             Set::Hooks => "hooks",
         }
     }
@@ -123,7 +128,7 @@ impl Set {
     /// What is looked up in it.
     pub fn key(self) -> Vec<Field> {
         match self {
-            Set::Segments | Set::Internal | Set::Foreign | Set::Hooks | Set::SourceNat(_) => vec![Field::Iifname],
+            Set::Segments | Set::Internal | Set::Foreign | Set::Hooks | Set::Branches | Set::SourceNat(_) => vec![Field::Iifname],
             Set::Hairpin | Set::Inner | Set::Trusted => vec![Field::Iifname, Field::Oifname],
             Set::Enter => vec![Field::Nfproto, Field::Oifname],
             Set::Masquerade => vec![Field::Nfproto, Field::Iifname],
@@ -131,32 +136,36 @@ impl Set {
             Set::PublishAny(_) => vec![Field::L4proto, Field::Port],
             Set::Tunnels => vec![Field::Port, Field::Vni],
             Set::Members(f) => vec![Field::Source(f), Field::Port, Field::Vni],
-            Set::InnerSubnets(f) | Set::FastInner(f) | Set::FastVia(f) => vec![Field::Source(f), Field::Destination(f)],
+            Set::InnerSubnets(f) => vec![Field::Source(f), Field::Destination(f)],
             // the family stands before the address: the kernel has ranges with both ends in one element only for keys of several fields
             Set::DirectSubnets(f) | Set::InternalSubnets(f) | Set::MasqueradeSubnets(f) => vec![Field::Nfproto, Field::Source(f)],
             Set::EnterSubnets(f) => vec![Field::Nfproto, Field::Destination(f)],
-            // by number: a look into ranges costs as much as the key is long
             Set::FastPorts(f) => vec![Field::Index, Field::Source(f)],
-            Set::FastLinks(f) => vec![Field::Index, Field::Source(f), Field::Destination(f), Field::Length(f)],
-            Set::FastHere(f) => vec![Field::Destination(f)],
-            Set::FastOut(f) => vec![Field::Source(f), Field::Destination(f), Field::L4proto, Field::Length(f)],
+            // ranges of one field: the kernel looks into them at a fraction of what it takes for several
+            Set::FastFrom(f) => vec![Field::Source(f)],
+            Set::FastHere(f) | Set::FastTo(f) | Set::FastVia(f) => vec![Field::Destination(f)],
         }
     }
 
     pub fn data(self) -> Data {
         match self {
-            Set::Enter | Set::EnterSubnets(_) => Data::Verdict,
+            Set::Enter | Set::EnterSubnets(_) | Set::FastPorts(_) | Set::FastFrom(_) | Set::FastTo(_) => Data::Verdict,
             Set::SourceNat(f) | Set::PublishRange(f) | Set::FastVia(f) => Data::Fields(vec![Field::Destination(f)]),
             Set::Publish(f) | Set::PublishAny(f) => Data::Fields(vec![Field::Destination(f), Field::Port]),
-            Set::FastHere(_) | Set::FastOut(_) => Data::Fields(vec![Field::Index]),
+            Set::FastHere(_) => Data::Fields(vec![Field::Index]),
             _ => Data::None,
         }
     }
 
     /// Whether its elements have a lower and an upper end.
     pub fn has_ranges(self) -> bool {
-        matches!(self, Set::PublishRange(_) | Set::Open(_) | Set::FastLinks(_) | Set::FastInner(_) | Set::FastVia(_) | Set::FastOut(_))
+        matches!(self, Set::PublishRange(_) | Set::Open(_) | Set::FastFrom(_) | Set::FastTo(_) | Set::FastVia(_))
             || Set::of_subnets().any(|subnets| subnets == self)
+    }
+
+    /// Whether the kernel has a range as two elements: where it begins, and where it is over.
+    pub fn has_split_ranges(self) -> bool {
+        self.has_ranges() && self.key().len() == 1
     }
 
     /// A packet is in it.

@@ -4,9 +4,9 @@ use crate::model::Family;
 
 use super::attribute::{Attribute, bytes, list, nest, number, string};
 use super::expression::{
-    ESTABLISHED_OR_RELATED, Expression, Field, INVALID, UNTRACKED, Verdict, begins, dnat, echo_request, expressions, family, from_loopback,
-    is_local, is_udp, leads_nowhere, masquerade, named, named_at_least, no_way_back, snat, source_is_behind, source_is_elsewhere, state,
-    to_loopback, to_multicast, translated, untrack, verdict,
+    ESTABLISHED_OR_RELATED, Expression, Field, INVALID, UNTRACKED, Verdict, begins, dnat, echo_request, expressions, family, from_bridge,
+    from_loopback, is_local, is_udp, leads_nowhere, masquerade, named, named_at_least, no_way_back, snat, source_is_behind,
+    source_is_elsewhere, state, to_loopback, to_multicast, translated, untrack, verdict,
 };
 use super::set::{Data, Set};
 
@@ -66,15 +66,15 @@ fn length(fields: &[Field]) -> u32 {
 }
 
 pub struct Chain {
-    pub name: &'static str,
+    pub name: String,
     /// Type, hook and priority; none for a chain that is only jumped to.
     hook: Option<(&'static str, u32, i32)>,
     pub rules: Vec<Attribute>,
 }
 
 impl Chain {
-    pub fn plain(name: &'static str, rules: Vec<Rule>) -> Self {
-        Chain { name, hook: None, rules: rules.into_iter().map(expressions).collect() }
+    pub fn plain(name: impl Into<String>, rules: Vec<Rule>) -> Self {
+        Chain { name: name.into(), hook: None, rules: rules.into_iter().map(expressions).collect() }
     }
 
     pub fn hooked(name: &'static str, hook: (&'static str, u32, i32), rules: Vec<Rule>) -> Self {
@@ -83,7 +83,7 @@ impl Chain {
 
     /// `NFTA_CHAIN_*` of the chain, as the kernel dumps it.
     pub fn attributes(&self) -> Vec<Attribute> {
-        let mut attributes = vec![string(1, TABLE), string(3, self.name)];
+        let mut attributes = vec![string(1, TABLE), string(3, &self.name)];
         if let Some((kind, hook, priority)) = self.hook {
             let hook = nest(4, [number(1, hook), number(2, priority.cast_unsigned())]);
             attributes.extend([hook, number(5, ACCEPT_POLICY), string(7, kind)]);
@@ -108,6 +108,7 @@ pub fn chains() -> Vec<Chain> {
         chain("loopback", None, loopback()),
         chain("astray", None, astray()),
         chain("inside", None, inside()),
+        chain("bridged", None, bridged()),
         chain("framed", None, framed()),
         chain("walls", None, docker_links(Field::Oifname).map(|link| vec![link, verdict(Verdict::Drop)]).collect()),
         chain("raw", Some(("filter", PREROUTING, -300)), raw()),
@@ -172,12 +173,16 @@ fn loopback() -> Vec<Rule> {
 /// tells nothing.
 fn framed() -> Vec<Rule> {
     let members = |f| vec![family(f), Set::Members(f).has(), untrack(), verdict(Verdict::Accept)];
-    let of_containers = [Set::Segments.has(), from_port()].into_iter().chain(docker_links(Field::Iifname));
-    of_containers
-        .map(|from| vec![from, verdict(Verdict::Drop)])
+    [vec![from_port(), verdict(Verdict::Drop)], vec![from_bridge(), verdict(Verdict::Jump("bridged"))]]
+        .into_iter()
         .chain(both(members))
         .chain([vec![is_local(false), verdict(Verdict::Drop)]])
         .collect()
+}
+
+/// Containers are behind these bridges; other bridges may be the way to the world.
+fn bridged() -> Vec<Rule> {
+    [Set::Segments.has()].into_iter().chain(docker_links(Field::Iifname)).map(|from| vec![from, verdict(Verdict::Drop)]).collect()
 }
 
 /// What leaves by a tunnel. Over IPv6 it stays tracked: only so is a router's "packet too big" an answer to it, without which a filter

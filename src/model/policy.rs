@@ -34,20 +34,20 @@ pub enum Entry {
     Publish { protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16 },
     /// New connections to these ports of a container are let in without translation.
     Open { protocol: Protocol, to: IpAddr, ports: PortRange },
-    /// A container with this address is behind `link`, a port of its own: what comes in by it may have this source, and what is for it leaves
-    /// by it. With [`Entry::Remote`], and [`Entry::Inner`] of the subnet, all that the fast way of packets inside a network knows.
-    Local { address: IpAddr, link: IfName },
-    /// These addresses of the subnet, the last one included, are other hosts'. What is for one of them leaves by `link` to the next hop `via`;
-    /// what comes in by `link` may have them as its source.
-    Remote {
+    /// A container with this address of the subnet is behind `link`, a port of its own: what comes in by it may have this source, and what is
+    /// for it leaves by it. With [`Entry::Way`], [`Entry::Remote`] and [`Entry::Inner`] of the subnet, all that the fast way of packets
+    /// inside a network knows.
+    Local { address: IpAddr, subnet: IpNet, link: IfName },
+    /// By `link` packets of the subnet come from other hosts and go to them.
+    Way {
         subnet: IpNet,
-        first: IpAddr,
-        last: IpAddr,
         link: IfName,
-        via: IpAddr,
         /// Bytes: what the ports of this host's containers take.
         mtu: u32,
     },
+    /// These addresses of the subnet, the last one included, are other hosts'. What is for one of them leaves by `link` to the next hop `via`;
+    /// what comes in by `link` may have them as its source. Needs [`Entry::Way`] of the subnet and the link.
+    Remote { subnet: IpNet, first: IpAddr, last: IpAddr, link: IfName, via: IpAddr },
 }
 
 /// The containers of one network, as a packet tells them.

@@ -121,7 +121,7 @@ impl Desired {
     }
 
     /// Whether entries lead to it by the kernel's number for it, which is another one after it was made again (`Entry::Local`,
-    /// `Entry::Remote`).
+    /// `Entry::Way`).
     pub fn is_known_by_number(&self, key: &Key) -> bool {
         match self.objects.get(key) {
             Some((_, Object::Link(link))) => matches!(link.kind, LinkKind::Vxlan { .. }),

@@ -23,7 +23,7 @@ struct Case {
 }
 
 /// What later releases give a host beside that, from the same records: the entries of the fast way.
-const SINCE: [&str; 2] = ["Local {", "Remote {"];
+const SINCE: [&str; 3] = ["Local {", "Remote {", "Way {"];
 
 fn lines(host: &str) -> Vec<String> {
     host.lines().map(str::to_owned).collect()

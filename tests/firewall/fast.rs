@@ -10,12 +10,14 @@ use rsnet::firewall::Firewall;
 use rsnet::model::{Entry, Family, Flow, Protocol, Stage, Trace};
 
 use crate::lab::{FAMILIES, Space, at, eventually, run};
-use crate::subnets::{PORT, Routed, closed, fast, ping, ways};
+use crate::subnets::{PORT, Routed, closed, fast, net, ping, ways};
 
-/// How many packets took it so far: to containers of this host, to the other host, and from it.
+/// How many packets took it so far: to containers of this host, to the other host, and from it. None where its chains are not there.
 fn taken(family: Family) -> [u64; 3] {
-    let number = if family == Family::V4 { 4 } else { 6 };
-    let listing = run(&format!("nft list chain netdev rsnet port{number}; nft list chain netdev rsnet from{number}"));
+    let subnet = net(family, "50").replace(':', "_");
+    let listing = run(&format!(
+        "for way in port to-rsx-1 from-rsx-1; do nft list chain netdev rsnet $way-{subnet} 2>/dev/null || echo packets 0; done"
+    ));
     let counts = listing.lines().filter_map(|line| line.split_once("packets ")?.1.split(' ').next()?.parse().ok());
     counts.collect::<Vec<u64>>().try_into().unwrap_or_else(|_| panic!("{listing}"))
 }
@@ -128,7 +130,7 @@ async fn what_is_larger_than_a_port_takes_is_told_so() {
         space.run("ip link set eth0 mtu 1300");
     }
     run("ip link set rsv-o1 mtu 1300; ip link set rsv-o2 mtu 1300");
-    routed.install(closed().into_iter().filter(|entry| !matches!(entry, Entry::Remote { .. })).chain(fast(1300))).await;
+    routed.install(closed().into_iter().filter(|entry| !matches!(entry, Entry::Way { .. })).chain(fast(1300))).await;
     for (f, most) in [(Family::V4, 1300 - 28), (Family::V6, 1300 - 48)] {
         let o1 = at(f, "o1");
         let before = taken(f)[2];
@@ -169,7 +171,7 @@ async fn a_peer_or_a_container_that_goes_is_gone_from_it_with_the_same_change() 
     routed.install(closed()).await;
     let of = |link: &str| -> Vec<Entry> {
         let stands_on = |entry: &Entry| match entry {
-            Entry::Local { link: on, .. } | Entry::Remote { link: on, .. } => on.as_str() == link,
+            Entry::Local { link: on, .. } | Entry::Way { link: on, .. } | Entry::Remote { link: on, .. } => on.as_str() == link,
             _ => false,
         };
         closed().into_iter().filter(stands_on).collect()
@@ -196,6 +198,9 @@ async fn damage_is_mended_and_a_link_that_was_made_again_is_found() {
         "nft flush chain netdev rsnet plain",
         "nft delete element netdev rsnet ports4 '{ \"rsv-o1\" . 10.50.0.65 }'",
         "nft flush map netdev rsnet via6",
+        "nft flush map netdev rsnet from4; nft flush chain netdev rsnet from-rsx-1-10.50.0.0/16",
+        "nft add rule netdev rsnet to-rsx-1-10.50.0.0/16 drop",
+        "nft delete element netdev rsnet to4 '{ 10.50.0.128/26 }'; nft add element netdev rsnet to4 '{ 10.50.0.128/25 : drop }'",
         "ip link del rsv-o2; ip link add rsv-o2 type veth peer name away; ip link set rsv-o2 up",
     ] {
         run(harm);

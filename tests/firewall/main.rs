@@ -79,11 +79,15 @@ fn paths() -> BTreeSet<Entry> {
         last: address(last),
         link: name(link),
         via: address(via),
-        mtu: 1450,
     };
+    let local = |at, subnet: &str| Entry::Local { address: address(at), subnet: subnet.parse().unwrap(), link: name("rsv-0123456789") };
+    let way = |subnet: &str, link| Entry::Way { subnet: subnet.parse().unwrap(), link: name(link), mtu: 1450 };
     BTreeSet::from([
-        Entry::Local { address: address("10.50.0.66"), link: name("rsv-0123456789") },
-        Entry::Local { address: address("fd00:50::1:2"), link: name("rsv-0123456789") },
+        local("10.50.0.66", "10.50.0.0/16"),
+        local("fd00:50::1:2", "fd00:50::/64"),
+        way("10.50.0.0/16", "rsx-4097"),
+        way("10.50.0.0/16", "eth0"),
+        way("fd00:50::/64", "rsx-4097"),
         remote("10.50.0.0/16", "10.50.0.128", "10.50.0.191", "rsx-4097", "10.50.0.128"),
         remote("10.50.0.0/16", "10.50.3.0", "10.50.3.62", "eth0", "192.0.2.2"),
         remote("fd00:50::/64", "fd00:50::2:0", "fd00:50::2:ffff", "rsx-4097", "fd00:50::2:0"),

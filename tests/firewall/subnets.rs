@@ -59,7 +59,7 @@ impl Routed {
     }
 }
 
-fn net(family: Family, number: &str) -> String {
+pub fn net(family: Family, number: &str) -> String {
     match family {
         Family::V4 => format!("10.{number}.0.0/16"),
         Family::V6 => format!("fd00:{number}::/64"),
@@ -119,13 +119,15 @@ fn network(number: &str) -> Vec<Entry> {
 
 /// What the fast way knows of O: its containers here, and those of its other host.
 pub fn fast(mtu: u32) -> Vec<Entry> {
-    let local = |who, link| FAMILIES.map(|f| Entry::Local { address: at(f, who).parse().unwrap(), link: name(link) });
+    let subnet = |f| net(f, "50").parse().unwrap();
+    let local = |who, link| FAMILIES.map(|f| Entry::Local { address: at(f, who).parse().unwrap(), subnet: subnet(f), link: name(link) });
+    let way = |f| Entry::Way { subnet: subnet(f), link: name("rsx-1"), mtu };
     let remote = |(f, last): (Family, &str)| {
         let (via, link) = (at(f, "peer home").parse().unwrap(), name("rsx-1"));
-        Entry::Remote { subnet: net(f, "50").parse().unwrap(), first: via, last: last.parse().unwrap(), link, via, mtu }
+        Entry::Remote { subnet: subnet(f), first: via, last: last.parse().unwrap(), link, via }
     };
     let remotes = [(Family::V4, "10.50.0.191"), (Family::V6, "fd00:50::2:ffff")].map(remote);
-    [local("o1", "rsv-o1"), local("o2", "rsv-o2"), remotes].concat()
+    [local("o1", "rsv-o1"), local("o2", "rsv-o2"), FAMILIES.map(way), remotes].concat()
 }
 
 /// The same network where packets take the fast way and where they do not.

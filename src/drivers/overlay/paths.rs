@@ -11,7 +11,7 @@ use super::{Overlay, tunnel};
 use crate::model::{Entry, IfName, Share, address_of, number_of};
 
 impl Overlay {
-    /// An entry for each range of other hosts' addresses to which there is a way.
+    /// The links to other hosts, and an entry for each range of their addresses to which there is a way.
     pub(super) fn paths(&self, share: &Share) -> impl Iterator<Item = Entry> {
         let (link, mtu) = (tunnel(share), self.mtu(share));
         let subnet = |block: IpNet| self.spec.sides.iter().map(|side| side.subnet).find(|subnet| subnet.contains(&block));
@@ -25,10 +25,12 @@ impl Overlay {
             .map(|(block, subnet, (out, via))| (block, (subnet, out.clone(), via)))
             .collect();
         let all: BTreeSet<IpNet> = share.others().chain([&share.mine]).flat_map(|member| member.blocks.iter().copied()).collect();
-        ways.into_iter().flat_map(move |(block, (subnet, link, via))| {
-            let entry = move |(first, last)| Entry::Remote { subnet, first, last, link: link.clone(), via, mtu };
+        let links: BTreeSet<(IpNet, IfName)> = ways.values().map(|(subnet, link, _)| (*subnet, link.clone())).collect();
+        let links = links.into_iter().map(move |(subnet, link)| Entry::Way { subnet, link, mtu });
+        links.chain(ways.into_iter().flat_map(move |(block, (subnet, link, via))| {
+            let entry = move |(first, last)| Entry::Remote { subnet, first, last, link: link.clone(), via };
             rest(block, &all).into_iter().map(entry)
-        })
+        }))
     }
 }
 
