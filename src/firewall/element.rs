@@ -48,7 +48,9 @@ pub fn elements(entry: &Entry, index: &dyn Fn(&IfName) -> u32) -> io::Result<Vec
         }
         Entry::Masquerade { zone: Zone::Link(link), family } => vec![Element::plain(Set::Masquerade, family_link(*family, link))],
         Entry::Inner { zone: Zone::Subnet(subnet) } => {
-            vec![pair_within(Set::InnerSubnets, subnet), Element::branch(from_ports(subnet), Branch::Port { subnet: *subnet })]
+            let (family, chain) = (family_of(subnet.addr()), from_ports(subnet));
+            let here = Element::range(Set::FastSubnets(family), subnet.network(), subnet.broadcast(), goto(chain.clone()));
+            vec![pair_within(Set::InnerSubnets, subnet), Element::branch(chain, Branch::Port { subnet: *subnet }), here]
         }
         Entry::Direct { subnet } => vec![one_within(Set::DirectSubnets, subnet, Datum::None)],
         Entry::Internal { zone: Zone::Subnet(subnet) } => vec![one_within(Set::InternalSubnets, subnet, Datum::None)],
@@ -63,7 +65,7 @@ pub fn elements(entry: &Entry, index: &dyn Fn(&IfName) -> u32) -> io::Result<Vec
         }
         Entry::Publish { protocol, host, ports, to, to_port } => publish(*protocol, *host, *ports, *to, *to_port)?,
         Entry::Open { protocol, to, ports } => vec![range(Set::Open(family_of(*to)), *to, *to, *protocol, *ports, Datum::None)],
-        Entry::Local { address, subnet, link } => local(*address, subnet, link, index(link)),
+        Entry::Local { address, link } => local(*address, link, index(link)),
         Entry::Way { subnet, link, mtu } => {
             let (subnet, index, mtu) = (*subnet, index(link), *mtu);
             let going = Element::branch(to_hosts(&subnet, link), Branch::To { subnet, index, mtu });
@@ -71,10 +73,9 @@ pub fn elements(entry: &Entry, index: &dyn Fn(&IfName) -> u32) -> io::Result<Vec
             hook(link, index).into_iter().chain([going, coming]).collect()
         }
         Entry::Remote { subnet, first, last, link, via } => {
-            let (family, range) = (family_of(*first), |set, data| Element { set, key: octets(*first), end: Some(octets(*last)), data });
-            let going = range(Set::FastTo(family), goto(to_hosts(subnet, link)));
-            let coming = range(Set::FastFrom(family), goto(from_hosts(subnet, link)));
-            vec![going, range(Set::FastVia(family), Datum::Value(octets(*via))), coming]
+            let range = |set: fn(Family) -> Set, data| Element::range(set(family_of(*first)), *first, *last, data);
+            let going = [range(Set::FastTo, goto(to_hosts(subnet, link))), range(Set::FastVia, Datum::Value(octets(*via)))];
+            going.into_iter().chain([range(Set::FastFrom, goto(from_hosts(subnet, link)))]).collect()
         }
     })
 }
@@ -103,10 +104,9 @@ fn goto(chain: String) -> Datum {
     Datum::Verdict(GOTO, Some(chain))
 }
 
-fn local(address: IpAddr, subnet: &IpNet, link: &IfName, index: u32) -> Vec<Element> {
+fn local(address: IpAddr, link: &IfName, index: u32) -> Vec<Element> {
     let family = family_of(address);
-    let key = [by_number(index), octets(address)].concat();
-    let port = Element { data: goto(from_ports(subnet)), ..Element::plain(Set::FastPorts(family), key) };
+    let port = Element::plain(Set::FastPorts(family), [by_number(index), octets(address)].concat());
     let here = Element { data: Datum::Value(by_number(index)), ..Element::plain(Set::FastHere(family), octets(address)) };
     hook(link, index).into_iter().chain([port, here]).collect()
 }
@@ -239,6 +239,11 @@ const INTERVAL_END: u32 = 1;
 impl Element {
     fn plain(set: Set, key: Vec<u8>) -> Self {
         Element { set, key, end: None, data: Datum::None }
+    }
+
+    /// From the first to the last address.
+    fn range(set: Set, first: IpAddr, last: IpAddr, data: Datum) -> Self {
+        Element { set, key: octets(first), end: Some(octets(last)), data }
     }
 
     /// A chain of one network.

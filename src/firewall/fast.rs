@@ -49,7 +49,8 @@ pub fn chains() -> Vec<Chain> {
     let [ip4, ip6] = [("ip4", Family::V4), ("ip6", Family::V6)];
     let plain = [ip4, ip6].map(|(name, f)| vec![is_plain(f), verdict(Verdict::Goto(name))]);
     // from a container by its port, or from other hosts
-    let sources = [ip4, ip6].map(|(name, f)| Chain::plain(name, vec![vec![Set::FastPorts(f).decides()], vec![Set::FastFrom(f).decides()]]));
+    let sources = |f| vec![vec![Set::FastPorts(f).has(), Set::FastSubnets(f).decides()], vec![Set::FastFrom(f).decides()]];
+    let sources = [ip4, ip6].map(|(name, f)| Chain::plain(name, sources(f)));
     let hooks = SHARDS.map(|name| Chain::hooked(name, ("filter", INGRESS, PRIORITY), vec![vec![verdict(Verdict::Goto("plain"))]]));
     sources.into_iter().chain([Chain::plain("plain", plain.into())]).chain(hooks).collect()
 }

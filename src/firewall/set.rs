@@ -36,10 +36,13 @@ pub enum Set {
     InternalSubnets(Family),
     EnterSubnets(Family),
     MasqueradeSubnets(Family),
-    /// From here on of the table `netdev rsnet` (`fast`). Ports of containers with their source, and the chain of their network.
+    /// From here on of the table `netdev rsnet` (`fast`). Ports of containers with their source.
     FastPorts(Family),
     /// The port of a container of this host.
     FastHere(Family),
+    /// What comes from containers of this host. Not the ports lead to their networks' chains: the kernel looks through all maps of verdicts for
+    /// each element that comes to one (`nf_tables_validate`), and a container's start costs what it changes.
+    FastSubnets(Family),
     /// Addresses of other hosts' containers: what comes from them.
     FastFrom(Family),
     /// What goes to them.
@@ -76,7 +79,7 @@ impl Set {
 
     /// Those of the table `netdev rsnet`.
     pub fn fast() -> impl Iterator<Item = Set> {
-        let twofold = [Set::FastPorts, Set::FastHere, Set::FastFrom, Set::FastTo, Set::FastVia];
+        let twofold = [Set::FastPorts, Set::FastSubnets, Set::FastHere, Set::FastFrom, Set::FastTo, Set::FastVia];
         twofold.into_iter().flat_map(|set| Family::BOTH.map(set))
     }
 
@@ -117,6 +120,7 @@ impl Set {
             Set::MasqueradeSubnets(f) => of(f, ["masquerade4", "masquerade6"]),
             Set::FastPorts(f) => of(f, ["ports4", "ports6"]),
             Set::FastHere(f) => of(f, ["here4", "here6"]),
+            Set::FastSubnets(f) => of(f, ["subnets4", "subnets6"]),
             Set::FastFrom(f) => of(f, ["from4", "from6"]),
             Set::FastTo(f) => of(f, ["to4", "to6"]),
             Set::FastVia(f) => of(f, ["via4", "via6"]),
@@ -142,14 +146,14 @@ impl Set {
             Set::EnterSubnets(f) => vec![Field::Nfproto, Field::Destination(f)],
             Set::FastPorts(f) => vec![Field::Index, Field::Source(f)],
             // ranges of one field: the kernel looks into them at a fraction of what it takes for several
-            Set::FastFrom(f) => vec![Field::Source(f)],
+            Set::FastSubnets(f) | Set::FastFrom(f) => vec![Field::Source(f)],
             Set::FastHere(f) | Set::FastTo(f) | Set::FastVia(f) => vec![Field::Destination(f)],
         }
     }
 
     pub fn data(self) -> Data {
         match self {
-            Set::Enter | Set::EnterSubnets(_) | Set::FastPorts(_) | Set::FastFrom(_) | Set::FastTo(_) => Data::Verdict,
+            Set::Enter | Set::EnterSubnets(_) | Set::FastSubnets(_) | Set::FastFrom(_) | Set::FastTo(_) => Data::Verdict,
             Set::SourceNat(f) | Set::PublishRange(f) | Set::FastVia(f) => Data::Fields(vec![Field::Destination(f)]),
             Set::Publish(f) | Set::PublishAny(f) => Data::Fields(vec![Field::Destination(f), Field::Port]),
             Set::FastHere(_) => Data::Fields(vec![Field::Index]),
@@ -159,7 +163,7 @@ impl Set {
 
     /// Whether its elements have a lower and an upper end.
     pub fn has_ranges(self) -> bool {
-        matches!(self, Set::PublishRange(_) | Set::Open(_) | Set::FastFrom(_) | Set::FastTo(_) | Set::FastVia(_))
+        matches!(self, Set::PublishRange(_) | Set::Open(_) | Set::FastSubnets(_) | Set::FastFrom(_) | Set::FastTo(_) | Set::FastVia(_))
             || Set::of_subnets().any(|subnets| subnets == self)
     }
 

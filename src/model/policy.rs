@@ -34,10 +34,10 @@ pub enum Entry {
     Publish { protocol: Protocol, host: IpAddr, ports: PortRange, to: IpAddr, to_port: u16 },
     /// New connections to these ports of a container are let in without translation.
     Open { protocol: Protocol, to: IpAddr, ports: PortRange },
-    /// A container with this address of the subnet is behind `link`, a port of its own: what comes in by it may have this source, and what is
-    /// for it leaves by it. With [`Entry::Way`], [`Entry::Remote`] and [`Entry::Inner`] of the subnet, all that the fast way of packets
-    /// inside a network knows.
-    Local { address: IpAddr, subnet: IpNet, link: IfName },
+    /// A container with this address is behind `link`, a port of its own: what comes in by it may have this source, and what is for it leaves
+    /// by it. With [`Entry::Way`], [`Entry::Remote`] and [`Entry::Inner`] of the subnet, all that the fast way of packets inside a network
+    /// knows.
+    Local { address: IpAddr, link: IfName },
     /// By `link` packets of the subnet come from other hosts and go to them.
     Way {
         subnet: IpNet,

@@ -80,11 +80,10 @@ fn paths() -> BTreeSet<Entry> {
         link: name(link),
         via: address(via),
     };
-    let local = |at, subnet: &str| Entry::Local { address: address(at), subnet: subnet.parse().unwrap(), link: name("rsv-0123456789") };
     let way = |subnet: &str, link| Entry::Way { subnet: subnet.parse().unwrap(), link: name(link), mtu: 1450 };
     BTreeSet::from([
-        local("10.50.0.66", "10.50.0.0/16"),
-        local("fd00:50::1:2", "fd00:50::/64"),
+        Entry::Local { address: address("10.50.0.66"), link: name("rsv-0123456789") },
+        Entry::Local { address: address("fd00:50::1:2"), link: name("rsv-0123456789") },
         way("10.50.0.0/16", "rsx-4097"),
         way("10.50.0.0/16", "eth0"),
         way("fd00:50::/64", "rsx-4097"),
@@ -311,7 +310,7 @@ async fn routed_ports_and_tunnels_pass_forward_only_while_there_are_networks_of_
     firewall.apply(&network[..1], &[]).await.unwrap();
     assert_eq!(passes(), only_bridges);
     assert_eq!(firewall.converge(&one_of_each()).await.unwrap(), 0);
-    assert_eq!(firewall.converge(&all()).await.unwrap(), network.len() + 2 + 16, "each subnet is told twice");
+    assert_eq!(firewall.converge(&all()).await.unwrap(), network.len() + 4 + 16, "each subnet is told three times");
     assert_eq!(passes(), [[true; 4]; 3]);
 }
 

@@ -120,7 +120,7 @@ fn network(number: &str) -> Vec<Entry> {
 /// What the fast way knows of O: its containers here, and those of its other host.
 pub fn fast(mtu: u32) -> Vec<Entry> {
     let subnet = |f| net(f, "50").parse().unwrap();
-    let local = |who, link| FAMILIES.map(|f| Entry::Local { address: at(f, who).parse().unwrap(), subnet: subnet(f), link: name(link) });
+    let local = |who, link| FAMILIES.map(|f| Entry::Local { address: at(f, who).parse().unwrap(), link: name(link) });
     let way = |f| Entry::Way { subnet: subnet(f), link: name("rsx-1"), mtu };
     let remote = |(f, last): (Family, &str)| {
         let (via, link) = (at(f, "peer home").parse().unwrap(), name("rsx-1"));

@@ -187,7 +187,7 @@ impl Overlay {
     /// A container of this host, to the fast way.
     fn locals<'e>(&'e self, endpoint: &'e Endpoint) -> impl Iterator<Item = Entry> {
         let link = endpoint.host_link();
-        self.held(endpoint).map(move |(side, address)| Entry::Local { address, subnet: side.subnet, link: link.clone() })
+        self.held(endpoint).map(move |(_, address)| Entry::Local { address, link: link.clone() })
     }
 
     /// All that is for the subnet goes to the gateway, which is on the link: two halves are more special than the whole, which the engine
