@@ -115,11 +115,10 @@ impl Table {
     /// The chain with these rules only, whether there was one or not.
     fn chain(self, chain: &Chain) -> Vec<Operation> {
         let object = format!("chain {} {}", self.name(), chain.name);
-        let operation = |what, kind, attributes| operation(what, object.clone(), self.family(), kind, attributes);
+        let operation = |kind, attributes| operation("make", object.clone(), self.family(), kind, attributes);
         let named = || vec![string(1, TABLE), string(2, &chain.name)];
-        let made = operation("create", message::NEWCHAIN, chain.attributes());
-        let emptied = operation("empty", message::DELRULE, named());
-        let rules = chain.rules.iter().map(|rule| operation("add a rule to", message::NEWRULE, [named(), vec![rule.clone()]].concat()));
+        let (made, emptied) = (operation(message::NEWCHAIN, chain.attributes()), operation(message::DELRULE, named()));
+        let rules = chain.rules.iter().map(|rule| operation(message::NEWRULE, [named(), vec![rule.clone()]].concat()));
         [made, emptied].into_iter().chain(rules).collect()
     }
 }

@@ -365,7 +365,8 @@ fn step(address: &[u8], by_one: fn(u8) -> (u8, bool)) -> Option<Vec<u8>> {
 
 /// The elements in the messages of a dump, and how many there were in forms that we never write (a catch-all, an end of no range).
 pub fn parse_all<'a>(set: Set, messages: impl Iterator<Item = &'a [u8]>) -> (Vec<Element>, usize) {
-    let members: Vec<&[u8]> = messages.filter_map(|message| find(message, 3)).flat_map(read).map(|(_, member)| member).collect();
+    // a dump beside changes may tell one twice
+    let members: BTreeSet<&[u8]> = messages.filter_map(|message| find(message, 3)).flat_map(read).map(|(_, member)| member).collect();
     let flags = |member: &&[u8]| find_number(member, FLAGS).unwrap_or_default();
     let (ends, others): (Vec<&[u8]>, Vec<&[u8]>) =
         members.iter().partition(|member| set.has_split_ranges() && flags(member) == INTERVAL_END);
@@ -375,4 +376,45 @@ pub fn parse_all<'a>(set: Set, messages: impl Iterator<Item = &'a [u8]>) -> (Vec
     let whole: Vec<Element> = begun.into_iter().map(|one| if set.has_split_ranges() { one.until(&ends) } else { one }).collect();
     let told: usize = whole.iter().map(|element| element.attributes().len()).sum();
     (whole, members.len().abs_diff(told))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attribute::{list, write};
+    use super::*;
+
+    fn read_back(members: Vec<Attribute>) -> (Vec<Element>, usize) {
+        let mut message = Vec::new();
+        write(&[list(3, members)], &mut message);
+        parse_all(Set::FastVia(Family::V4), [&message[..]].into_iter())
+    }
+
+    fn range([first, last]: [[u8; 4]; 2]) -> Element {
+        Element::range(Set::FastVia(Family::V4), first.into(), last.into(), Datum::Value(vec![10, 0, 0, 1]))
+    }
+
+    #[test]
+    fn ranges_of_one_field_are_read_as_they_were_written() {
+        let ranges = [
+            [[0, 0, 0, 0], [0, 0, 0, 0]],
+            [[10, 0, 0, 0], [10, 0, 0, 63]],
+            // right behind it
+            [[10, 0, 0, 64], [10, 0, 0, 64]],
+            [[10, 0, 1, 0], [10, 0, 255, 255]],
+            [[255, 255, 255, 255], [255, 255, 255, 255]],
+        ];
+        let written = ranges.map(range);
+        let members: Vec<_> = written.iter().flat_map(Element::attributes).collect();
+        assert_eq!(members.len(), 9, "nothing is behind the last of all addresses");
+        assert_eq!(read_back(members.into_iter().rev().collect()), (written.to_vec(), 0));
+    }
+
+    #[test]
+    fn an_end_of_no_range_is_not_of_ours() {
+        let whole = range([[10, 0, 0, 0], [10, 0, 0, 63]]);
+        let [start, end] = whole.attributes().try_into().unwrap();
+        assert_eq!(read_back(vec![start.clone(), end.clone(), range([[10, 0, 0, 0], [10, 0, 0, 9]]).attributes()[1].clone()]).1, 1);
+        assert_eq!(read_back(vec![end]), (vec![], 1));
+        assert_eq!(read_back(vec![start]), (vec![range([[10, 0, 0, 0], [255, 255, 255, 255]])], 0));
+    }
 }

@@ -1,6 +1,5 @@
 //! The firewall in the kernel: the tables `inet rsnet` and `netdev rsnet` and the way through iptables' `FORWARD`, over netlink.
 
-use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -325,7 +324,10 @@ impl Differences {
 
     fn words(&self) -> Vec<String> {
         let constants = self.constants.iter().map(|(table, count)| format!("make {count} constant parts of table {} again", table.name()));
-        constants.chain(change(&self.gone, &self.new).iter().map(words)).collect()
+        let mut words: Vec<String> = constants.chain(change(&self.gone, &self.new).iter().map(words)).collect();
+        // a chain is made by several
+        words.dedup();
+        words
     }
 }
 
@@ -338,6 +340,8 @@ struct Dumped {
     table: Table,
     sets: Vec<Reply>,
     chains: Vec<Reply>,
+    /// In the table of the fast way what is none of the constant chains is one of a network.
+    branches: Vec<Reply>,
     rules: Vec<Reply>,
 }
 
@@ -351,40 +355,38 @@ impl Dumped {
             let all = socket.dump(&get(table, kind, vec![string(1, TABLE)]))?;
             Ok(all.into_iter().filter(|object| find_string(&object.attributes, 1) == Some(TABLE)).collect())
         };
-        Ok(Some(Dumped { table, sets: ours(message::GETSET)?, chains: ours(message::GETCHAIN)?, rules: ours(message::GETRULE)? }))
+        let constant: BTreeSet<String> = table.chains().into_iter().map(|chain| chain.name).collect();
+        let is_constant =
+            |chain: &Reply| table == Table::Inet || find_string(&chain.attributes, 3).is_some_and(|name| constant.contains(name));
+        let (chains, branches) = ours(message::GETCHAIN)?.into_iter().partition(is_constant);
+        Ok(Some(Dumped { table, sets: ours(message::GETSET)?, chains, branches, rules: ours(message::GETRULE)? }))
     }
 
     /// How many constant parts of the table are missing, altered or too many.
     fn wrong_constants(&self) -> usize {
         let sets: Vec<_> = self.table.sets().into_iter().map(set_attributes).collect();
-        let (chains, present) = (self.table.chains(), self.chains.iter().filter(|chain| !self.is_branch(chain)));
+        let chains = self.table.chains();
         let shells: Vec<_> = chains.iter().map(Chain::attributes).collect();
         let wrong_rules: usize = chains.iter().map(|chain| wrong_rules(chain, &self.rules)).sum();
-        differing(&sets, &self.sets) + differing(&shells, &present.collect::<Vec<_>>()) + wrong_rules
-    }
-
-    /// In the table of the fast way what is none of the constant chains is one of a network.
-    fn is_branch(&self, chain: &Reply) -> bool {
-        let name = find_string(&chain.attributes, 3);
-        self.table == Table::Netdev && !self.table.chains().iter().any(|constant| Some(&*constant.name) == name)
+        differing(&sets, &self.sets) + differing(&shells, &self.chains) + wrong_rules
     }
 
     /// Chains of networks, those of no use too; not those that are to be and are otherwise.
     fn branches(&self, wanted: &BTreeSet<Element>) -> Vec<Element> {
         let wanted = wanted.iter().filter_map(|element| Some((element.chain()?, element)));
         let wanted: BTreeMap<String, _> = wanted.map(|(chain, element)| (chain.name.clone(), (chain, element))).collect();
-        let names = self.chains.iter().filter(|chain| self.is_branch(chain)).filter_map(|chain| find_string(&chain.attributes, 3));
-        let known = names.filter_map(|name| match wanted.get(name) {
+        let there = self.branches.iter().filter_map(|chain| find_string(&chain.attributes, 3));
+        let as_it_is = |name| match wanted.get(name) {
             Some((chain, element)) => (wrong_rules(chain, &self.rules) == 0).then(|| (*element).clone()),
             None => Some(Element::some_branch(name)),
-        });
-        known.collect()
+        };
+        there.filter_map(as_it_is).collect()
     }
 }
 
 /// Named objects that are not there as they should be, and those that should not be there.
-fn differing(wanted: &[Vec<Attribute>], present: &[impl Borrow<Reply>]) -> usize {
-    let met = wanted.iter().filter(|wanted| present.iter().any(|object| covers(wanted, &object.borrow().attributes))).count();
+fn differing(wanted: &[Vec<Attribute>], present: &[Reply]) -> usize {
+    let met = wanted.iter().filter(|wanted| present.iter().any(|object| covers(wanted, &object.attributes))).count();
     wanted.len() - met + present.len().saturating_sub(met)
 }
 
