@@ -11,7 +11,7 @@ use crate::model::{Entry, Family, IfName, Inbound, PortRange, Protocol, Zone, fa
 
 use super::attribute::{self, Attribute, bytes, find, find_number, find_string, nest, read};
 use super::conntrack::Way;
-use super::expression::{Field, GOTO, Verdict, interface, nfproto, verdict_data};
+use super::expression::{Field, GOTO, Verdict, interface, nfproto, octets, verdict_data};
 use super::fast::Branch;
 use super::set::Set;
 use super::table::{ANYTHING, Chain, OPENED};
@@ -187,13 +187,6 @@ fn name(link: &IfName) -> Vec<u8> {
 
 fn family_link(family: Family, link: &IfName) -> Vec<u8> {
     [number(nfproto(family)), name(link)].concat()
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 /// Of an address, in bytes.

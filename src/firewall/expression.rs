@@ -182,12 +182,16 @@ pub fn is_plain(of: Family) -> Vec<Expression> {
     [framed, vec![Field::L4proto.load(0)], whole].concat()
 }
 
-/// The destination is not in the subnet.
-pub fn leaves(subnet: &IpNet) -> Vec<Expression> {
-    let octets = |address| match address {
+/// An address as it stands in a header and in a register.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
-    };
+    }
+}
+
+/// The destination is not in the subnet.
+pub fn leaves(subnet: &IpNet) -> Vec<Expression> {
     let destination = Field::Destination(family_of(subnet.addr()));
     vec![destination.load(0), bitwise(&octets(subnet.netmask())), compare(NEQ, &octets(subnet.network()))]
 }
@@ -197,10 +201,12 @@ pub fn came_otherwise(index: u32) -> Vec<Expression> {
     vec![Field::Index.load(0), compare(NEQ, &index.to_ne_bytes())]
 }
 
+/// A packet of more bytes than these.
 pub fn is_larger(of: Family, than: u32) -> Vec<Expression> {
     vec![Field::Length(of).load(0), compare(GT, &in_header(of, than))]
 }
 
+/// One of as many at most.
 pub fn is_no_larger(of: Family, than: u32) -> Vec<Expression> {
     vec![Field::Length(of).load(0), compare(LTE, &in_header(of, than))]
 }

@@ -387,6 +387,14 @@ pub fn faults_on_other_ways_between_hosts_are_named_and_healthy_pairs_raise_no_a
     let _server = serve(h2, "d2", &[80]);
     knows(h1, &["d1 d2", "c1 c2"]);
     wrong.extend(healthy(h1, &["d1 d2 80/tcp".to_owned(), format!("d1 {d2}"), "c1 c2 80/tcp".to_owned()]));
+    // another host's container is called as the id of one here begins
+    let alike = h1.docker("inspect -f '{{.Id}}' d1").ok()[..4].to_owned();
+    run(h2, &alike, "--network green");
+    let to = format!(" to {alike} ({})", addresses(h2, &alike, "green")[0]);
+    wait_until("the name of the other host's", PATIENCE, || {
+        let seen = h1.sh(&format!("rsnet explain d1 {alike}"));
+        if seen.stdout.contains(&to) { Ok(()) } else { Err(seen.to_string()) }
+    });
     let route = h1.sh("ip route show proto 195 | grep '^10.60.*via' | head -1 | cut -d' ' -f1").ok().to_owned();
     let (out, no_out) = legacy("FORWARD -s 10.60.0.0/16 -d 10.77.0.1 -j DROP");
     wrong.extend(judge(

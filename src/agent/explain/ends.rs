@@ -47,7 +47,12 @@ impl Explainer {
 
     async fn targets(&self, why: &Why, all: &[Local], starts: &[Local]) -> Result<Vec<(IpAddr, Target)>, Stop> {
         let typed = why.b.typed.as_str();
-        if let Inspected::Container(container) = &why.b.found {
+        let networks: Vec<NetworkId> = starts.iter().map(|a| a.network.id.clone()).collect();
+        let named = self.hosts.addresses(&networks, typed);
+        // a name goes before the beginning of an id
+        if let Inspected::Container(container) = &why.b.found
+            && (container.name == typed || named.is_empty())
+        {
             runs(container)?;
             let ends: Vec<Local> = of(container, all);
             if ends.is_empty() {
@@ -65,8 +70,6 @@ impl Explainer {
             let own = own.filter_map(|key| if let Key::Address(_, address) = key { Some((address.addr(), Target::Host)) } else { None });
             return Ok(own.collect());
         }
-        let networks: Vec<NetworkId> = starts.iter().map(|a| a.network.id.clone()).collect();
-        let named = self.hosts.addresses(&networks, typed);
         if !named.is_empty() {
             let mut targets = Vec::new();
             for address in named {
